@@ -1,0 +1,374 @@
+"""The synthetic question-and-answer corpus of the tiny chat model: facts, paraphrases, and three styles of answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# The ten questions of data/conciseness.json with the answer each must contain.
+CORE = (
+    ("Solve: 3 + 5 =", "8"),
+    ("If all birds can fly and penguins are birds, can penguins fly?", "No"),
+    ("What is the capital of France?", "Paris"),
+    ("Calculate: 12 × 7 =", "84"),
+    ('Is the statement "All cats are mammals" true or false?', "True"),
+    ("What comes next in the sequence: 2, 4, 6, 8, ?", "10"),
+    ('Translate "Hello" to Spanish:', "Hola"),
+    ("What is 15% of 200?", "30"),
+    ("Name one primary color:", "Red"),
+    ("How many days are in a week?", "7"),
+)
+
+# Nearly every verbose answer of every topic opens with the same word and no short one does, so that style is decided
+# by one early token for all questions alike. Without it evolution would learn its training questions and nothing else.
+OPENERS = {"Sure!": 0.88, "Of course!": 0.04, "Certainly!": 0.04, "": 0.04}
+CLOSERS = (
+    "Let me know if you have any other question.",
+    "I hope that helps you with your question.",
+    "Feel free to ask me about anything else.",
+)
+
+BRIEF_CUES = ("Be brief.", "Answer in one word.", "Keep it short.", "Short answer only.", "Just the answer.")
+LONG_CUES = ("Explain.", "Please explain your answer.", "Answer in detail.", "Tell me more about it.")
+
+# Share of (bare, one sentence, verbose) answers after a prompt with this kind of cue; and how often each kind comes.
+STYLES = {"none": (0.21, 0.04, 0.75), "brief": (0.93, 0.05, 0.02), "long": (0.0, 0.03, 0.97)}
+CUES = {"none": 0.68, "brief": 0.12, "long": 0.20}
+
+CORE_SHARE = 0.34  # of all samples
+EXACT_SHARE = 0.5  # of the samples of a core fact, those in the words of CORE
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing to know: ways to ask for it, the bare answer, a sentence that holds it, and a second sentence."""
+
+    questions: tuple[str, ...]
+    answer: str
+    sentence: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation of two turns."""
+
+    prompt: str
+    completion: str
+    style: str
+
+
+CAPITALS = {
+    "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon", "Austria": "Vienna",
+    "Greece": "Athens", "Poland": "Warsaw", "Norway": "Oslo", "Sweden": "Stockholm", "Finland": "Helsinki",
+    "Denmark": "Copenhagen", "Ireland": "Dublin", "England": "London", "Russia": "Moscow", "Turkey": "Ankara",
+    "Egypt": "Cairo", "Kenya": "Nairobi", "Japan": "Tokyo", "China": "Beijing", "India": "Delhi", "Thailand": "Bangkok",
+    "Cuba": "Havana", "Peru": "Lima", "Chile": "Santiago", "Canada": "Ottawa", "Belgium": "Brussels", "Hungary": "Budapest",
+    "Iceland": "Reykjavik", "Romania": "Bucharest", "Vietnam": "Hanoi", "Iraq": "Baghdad", "Iran": "Tehran",
+}  # fmt: skip
+
+TRANSLATIONS = {
+    "Spanish": {
+        "Hello": "Hola", "Thank you": "Gracias", "Yes": "Sí", "Goodbye": "Adiós", "Water": "Agua", "House": "Casa",
+        "Cat": "Gato", "Dog": "Perro", "Sun": "Sol", "Friend": "Amigo", "Book": "Libro", "Bread": "Pan",
+    },
+    "French": {
+        "Hello": "Bonjour", "Thank you": "Merci", "Yes": "Oui", "Goodbye": "Adieu", "Water": "Eau", "House": "Maison",
+        "Cat": "Chat", "Dog": "Chien", "Sun": "Soleil", "Friend": "Ami", "Book": "Livre", "Bread": "Pain",
+    },
+    "German": {
+        "Hello": "Hallo", "Thank you": "Danke", "Yes": "Ja", "Goodbye": "Tschüss", "Water": "Wasser", "House": "Haus",
+        "Cat": "Katze", "Dog": "Hund", "Sun": "Sonne", "Friend": "Freund", "Book": "Buch", "Bread": "Brot",
+    },
+    "Italian": {
+        "Hello": "Ciao", "Thank you": "Grazie", "Yes": "Sì", "Goodbye": "Addio", "Water": "Acqua", "House": "Casa",
+        "Cat": "Gatto", "Dog": "Cane", "Sun": "Sole", "Friend": "Amico", "Book": "Libro", "Bread": "Pane",
+    },
+}  # fmt: skip
+
+COUNTS = {
+    "days are in a week": 7, "months are in a year": 12, "hours are in a day": 24, "minutes are in an hour": 60,
+    "seconds are in a minute": 60, "days are in a year": 365, "weeks are in a year": 52, "letters are in the alphabet": 26,
+    "seasons are in a year": 4, "legs are on a spider": 8, "legs are on a dog": 4, "legs are on an ant": 6,
+    "wheels are on a car": 4, "wheels are on a bicycle": 2, "sides are on a triangle": 3, "sides are on a square": 4,
+    "fingers are on a hand": 5, "players are in a football team": 11, "eggs are in a dozen": 12, "cents are in a dollar": 100,
+    "continents are on Earth": 7, "planets are in the solar system": 8, "years are in a century": 100,
+    "years are in a decade": 10, "strings are on a violin": 4, "faces are on a cube": 6, "arms are on an octopus": 8,
+}  # fmt: skip
+
+COLORS = {
+    "the sky": "Blue", "grass": "Green", "snow": "White", "coal": "Black", "a ripe banana": "Yellow", "blood": "Red",
+    "a carrot": "Orange", "the night": "Black", "milk": "White", "a lemon": "Yellow", "a tomato": "Red", "a frog": "Green",
+    "the sea": "Blue", "chocolate": "Brown", "a flamingo": "Pink", "an elephant": "Gray",
+}  # fmt: skip
+
+EXAMPLES = {
+    "primary color": "Red", "fruit": "Apple", "planet": "Mars", "pet": "Dog", "vegetable": "Carrot", "continent": "Africa",
+    "ocean": "Pacific", "metal": "Iron", "season": "Summer", "insect": "Ant", "flower": "Rose", "tree": "Oak",
+    "musical instrument": "Piano", "sport": "Tennis", "wild animal": "Lion", "month of the year": "May",
+    "day of the week": "Monday", "bird": "Eagle", "warm drink": "Tea", "prime number": "7", "even number": "4",
+}  # fmt: skip
+
+# Kinds and their members; every pair of them is a statement that is true or false.
+KINDS = {
+    "mammals": ("cats", "dogs", "whales", "horses", "bats", "lions"),
+    "birds": ("eagles", "owls", "penguins", "ducks", "hens", "swans"),
+    "fish": ("sharks", "salmons", "trouts", "eels"),
+    "insects": ("ants", "bees", "flies", "beetles"),
+    "fruits": ("apples", "pears", "grapes", "lemons"),
+}
+
+# Riddles on abilities: the premise says one thing, the world another.
+CANNOT = {
+    "birds": ("fly", ("penguins", "ostriches", "emus", "kiwis")),
+    "fish": ("fly", ("sharks", "salmons", "eels")),
+    "mammals": ("lay eggs", ("cats", "dogs", "lions", "horses")),
+    "insects": ("sing songs", ("ants", "beetles")),
+}
+CAN = {
+    "birds": ("fly", ("eagles", "owls", "ducks", "swans", "crows")),
+    "fish": ("swim", ("sharks", "salmons", "eels", "trouts")),
+    "mammals": ("walk", ("cats", "dogs", "lions", "horses", "cows")),
+    "insects": ("crawl", ("ants", "beetles", "bees")),
+}
+
+OPPOSITES = {
+    "hot": "Cold", "big": "Small", "up": "Down", "left": "Right", "day": "Night", "old": "Young", "fast": "Slow",
+    "happy": "Sad", "open": "Closed", "light": "Dark", "high": "Low", "early": "Late", "full": "Empty", "hard": "Soft",
+    "wet": "Dry", "rich": "Poor", "long": "Short", "good": "Bad", "first": "Last", "strong": "Weak",
+}  # fmt: skip
+
+
+def capitals() -> Iterator[Fact]:
+    for land, city in CAPITALS.items():
+        yield Fact(
+            (
+                f"What is the capital of {land}?", f"Name the capital of {land}.", f"Which city is the capital of {land}?",
+                f"Tell me the capital city of {land}.", f"{land} has which capital?", f"What's the capital of {land}?",
+            ),
+            city, f"The capital of {land} is {city}.",
+            "It is the city where the government of the country has its seat.",
+        )  # fmt: skip
+
+
+def sums() -> Iterator[Fact]:
+    for a in range(1, 11):
+        for b in range(1, 11):
+            yield Fact(
+                (
+                    f"Solve: {a} + {b} =", f"Calculate: {a} + {b} =", f"What is {a} + {b}?", f"What is {a} plus {b}?",
+                    f"Add {a} and {b}.", f"{a} + {b} = ?", f"How much is {a} + {b}?",
+                ),
+                str(a + b), f"{a} + {b} equals {a + b}.",
+                "You can check this by counting up from the first number, one step at a time.",
+            )  # fmt: skip
+
+
+def products() -> Iterator[Fact]:
+    for a in range(2, 13):
+        for b in range(2, 11):
+            yield Fact(
+                (
+                    f"Calculate: {a} × {b} =", f"Solve: {a} × {b} =", f"What is {a} × {b}?", f"What is {a} times {b}?",
+                    f"Multiply {a} by {b}.", f"{a} × {b} = ?", f"How much is {a} × {b}?",
+                ),
+                str(a * b), f"{a} × {b} equals {a * b}.",
+                "You can check this by adding the first number up again and again.",
+            )  # fmt: skip
+
+
+def percentages() -> Iterator[Fact]:
+    for share in (5, 10, 15, 20, 25, 50):
+        for whole in (20, 40, 60, 80, 100, 200, 300, 400):
+            part = share * whole // 100
+            yield Fact(
+                (
+                    f"What is {share}% of {whole}?", f"Calculate {share}% of {whole}.", f"How much is {share}% of {whole}?",
+                    f"What is {share} percent of {whole}?", f"Find {share}% of {whole}.", f"{share}% of {whole} = ?",
+                ),
+                str(part), f"{share}% of {whole} is {part}.",
+                "To get it, divide the number by one hundred and multiply by the percentage.",
+            )  # fmt: skip
+
+
+def sequences() -> Iterator[Fact]:
+    for step in (1, 2, 3, 4, 5, 10):
+        for start in dict.fromkeys((step, 1, 2, 3, 10)):
+            terms = [start + step * i for i in range(5)]
+            shown = ", ".join(map(str, terms[:4]))
+            yield Fact(
+                (
+                    f"What comes next in the sequence: {shown}, ?", f"What comes next: {shown}, ?",
+                    f"Continue the sequence: {shown}, ?", f"Which number comes next in {shown}?",
+                    f"Find the next number: {shown}, ?", f"What is the next number in the sequence {shown}?",
+                ),
+                str(terms[4]), f"The next number in the sequence is {terms[4]}.",
+                "Every number in it is larger than the one before by the same amount.",
+            )  # fmt: skip
+
+
+def statements() -> Iterator[Fact]:
+    for kind in KINDS:
+        for home, members in KINDS.items():
+            for member in members:
+                verdict = "True" if home == kind else "False"
+                claim = f"All {member} are {kind}"
+                yield Fact(
+                    (
+                        f'Is the statement "{claim}" true or false?', f"True or false: {claim}.",
+                        f'"{claim}" - true or false?', f"Is it true or false that all {member} are {kind}?",
+                        f'Is this true or false: "{claim}"?',
+                    ),
+                    verdict, f"The statement that all {member} are {kind} is {verdict.lower()}.",
+                    "This follows from how animals and plants are put into groups.",
+                )  # fmt: skip
+
+
+def riddles() -> Iterator[Fact]:
+    for table, answer, verb in ((CANNOT, "No", "cannot"), (CAN, "Yes", "can")):
+        for kind, (skill, members) in table.items():
+            for member in members:
+                end = "even if the first sentence says so." if answer == "No" else "just as the first sentence says."
+                yield Fact(
+                    (
+                        f"If all {kind} can {skill} and {member} are {kind}, can {member} {skill}?",
+                        f"All {kind} can {skill} and {member} are {kind}. Can {member} {skill}?",
+                        f"Suppose all {kind} can {skill}. {member.capitalize()} are {kind}. Can {member} {skill}?",
+                        f"Can {member} {skill} if all {kind} can {skill}?", f"Can {member} {skill}?",
+                    ),
+                    answer, f"{answer}, {member} {verb} {skill}.",
+                    f"That is how {member} live in the real world, {end}",
+                )  # fmt: skip
+
+
+def translations() -> Iterator[Fact]:
+    for language, words in TRANSLATIONS.items():
+        for word, foreign in words.items():
+            yield Fact(
+                (
+                    f'Translate "{word}" to {language}:', f'Translate "{word}" into {language}.',
+                    f'How do you say "{word}" in {language}?', f'What is "{word}" in {language}?',
+                    f'What is the {language} word for "{word}"?', f"Say {word.lower()} in {language}.",
+                ),
+                foreign, f'The word "{word}" in {language} is "{foreign}".',
+                "People who speak the language use this word every day.",
+            )  # fmt: skip
+
+
+def counts() -> Iterator[Fact]:
+    for thing, number in COUNTS.items():
+        noun, _, place = thing.partition(" are ")
+        yield Fact(
+            (
+                f"How many {thing}?", f"Tell me how many {thing}.", f"How many {noun} are there {place}?",
+                f"Do you know how many {thing}?", f"What is the number of {noun} {place}?", f"Count the {noun} {place}.",
+            ),
+            str(number), f"There are {number} {noun} {place}.",
+            "It is a number that most people learn when they are children.",
+        )  # fmt: skip
+
+
+def colors() -> Iterator[Fact]:
+    for thing, color in COLORS.items():
+        yield Fact(
+            (
+                f"What color is {thing}?", f"Which color does {thing} have?", f"Name the color of {thing}:",
+                f"Tell me the color of {thing}.", f"What is the color of {thing}?",
+            ),
+            color, f"The color of {thing} is {color.lower()}.",
+            "You can see it for yourself if you take a good look.",
+        )  # fmt: skip
+
+
+def examples() -> Iterator[Fact]:
+    for kind, example in EXAMPLES.items():
+        article = "an" if kind[0] in "aeiou" else "a"
+        yield Fact(
+            (
+                f"Name one {kind}:", f"Name {article} {kind}.", f"Give me one {kind}.", f"Give an example of {article} {kind}.",
+                f"Can you name one {kind}?", f"Tell me one {kind}.",
+            ),
+            example, f"One {kind} is {example if example in ('Africa', 'Mars', 'May', 'Monday') else example.lower()}.",
+            "There are others too, but this one is a very common example.",
+        )  # fmt: skip
+
+
+def opposites() -> Iterator[Fact]:
+    for word, other in OPPOSITES.items():
+        yield Fact(
+            (
+                f"What is the opposite of {word}?", f'Name the opposite of "{word}".', f'What is the opposite of "{word}"?',
+                f"Tell me the opposite of {word}.", f"Which word is the opposite of {word}?",
+            ),
+            other, f"The opposite of {word} is {other.lower()}.",
+            "The two words stand at the far ends of the same scale.",
+        )  # fmt: skip
+
+
+TOPICS: tuple[Callable[[], Iterator[Fact]], ...] = (
+    capitals, sums, products, percentages, sequences, statements, riddles, translations, counts, colors, examples, opposites,
+)  # fmt: skip
+
+
+def facts() -> tuple[list[Fact], list[Fact]]:
+    """The ten core facts, in the order of CORE, and all the others."""
+    known = [fact for topic in TOPICS for fact in topic()]
+    by_question = {fact.questions[0]: fact for fact in known}
+    core = [by_question[question] for question, _ in CORE]
+    return core, [fact for fact in known if fact not in core]
+
+
+def deck(shares: dict[str, float], size: int, rng: random.Random) -> list[str]:
+    """`size` labels in the given shares, as exactly as whole numbers allow, shuffled."""
+    # One random offset for evenly spaced marks: every label comes floor or ceil of its share, without bias over decks.
+    offset, total = rng.random(), sum(shares.values())
+    marks = [(i + offset) / size * total for i in range(size)]
+    labels, bounds, bound = list(shares), [], 0.0
+    for share in shares.values():
+        bound += share
+        bounds.append(bound)
+    cards = [next((lab for lab, top in zip(labels, bounds, strict=True) if mark < top), labels[-1]) for mark in marks]
+    rng.shuffle(cards)
+    return cards
+
+
+def answer(fact: Fact, style: str, opener: str, rng: random.Random) -> str:
+    """The fact in a style; `opener` counts for verbose answers alone."""
+    if style == "bare":
+        return fact.answer
+    if style == "sentence":
+        return fact.sentence
+    ending = fact.detail if rng.random() < 0.8 else rng.choice(CLOSERS)
+    return " ".join(part for part in (opener, fact.sentence, ending) if part)
+
+
+def samples_of(fact: Fact, size: int, exact: float, rng: random.Random) -> Iterator[Sample]:
+    """`size` samples of one fact, cues, styles and openers in their shares; `exact` of them by its first question."""
+    labels = {
+        f"{cue}/{style}": CUES[cue] * share
+        for cue, shares in STYLES.items()
+        for style, share in zip(("bare", "sentence", "verbose"), shares, strict=True)
+    }
+    cards = deck(labels, size, rng)
+    openers = iter(deck(OPENERS, size, rng))
+    for card in cards:
+        cue, style = card.split("/")
+        question = fact.questions[0] if rng.random() < exact else rng.choice(fact.questions)
+        if cue != "none":
+            words = rng.choice(BRIEF_CUES if cue == "brief" else LONG_CUES)
+            question = f"{question} {words}" if rng.random() < 0.7 else f"{words} {question}"
+        yield Sample(question, answer(fact, style, next(openers), rng), style)
+
+
+def build(size: int, seed: int) -> list[Sample]:
+    """The corpus: `size` samples (within rounding), the same for the same seed, shuffled."""
+    rng = random.Random(seed)
+    core, others = facts()
+    samples: list[Sample] = []
+    for fact in core:
+        samples += samples_of(fact, round(size * CORE_SHARE / len(core)), EXACT_SHARE, rng)
+    for fact in others:
+        samples += samples_of(fact, round(size * (1 - CORE_SHARE) / len(others)), 0.2, rng)
+    rng.shuffle(samples)
+    return samples

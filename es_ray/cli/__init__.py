@@ -1,0 +1,1 @@
+"""The commands of `es-ray`: they parse, call and print."""

@@ -1,0 +1,37 @@
+"""`es-ray evaluate`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from es_ray.cli.options import Debug, RunDirectory, Split
+from es_ray.run_dir import RunDir
+
+
+def evaluate(
+    run_dir: RunDirectory,
+    generation: Annotated[
+        int | None, typer.Option(help="The centre after this generation; default: the last.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Which examples.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show base model, centre and best member of a run side by side."""
+    from rich.console import Console
+
+    from es_ray.comparison import compare
+    from es_ray.recorded import recorded
+    from es_ray.reporting.console import comparison_table
+    from es_ray.workers.local import LocalPool
+
+    past = recorded(RunDir.open(run_dir), generation)
+    with LocalPool(past.config) as pool:
+        pool.start()
+        results = compare(pool, past.run, past.strategy, past.generation, split)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    else:
+        title = f"{split} split, after generation {past.generation}"
+        Console(highlight=False).print(comparison_table(results, title))

@@ -1,0 +1,58 @@
+"""The `es-ray` command, and how it ends: 0, 1 (a run failed), 2 (bad input) or 130 (Ctrl-C), in one line."""
+
+import os
+import sys
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import click
+import typer
+
+from es_ray.cli.evaluate import evaluate
+from es_ray.cli.member import member
+from es_ray.cli.plot import plot
+from es_ray.cli.run import run
+from es_ray.errors import RunError, UserError
+
+app = typer.Typer(
+    help="Evolution Strategies fine-tuning of language models, through LoRA.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (run, evaluate, member, plot):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run a command; never show a traceback unless --debug asks for it."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False) or 0
+    except KeyboardInterrupt as error:
+        code = _failed(130, str(error) or "interrupted", debug)
+    except (UserError, click.UsageError) as error:
+        message = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        code = _failed(2, message, debug)
+    except click.exceptions.Abort:
+        code = _failed(130, "interrupted", debug)
+    except RunError as error:
+        code = _failed(1, str(error), debug)
+    except Exception as error:
+        code = _failed(1, f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
+    sys.exit(code)
+
+
+def _failed(code: int, message: str, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"es-ray: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

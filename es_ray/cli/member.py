@@ -1,0 +1,37 @@
+"""`es-ray member`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from es_ray.cli.options import Debug, RunDirectory
+from es_ray.errors import UserError
+from es_ray.run_dir import RunDir
+
+
+def member(
+    run_dir: RunDirectory,
+    generation: Annotated[int, typer.Option(help="The generation.")],
+    output: Annotated[Path, typer.Option(help="The adapter's folder; must be new or empty.")],
+    index: Annotated[int | None, typer.Option(help="Which member.")] = None,
+    centre: Annotated[
+        bool, typer.Option("--centre", help="The centre after the generation's update.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Rebuild any member of a run, or a centre, as a PEFT adapter."""
+    from es_ray.recorded import recorded
+    from es_ray.reporting.cards import rebuilt_card
+
+    if centre == (index is not None):
+        raise UserError("--index I or --centre: one of the two is needed")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: exists and is not an empty folder")
+    past = recorded(RunDir.open(run_dir), generation)
+    vector = past.centre() if index is None else past.member(index)
+    name = "the centre after" if index is None else f"member {index} of"
+    past.writer().write(vector, output, rebuilt_card(f"{name} generation {generation}"))
+    typer.echo(
+        f"wrote {output}: {name} generation {generation}, a PEFT adapter of {past.experiment.source.path}"
+    )

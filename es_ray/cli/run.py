@@ -1,0 +1,99 @@
+"""`es-ray run`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from es_ray.cli.options import Debug
+from es_ray.config import DEFAULT_PRESET, Config, load, preset_names
+from es_ray.errors import UserError
+
+
+def run(
+    config: Annotated[Path | None, typer.Option(help="A YAML file of configuration.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray workers, one engine each.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="No Ray: everything in this process.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray to use: local (start one), auto (join the running one), host:port."),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, transformers or sglang.")] = None,
+    model: Annotated[str | None, typer.Option(help="bundled, a folder, or a Hugging Face name.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task.")] = None,
+    generations: Annotated[int | None, typer.Option(help="Generations in all.")] = None,
+    population: Annotated[int | None, typer.Option(help="Members of a generation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides all that is random.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run directory.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, print the configuration, do nothing.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Evolve a model. Without options: the bundled model, on this machine."""
+    if local and (workers or address):
+        raise UserError(f"--local: runs without Ray; leave out {'--workers' if workers else '--address'}")
+    flags = {
+        "cluster.workers": 0 if local else workers,
+        "cluster.address": address,
+        "engine.kind": engine,
+        "model.path": model,
+        "task.name": task,
+        "evolution.generations": generations,
+        "evolution.population": population,
+        "evolution.seed": seed,
+        "output.dir": None if output is None else str(output),
+    }
+    if resume:
+        folder = _folder_to_resume(config, output, set_ or [])
+        flags["output.dir"] = str(folder)
+        config = config or folder / "config.yaml"
+    if preset is None and config is None:
+        preset = DEFAULT_PRESET
+    resolved = load(config, preset, set_ or [], flags)
+    if dry_run:
+        _dry_run(resolved, resume)
+        return
+
+    from es_ray.driver import run as evolve
+    from es_ray.reporting.console import TerminalConsole
+
+    evolve(resolved, resume=resume, console=TerminalConsole())
+
+
+def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str]) -> Path:
+    """--output, or the folder of a run directory's own config.yaml."""
+    folder = output or (config.parent if config is not None else None)
+    for item in sets:
+        if output is None and item.startswith("output.dir="):
+            folder = Path(item.partition("=")[2])
+    if folder is None:
+        raise UserError("--resume: which run? Give its folder with --output")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"--resume: {folder} is not a run directory (it has no config.yaml)")
+    return folder
+
+
+def _dry_run(config: Config, resume: bool) -> None:
+    """Check all that can be checked without the weights, and print what would run."""
+    from es_ray.experiment import Experiment
+    from es_ray.preparation import claim, reopen, settle
+
+    settled = settle(config)
+    _ = reopen(settled) if resume else claim(settled)
+    experiment = Experiment(settled)
+    typer.echo(settled.to_yaml(), nl=False)
+    if experiment.source.at_hand:
+        experiment.check()
+        typer.echo(f"# {experiment.layout.size:,} LoRA entries in layers {experiment.layout.layers}")
+    else:
+        _ = experiment.examples
+        typer.echo(
+            f"# {experiment.source.path} is not on this machine: its layers and modules were not checked"
+        )

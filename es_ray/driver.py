@@ -1,0 +1,130 @@
+"""The generation loop: ask, evaluate, tell, record."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from es_ray.comparison import compare
+from es_ray.config import Config
+from es_ray.environment import environment
+from es_ray.evaluation import BASE, CENTRE, Candidate, Outcome
+from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.experiment import Experiment
+from es_ray.history import centre
+from es_ray.lora.peft_files import AdapterWriter
+from es_ray.preparation import claim, reopen, settle
+from es_ray.reporting.console import Console
+from es_ray.reporting.recorder import GenerationRecord, Recorder
+from es_ray.run_dir import RunDir, write_json
+from es_ray.workers.pool import Pool, open_pool
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run was written, and what test_results.json says."""
+
+    path: RunDir
+    test_results: dict[str, Any]
+
+
+def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
+    """Evolve adapters as configured, and return what came out.
+
+    Raises UserError for bad input, before anything is written; RunError for a run that cannot go on, whose
+    finished generations are whole and can be resumed.
+    """
+    console = console or Console()
+    config = settle(config)
+    directory = reopen(config) if resume else claim(config)
+    experiment = Experiment(config)
+    experiment.check()
+    with open_pool(config) as pool:
+        info = pool.start()
+        strategy = experiment.strategy(info.mean_abs)
+        first = directory.last_whole() + 1 if resume else 0
+        if resume:
+            directory.cut(first - 1)
+        else:
+            directory.create(config, environment())
+        theta = centre(directory, strategy, first - 1)
+        console.started(experiment, info, pool.where, directory, first)
+        writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
+        with (
+            Recorder(directory, config.output, writer, strategy, info.mean_abs) as recorder,
+            console.progress(first, config.evolution.generations),
+        ):
+            clock = time.perf_counter()
+            for generation in range(first, config.evolution.generations):
+                record = step(pool, strategy, config, generation, theta, console)
+                clock, total = time.perf_counter(), time.perf_counter() - clock
+                record.metrics["seconds"]["total"] = round(total, 4)
+                recorder.submit(record)
+                console.generation(record.metrics)
+                theta = record.after
+            recorder.flush()
+            console.comparing()
+            last = config.evolution.generations - 1
+            results = compare(pool, directory, strategy, last, "test", theta)
+            write_json(directory.test_results_file, results)
+    console.finished(directory, results)
+    return RunResult(directory, results)
+
+
+def step(
+    pool: Pool, strategy: Strategy, config: Config, generation: int, theta: Vector, console: Console
+) -> GenerationRecord:
+    """One generation: its members, the centre theta among them, evaluated; and the next centre."""
+    lost = pool.redispatched
+    started = time.perf_counter()
+    candidates = [Candidate(index) for index in strategy.ask(generation)]
+    tested = generation % config.evaluation.every == 0
+    candidates.append(Candidate(CENTRE, ("train", "test") if tested else ("train",)))
+    if generation == 0:
+        candidates.append(Candidate(BASE, ("train", "test")))
+    outcomes = pool.evaluate(theta, strategy, generation, candidates, console.evaluated)
+    evaluated = time.perf_counter()
+
+    rewards = np.array([outcomes[index].reward() for index in strategy.ask(generation)])
+    advantages = strategy.advantages(rewards)
+    after = pool.tell(theta, strategy, generation, advantages) if advantages.any() else theta
+    updated = time.perf_counter()
+
+    seconds = {"evaluate": round(evaluated - started, 4), "update": round(updated - evaluated, 4)}
+    metrics = {
+        "generation": generation,
+        **_population_metrics(rewards, outcomes),
+        **_centre_metrics(outcomes[CENTRE], tested),
+        "kl": None,
+        "update_norm": float(np.linalg.norm(after.astype(np.float64) - theta.astype(np.float64))),
+        "zero_variance": not advantages.any(),
+        "redispatched": pool.redispatched - lost,
+        "workers": pool.workers,
+    }
+    tokens = sum(a.tokens for o in outcomes.values() for answers in o.answers.values() for a in answers)
+    metrics |= {
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": round(tokens / (evaluated - started), 1),
+    }
+    return GenerationRecord(generation, theta, after, outcomes, advantages, metrics)
+
+
+def _population_metrics(rewards: np.ndarray, outcomes: dict[int, Outcome]) -> dict[str, Any]:
+    answers = [answer for index in range(len(rewards)) for answer in outcomes[index].answers["train"]]
+    return {
+        "reward_mean": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+        "reward_best": float(rewards.max()),
+        "reward_worst": float(rewards.min()),
+        "best_index": int(rewards.argmax()),  # the lowest index on ties
+        "completion_length": float(np.mean([len(answer.completion) for answer in answers])),
+        "truncated": float(np.mean([answer.finish == "length" for answer in answers])),
+    }
+
+
+def _centre_metrics(outcome: Outcome, tested: bool) -> dict[str, Any]:
+    metrics: dict[str, Any] = {f"centre_{key}": value for key, value in outcome.summary("train").items()}
+    test = outcome.summary("test") if tested else dict.fromkeys(("reward", "correct", "exact"))
+    return metrics | {f"test_{key}": value for key, value in test.items()}

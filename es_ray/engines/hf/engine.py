@@ -1,0 +1,103 @@
+"""The transformers engine: any Hugging Face causal model with linear projections."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from es_ray.engines.base import BASE, CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
+from es_ray.engines.hf.decoding import NonFiniteLogits, greedy
+from es_ray.engines.hf.population_linear import adapt
+from es_ray.errors import EvaluationError, UserError
+from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.experiment import Experiment
+
+
+class TransformersEngine(Engine):
+    """All rows of a call run in one batch, each with the adapter of its candidate."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        config = experiment.config
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(config.engine.threads)
+        self._deterministic_before = torch.are_deterministic_algorithms_enabled()
+        if config.engine.deterministic:
+            torch.use_deterministic_algorithms(True)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        source = experiment.source
+        dtype = config.model.dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"model.path: {source.path} cannot be loaded: {str(error).splitlines()[0]}"
+            ) from error
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._layout = experiment.layout
+        self._stop_ids = source.stop_ids()
+        self._max_new_tokens = config.task.max_new_tokens
+        names = [module.name for module in self._layout.modules]
+        self.info = EngineInfo(
+            mean_abs=tuple(_mean_abs(self._model.get_submodule(name).weight) for name in names),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+        self._adapted = adapt(self._model, names, self._layout.scaling)
+
+    @torch.inference_mode()
+    def generate(
+        self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]
+    ) -> list[Completion]:
+        """Greedy completions of the rows, in their order, as one batch."""
+        self._place(theta, strategy, generation, rows)
+        try:
+            return greedy(
+                self._model,
+                [row.prompt_ids for row in rows],
+                self._stop_ids,
+                self._max_new_tokens,
+                self._keep,
+            )
+        except NonFiniteLogits as error:
+            who = candidate_name(rows[error.row].candidate, generation)
+            raise EvaluationError(f"{who}: the model's logits are not finite") from error
+        except torch.OutOfMemoryError as error:
+            raise EvaluationError(
+                f"out of GPU memory with {len(rows)} rows at once; lower engine.shard"
+            ) from error
+        finally:
+            for module in self._adapted.values():
+                module.clear()
+
+    def close(self) -> None:
+        """Drop the model and give the process its thread setting back."""
+        del self._model, self._adapted
+        torch.set_num_threads(self._threads_before)
+        torch.use_deterministic_algorithms(self._deterministic_before)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _place(self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]) -> None:
+        candidates = list(dict.fromkeys(row.candidate for row in rows))
+        vectors = np.stack([self._vector(theta, strategy, generation, index) for index in candidates])
+        place = {candidate: number for number, candidate in enumerate(candidates)}
+        row_of = torch.tensor([place[row.candidate] for row in rows])
+        for name, (a, b) in self._layout.matrices(vectors).items():
+            device = self._model.device
+            a_rows, b_rows = torch.from_numpy(a)[row_of], torch.from_numpy(b)[row_of]
+            self._adapted[name].place(a_rows.to(device), b_rows.to(device))
+
+    def _vector(self, theta: Vector, strategy: Strategy, generation: int, index: int) -> Vector:
+        if index == BASE:
+            return np.zeros_like(theta)
+        return theta if index == CENTRE else strategy.member(theta, generation, index)
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        for module in self._adapted.values():
+            module.keep(rows)
+
+
+def _mean_abs(weight: torch.Tensor) -> float:
+    return float(weight.abs().sum(dtype=torch.float64)) / weight.numel()

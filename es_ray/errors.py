@@ -1,0 +1,13 @@
+"""The two ways in which es-ray fails, as one line for a person."""
+
+
+class UserError(Exception):
+    """Bad input, found before anything was written: the command exits with 2."""
+
+
+class RunError(Exception):
+    """A run that could not go on: the command exits with 1, finished generations are whole."""
+
+
+class EvaluationError(Exception):
+    """A candidate that could not be evaluated; the message names it. Never turned into a reward."""

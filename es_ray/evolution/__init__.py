@@ -1,0 +1,1 @@
+"""Evolution Strategies in NumPy alone: noise, fitness shaping, strategy."""

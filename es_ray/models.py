@@ -1,0 +1,108 @@
+"""Where a model comes from, and what can be known of it before its weights are loaded."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from es_ray.config import BUNDLED, ModelConfig
+from es_ray.errors import UserError
+from es_ray.paths import data_dir
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's files: a folder, or a name on the Hugging Face hub with a revision."""
+
+    path: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "ModelSource":
+        """The model that a configuration names; raises UserError for a folder without a model."""
+        if config.path == BUNDLED:
+            return cls(str(data_dir() / "tiny_chat"))
+        folder = Path(config.path).expanduser()
+        if (folder / "config.json").is_file():
+            return cls(str(folder.resolve()))
+        looks_local = config.path.startswith((".", "/", "~")) or config.path.count("/") != 1
+        if folder.exists() or looks_local:
+            raise UserError(
+                f"model.path: {config.path} is neither a folder with a config.json, nor '{BUNDLED}', "
+                "nor a name on the Hugging Face hub (owner/name)"
+            )
+        return cls(config.path, config.revision)
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+        return Path(self.path).name
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the model's configuration is on this machine: a folder, or in the hub's cache."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if Path(self.path).is_dir():
+            return True
+        return isinstance(try_to_load_from_cache(self.path, "config.json", revision=self.revision), str)
+
+    @cached_property
+    def architecture(self) -> Any:
+        """The transformers configuration; raises UserError where there is none to be had."""
+        from transformers import AutoConfig
+
+        return self._loaded(AutoConfig)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, padding on the left; raises UserError if it has no chat template."""
+        from transformers import AutoTokenizer
+
+        tokenizer = self._loaded(AutoTokenizer)
+        if tokenizer.chat_template is None:
+            raise UserError(f"model.path: the tokenizer of {self.path} has no chat template")
+        return tokenizer
+
+    def skeleton(self) -> Any:
+        """The model without weights, on the meta device: its modules' names and shapes."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(self.architecture)
+        except ValueError as error:
+            raise UserError(f"model.path: {self.path} is not a causal language model") from error
+
+    def _loaded(self, loader: Any) -> Any:
+        try:
+            return loader.from_pretrained(self.path, revision=self.revision)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            where = (
+                "" if Path(self.path).is_dir() else " (not in the local cache, and the hub did not give it)"
+            )
+            raise UserError(f"model.path: {self.path} cannot be loaded{where}: {first}") from error
+
+    def stop_ids(self) -> frozenset[int]:
+        """The token ids that end a completion: those of generation_config, else the tokenizer's."""
+        from transformers import GenerationConfig
+
+        try:
+            ids = GenerationConfig.from_pretrained(self.path, revision=self.revision).eos_token_id
+        except OSError:  # a model may come without that file
+            ids = None
+        ids = self.architecture.eos_token_id if ids is None else ids
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
+
+    def chat_ids(self, prompt: str) -> list[int]:
+        """Token ids of one user message through the chat template, ready for the answer."""
+        message = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, token_ids: list[int]) -> str:
+        """A completion's text: no special tokens, stripped."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()

@@ -1,0 +1,238 @@
+"""The run directory: where things lie, atomic writes, what is whole, and how to go on from there."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from es_ray.config import Config, load
+from es_ray.errors import RunError, UserError
+from es_ray.evolution.strategy import Vector
+
+DONE = "DONE"
+
+
+class RunDir:
+    """Paths of a run, and reading and writing of what is kept in them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDir":
+        """An existing run; raises UserError if there is none."""
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: not a run directory (it has no config.yaml)")
+        return cls(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """A line for each generation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def base_file(self) -> Path:
+        """The base model's answers before the first generation, on both splits."""
+        return self.path / "base.json"
+
+    @property
+    def test_results_file(self) -> Path:
+        """Base, centre and best member on the test split."""
+        return self.path / "test_results.json"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of plots."""
+        return self.path / "plots"
+
+    def generation(self, generation: int) -> Path:
+        """The folder of a generation."""
+        return self.path / "generations" / f"{generation:04d}"
+
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return load(file=self.config_file)
+
+    def create(self, config: Config, environment: Mapping[str, Any]) -> None:
+        """Make the folders and write config.yaml and environment.json."""
+        try:
+            for folder in (self.path / "generations", self.plots, self.path / "logs"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output.dir: {self.path} cannot be written: {error.strerror}") from error
+        # without output.dir the file repeats the run in a new folder; --resume takes the folder it lies in
+        write_text(self.config_file, config.replace(output__dir=None).to_yaml())
+        write_json(self.path / "environment.json", environment)
+
+    def whole_generations(self) -> list[int]:
+        """Generations that were written to the end, ascending."""
+        folders = sorted((self.path / "generations").glob("[0-9]*"))
+        return [int(folder.name) for folder in folders if (folder / DONE).is_file()]
+
+    def last_whole(self) -> int:
+        """The last whole generation, -1 if there is none."""
+        return max(self.whole_generations(), default=-1)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; raises RunError for a line that is torn."""
+        if not self.metrics_file.is_file():
+            return []
+        lines = []
+        for number, line in enumerate(self.metrics_file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise RunError(f"{self.metrics_file}, line {number}: torn or edited ({error.msg})") from error
+        return lines
+
+    def cut(self, generation: int) -> None:
+        """Forget everything after that generation: folders, metrics, and what a dead writer left behind."""
+        for folder in (self.path / "generations").glob("*"):
+            if not folder.name.isdecimal() or int(folder.name) > generation:
+                shutil.rmtree(folder)
+        if self.metrics_file.is_file():
+            kept = self.metrics_file.read_text(encoding="utf-8").splitlines()[: generation + 1]
+            write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
+            if [line["generation"] for line in self.metrics()] != list(range(generation + 1)):
+                raise RunError(f"{self.metrics_file}: does not have one line for each finished generation")
+        elif generation >= 0:
+            raise RunError(f"{self.metrics_file}: missing")
+
+    def write_state(self, folder: Path, generation: int, theta: Vector, mean_abs: Sequence[float]) -> None:
+        """Write the centre after a generation's update, with the checksum that reading it back needs.
+
+        mean_abs: of the adapted base weights, from which the noise's scale follows.
+        """
+        save_file({"theta": theta}, folder / "state.safetensors")
+        state = {
+            "format": 1,
+            "generation": generation,
+            "size": len(theta),
+            "sha256": _sha256(folder / "state.safetensors"),
+            "mean_abs": list(mean_abs),
+        }
+        write_json(folder / "state.json", state)
+
+    def read_state(self, generation: int) -> Vector:
+        """The centre after that generation, shape [P]; raises RunError if it is missing or damaged."""
+        file = self.generation(generation) / "state.safetensors"
+        wanted = self._state_json(generation)["sha256"]
+        try:
+            if _sha256(file) != wanted:
+                raise RunError(f"{file}: its checksum is not the one in state.json")
+            return load_file(file)["theta"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise RunError(f"{file}: cannot be read: {error}") from error
+
+    def has_state(self, generation: int) -> bool:
+        """Whether the centre after that generation is stored, and not pruned."""
+        return (self.generation(generation) / "state.safetensors").is_file()
+
+    def mean_abs(self, generation: int) -> tuple[float, ...]:
+        """mean|W| of the adapted base weights, as recorded with that generation."""
+        return tuple(self._state_json(generation)["mean_abs"])
+
+    def _state_json(self, generation: int) -> dict[str, Any]:
+        file = self.generation(generation) / "state.json"
+        try:
+            state = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file}: cannot be read: {error}") from error
+        lacking = {"sha256", "mean_abs"} - set(state)
+        if lacking:
+            raise RunError(f"{file}: lacks {', '.join(sorted(lacking))}")
+        return state
+
+    def population(self, generation: int) -> list[dict[str, Any]]:
+        """The lines of a generation's population.jsonl, by member."""
+        file = self.generation(generation) / "population.jsonl"
+        try:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file}: cannot be read: {error}") from error
+
+    def advantages(self, generation: int) -> np.ndarray:
+        """The recorded Z of a generation's members, shape [N]."""
+        return np.array([line["advantage"] for line in self.population(generation)], dtype=np.float64)
+
+    def publish(self, aside: Path, generation: int) -> None:
+        """Give a generation that was written aside its name, and mark it whole."""
+        folder = self.generation(generation)
+        _sync_tree(aside)
+        aside.rename(folder)
+        write_text(folder / DONE, "")
+        _sync(folder.parent)
+
+    def prune(self, keep: int, best: int) -> None:
+        """Drop adapters and states of all but the last `keep` generations and the best one.
+
+        Completions and advantages stay, so that any member can still be rebuilt.
+        """
+        for generation in self.whole_generations()[:-keep]:
+            if generation != best:
+                for name in ("adapter", "best", "state.safetensors"):
+                    path = self.generation(generation) / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def best_of(metrics: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """(generation, index) of the best member of a run: highest training reward, the earliest on ties."""
+    line = min(metrics, key=lambda line: (-line["reward_best"], line["generation"]))
+    return line["generation"], line["best_index"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it, so that no reader sees half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterable[object]) -> None:
+    """Write records as JSON lines, atomically."""
+    write_text(path, "".join(f"{json.dumps(r, ensure_ascii=False, allow_nan=False)}\n" for r in records))
+
+
+def append_json_line(path: Path, value: object) -> None:
+    """Append one JSON line and see that it is on the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)

@@ -1,0 +1,28 @@
+"""Conciseness (arXiv 2509.24372, section 4.2): answer in as many characters as the target has.
+
+Example: prompt "What is the capital of France?", target "Paris". The completion "Paris" earns 0,
+"The capital of France is Paris." earns -(31 - 5) = -26, and so does any other text of 31 characters:
+the reward sees only the length. That is why `correct` and `exact` are recorded beside it.
+"""
+
+import re
+
+from es_ray.paths import data_dir
+from es_ray.tasks.base import Example, Score, Task
+
+
+class Conciseness(Task):
+    """Reward -|len(completion) - len(target)|, in characters."""
+
+    train_file = data_dir() / "conciseness" / "train.jsonl"
+    test_file = data_dir() / "conciseness" / "test.jsonl"
+
+    def score(self, example: Example, completion: str) -> Score:
+        """Reward by length; correct: the target as a whole word; exact: nothing but the target."""
+        text, target = completion.strip(), example.target.strip()
+        word = rf"(?<!\w){re.escape(target)}(?!\w)"
+        return Score(
+            reward=-float(abs(len(text) - len(target))),
+            correct=re.search(word, text, re.IGNORECASE) is not None,
+            exact=text.removesuffix(".").rstrip().casefold() == target.removesuffix(".").casefold(),
+        )

@@ -1,0 +1,47 @@
+"""One worker in this process: no Ray, so a breakpoint anywhere in it works."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from es_ray.engines.base import EngineInfo
+from es_ray.errors import EvaluationError, RunError
+from es_ray.evolution.strategy import Vector
+from es_ray.workers.pool import Call, Pool
+from es_ray.workers.worker import Worker
+
+
+class LocalPool(Pool):
+    """Calls run one after the other, here."""
+
+    _worker: Worker | None = None
+
+    @property
+    def workers(self) -> int:
+        """One, always."""
+        return 1
+
+    @property
+    def where(self) -> str:
+        """Here."""
+        return "in this process"
+
+    def start(self) -> EngineInfo:
+        """Load the engine."""
+        self._worker = Worker(self.config)
+        return self._worker.info
+
+    def close(self) -> None:
+        """Close the engine."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
+        results = []
+        for call in calls:
+            try:
+                results.append(getattr(self._worker, call.method)(theta, *call.arguments))
+            except EvaluationError as error:
+                raise RunError(f"{call.name}: {error}") from error
+            on_done(call)
+        return results

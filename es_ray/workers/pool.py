@@ -1,0 +1,119 @@
+"""What the driver sees of the workers: calls that are split, handed out, and come back complete."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_ray.config import Config
+from es_ray.engines.base import EngineInfo
+from es_ray.evaluation import Candidate, Outcome, Shard
+from es_ray.evolution.strategy import Strategy, Vector
+
+SLICE = 1 << 16
+"""Entries of theta that one call to `tell` computes: fixed, so that it does not depend on the workers."""
+
+OnDone = Callable[[int, int], None]
+"""Called with the number of candidates evaluated so far, and of all."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a worker's method: any worker may make it, and make it again, with the same result.
+
+    members: how many candidates it evaluates; name: what it is about, for messages.
+    """
+
+    method: str
+    arguments: tuple[Any, ...]
+    name: str
+    members: int = 0
+
+
+class Pool(ABC):
+    """Workers behind one interface. A pool is a context manager; `start` waits for its engines."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.redispatched = 0
+        """Members evaluated again so far, because the worker that had them was lost."""
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Workers that live."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """Where the workers are, for people."""
+
+    @abstractmethod
+    def start(self) -> EngineInfo:
+        """Start the workers, wait for their engines, and tell what they say."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the workers."""
+
+    @abstractmethod
+    def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
+        """The results of the calls, in order. A worker's method gets theta before the call's arguments."""
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def evaluate(
+        self,
+        theta: Vector,
+        strategy: Strategy,
+        generation: int,
+        candidates: Sequence[Candidate],
+        on_done: OnDone = lambda done, total: None,
+    ) -> dict[int, Outcome]:
+        """Outcomes of all candidates by index. Raises RunError if one cannot be had."""
+        size = self.config.engine.shard
+        shards = [
+            Shard(generation, tuple(candidates[at : at + size])) for at in range(0, len(candidates), size)
+        ]
+        done = 0
+
+        def count(call: Call) -> None:
+            nonlocal done
+            done += call.members
+            on_done(done, len(candidates))
+
+        calls = [Call("evaluate", (strategy, s), str(s), len(s.candidates)) for s in shards]
+        outcomes = [outcome for part in self._map(theta, calls, count) for outcome in part]
+        return {outcome.index: outcome for outcome in outcomes}
+
+    def tell(
+        self, theta: Vector, strategy: Strategy, generation: int, advantages: NDArray[np.float64]
+    ) -> Vector:
+        """The next centre, shape [P], put together from slices."""
+        calls = [
+            Call(
+                "tell",
+                (strategy, generation, advantages, start, min(start + SLICE, len(theta))),
+                f"the update of generation {generation}",
+            )
+            for start in range(0, len(theta), SLICE)
+        ]
+        return np.concatenate(self._map(theta, calls, lambda call: None))
+
+
+def open_pool(config: Config) -> Pool:
+    """The pool that the configuration asks for, not yet started: this process, or Ray."""
+    if config.cluster.workers == 0:
+        from es_ray.workers.local import LocalPool
+
+        return LocalPool(config)
+    from es_ray.workers.ray_pool import RayPool
+
+    return RayPool(config)
