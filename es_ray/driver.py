@@ -46,6 +46,7 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
         first = directory.last_whole() + 1 if resume else 0
         if resume:
             directory.cut(first - 1)
+            directory.write_config(config)
         else:
             directory.create(config, environment())
         theta = centre(directory, strategy, first - 1)

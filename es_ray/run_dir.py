@@ -72,9 +72,12 @@ class RunDir:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"output.dir: {self.path} cannot be written: {error.strerror}") from error
-        # without output.dir the file repeats the run in a new folder; --resume takes the folder it lies in
-        write_text(self.config_file, config.replace(output__dir=None).to_yaml())
+        self.write_config(config)
         write_json(self.path / "environment.json", environment)
+
+    def write_config(self, config: Config) -> None:
+        """Write config.yaml, without output.dir: it repeats the run in a new folder, or resumes it in its own."""
+        write_text(self.config_file, config.replace(output__dir=None).to_yaml())
 
     def whole_generations(self) -> list[int]:
         """Generations that were written to the end, ascending."""

@@ -53,6 +53,8 @@ class TerminalConsole(Console):
 
     def __init__(self) -> None:
         self._out = RichConsole(highlight=False, soft_wrap=True)
+        if not self._out.is_terminal:
+            self._out.width = 110  # a file has no width of its own
         self._bars: Progress | None = None
         self._generations: Any = None
         self._members: Any = None
@@ -75,7 +77,8 @@ class TerminalConsole(Console):
         self._line(
             f"{config.task.name}: {prompts['train']} training and {prompts['test']} test prompts; "
             f"population {config.evolution.population}, "
-            f"generations {first}-{config.evolution.generations - 1}, seed {config.evolution.seed}; writing {run.path}"
+            f"generations {first}-{config.evolution.generations - 1}, "
+            f"seed {config.evolution.seed}; writing {run.path}"
         )
 
     @contextmanager

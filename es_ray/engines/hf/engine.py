@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from es_ray.engines.base import BASE, CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
 from es_ray.engines.hf.decoding import NonFiniteLogits, greedy
@@ -27,6 +28,7 @@ class TransformersEngine(Engine):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         source = experiment.source
         dtype = config.model.dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
+        logging.disable_progress_bar()  # a bar per engine would only clutter the terminal
         try:
             model = AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, dtype=dtype)
         except (OSError, ValueError) as error:
