@@ -40,37 +40,57 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     directory = reopen(config) if resume else claim(config)
     experiment = Experiment(config)
     experiment.check()
-    with open_pool(config) as pool:
-        info = pool.start()
-        strategy = experiment.strategy(info.mean_abs)
-        first = directory.last_whole() + 1 if resume else 0
-        if resume:
-            directory.cut(first - 1)
-            directory.write_config(config)
-        else:
-            directory.create(config, environment())
-        theta = centre(directory, strategy, first - 1)
-        console.started(experiment, info, pool.where, directory, first)
-        writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
-        with (
-            Recorder(directory, config.output, writer, strategy, info.mean_abs) as recorder,
-            console.progress(first, config.evolution.generations),
-        ):
-            clock = time.perf_counter()
-            for generation in range(first, config.evolution.generations):
-                record = step(pool, strategy, config, generation, theta, console)
-                clock, total = time.perf_counter(), time.perf_counter() - clock
-                record.metrics["seconds"]["total"] = round(total, 4)
-                recorder.submit(record)
-                console.generation(record.metrics)
-                theta = record.after
-            recorder.flush()
-            console.comparing()
-            last = config.evolution.generations - 1
-            results = compare(pool, directory, strategy, last, "test", theta)
-            write_json(directory.test_results_file, results)
+    try:
+        with open_pool(config) as pool:
+            results = _evolve(pool, experiment, directory, resume, console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_resume(directory)) from None
     console.finished(directory, results)
     return RunResult(directory, results)
+
+
+def _evolve(
+    pool: Pool, experiment: Experiment, directory: RunDir, resume: bool, console: Console
+) -> dict[str, Any]:
+    config = experiment.config
+    info = pool.start()
+    strategy = experiment.strategy(info.mean_abs)
+    first = directory.last_whole() + 1 if resume else 0
+    if resume:
+        directory.cut(first - 1)
+        directory.write_config(config)
+    else:
+        directory.create(config, environment())
+    theta = centre(directory, strategy, first - 1)
+    console.started(experiment, info, pool.where, directory, first)
+    writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
+    last = config.evolution.generations - 1
+    with (
+        Recorder(directory, config.output, writer, strategy, info.mean_abs) as recorder,
+        console.progress(first, last + 1),
+    ):
+        clock = time.perf_counter()
+        for generation in range(first, last + 1):
+            record = step(pool, strategy, config, generation, theta, console)
+            clock, total = time.perf_counter(), time.perf_counter() - clock
+            record.metrics["seconds"]["total"] = round(total, 4)
+            recorder.submit(record)
+            console.generation(record.metrics)
+            theta = record.after
+        recorder.flush()
+        console.comparing()
+        results = compare(pool, directory, strategy, last, "test", theta)
+        write_json(directory.test_results_file, results)
+    return results
+
+
+def _how_to_resume(directory: RunDir) -> str:
+    whole = len(directory.whole_generations())
+    if not whole:
+        return "interrupted before the first generation was whole"
+    return (
+        f"interrupted; {whole} generations are whole; es-ray run --resume --output {directory.path} goes on"
+    )
 
 
 def step(

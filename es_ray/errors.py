@@ -9,5 +9,9 @@ class RunError(Exception):
     """A run that could not go on: the command exits with 1, finished generations are whole."""
 
 
+class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
+    """Ctrl-C, with what to say about it: the command exits with 130."""
+
+
 class EvaluationError(Exception):
     """A candidate that could not be evaluated; the message names it. Never turned into a reward."""

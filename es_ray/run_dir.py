@@ -76,7 +76,7 @@ class RunDir:
         write_json(self.path / "environment.json", environment)
 
     def write_config(self, config: Config) -> None:
-        """Write config.yaml, without output.dir: it repeats the run in a new folder, or resumes it in its own."""
+        """Write config.yaml, without output.dir: so it repeats the run elsewhere, or resumes it here."""
         write_text(self.config_file, config.replace(output__dir=None).to_yaml())
 
     def whole_generations(self) -> list[int]:

@@ -1,7 +1,10 @@
 """The `es-ray` command, and how it ends: 0, 1 (a run failed), 2 (bad input) or 130 (Ctrl-C), in one line."""
 
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -14,7 +17,7 @@ from es_ray.cli.evaluate import evaluate
 from es_ray.cli.member import member
 from es_ray.cli.plot import plot
 from es_ray.cli.run import run
-from es_ray.errors import RunError, UserError
+from es_ray.errors import Interrupted, RunError, UserError
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
@@ -22,8 +25,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with Ctrl-C as an exception that click does not print about."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            raise Interrupted(str(error) or "interrupted") from None
+
+    return wrapped
+
+
 for command in (run, evaluate, member, plot):
-    app.command()(command)
+    app.command()(interruptible(command))
 
 
 def main() -> None:
@@ -31,13 +49,11 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False) or 0
-    except KeyboardInterrupt as error:
+    except (Interrupted, click.Abort) as error:
         code = _failed(130, str(error) or "interrupted", debug)
     except (UserError, click.UsageError) as error:
         message = error.format_message() if isinstance(error, click.UsageError) else str(error)
         code = _failed(2, message, debug)
-    except click.exceptions.Abort:
-        code = _failed(130, "interrupted", debug)
     except RunError as error:
         code = _failed(1, str(error), debug)
     except Exception as error:

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from es_ray.config import LoraConfig, layer_numbers
 from es_ray.errors import UserError
 
@@ -77,8 +74,11 @@ class LoraLayout:
         path = self.modules[0].name.split(".")
         return path[next(i for i, part in enumerate(path) if part.isdecimal()) - 1]
 
-    def matrices(self, theta: NDArray[np.float32]) -> dict[str, tuple[NDArray, NDArray]]:
-        """Views (A, B) by module name: [..., rank, in] and [..., out, rank]; theta has shape [..., P]."""
+    def matrices(self, theta: Any) -> dict[str, tuple[Any, Any]]:
+        """Views (A, B) by module name: [..., rank, in] and [..., out, rank].
+
+        theta: a NumPy array or torch tensor of shape [..., P].
+        """
         views = [theta[..., p.start : p.stop].reshape(*theta.shape[:-1], *p.shape) for p in self.parts]
         return {module.name: (views[2 * i], views[2 * i + 1]) for i, module in enumerate(self.modules)}
 

@@ -60,7 +60,8 @@ class Recorder:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             self.flush()
-            self._plots.finish()
+            if kind is None:
+                self._plots.finish()
         except RunError:
             if kind is None:  # else the error under way matters more than this one
                 raise

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from es_ray.engines.base import Completion
+from es_ray.engines.hf.kv_cache import growing_cache
 
 
 class NonFiniteLogits(Exception):  # noqa: N818 - a fact about a row, which the engine turns into an error
@@ -32,7 +32,7 @@ def greedy(
     """
     ids, mask = _left_padded(prompts, model.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = growing_cache(model.config)
     tokens: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
     alive = list(range(len(prompts)))

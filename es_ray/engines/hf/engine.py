@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from es_ray.engines.base import BASE, CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
 from es_ray.engines.hf.decoding import NonFiniteLogits, greedy
-from es_ray.engines.hf.population_linear import adapt
+from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.errors import EvaluationError, UserError
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
@@ -37,7 +37,7 @@ class TransformersEngine(Engine):
             ) from error
         self._model = model.to(device).eval().requires_grad_(False)
         self._layout = experiment.layout
-        self._stop_ids = source.stop_ids()
+        self.stop_ids = source.stop_ids()
         self._max_new_tokens = config.task.max_new_tokens
         names = [module.name for module in self._layout.modules]
         self.info = EngineInfo(
@@ -46,7 +46,7 @@ class TransformersEngine(Engine):
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
         )
-        self._adapted = adapt(self._model, names, self._layout.scaling)
+        self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
 
     @torch.inference_mode()
     def generate(
@@ -58,9 +58,9 @@ class TransformersEngine(Engine):
             return greedy(
                 self._model,
                 [row.prompt_ids for row in rows],
-                self._stop_ids,
+                self.stop_ids,
                 self._max_new_tokens,
-                self._keep,
+                self._adapters.keep,
             )
         except NonFiniteLogits as error:
             who = candidate_name(rows[error.row].candidate, generation)
@@ -70,12 +70,11 @@ class TransformersEngine(Engine):
                 f"out of GPU memory with {len(rows)} rows at once; lower engine.shard"
             ) from error
         finally:
-            for module in self._adapted.values():
-                module.clear()
+            self._adapters.clear()
 
     def close(self) -> None:
         """Drop the model and give the process its thread setting back."""
-        del self._model, self._adapted
+        del self._model, self._adapters
         torch.set_num_threads(self._threads_before)
         torch.use_deterministic_algorithms(self._deterministic_before)
         if torch.cuda.is_available():
@@ -86,19 +85,14 @@ class TransformersEngine(Engine):
         vectors = np.stack([self._vector(theta, strategy, generation, index) for index in candidates])
         place = {candidate: number for number, candidate in enumerate(candidates)}
         row_of = torch.tensor([place[row.candidate] for row in rows])
-        for name, (a, b) in self._layout.matrices(vectors).items():
-            device = self._model.device
-            a_rows, b_rows = torch.from_numpy(a)[row_of], torch.from_numpy(b)[row_of]
-            self._adapted[name].place(a_rows.to(device), b_rows.to(device))
+        device = self._model.device
+        matrices = self._layout.matrices(torch.from_numpy(vectors).to(device))
+        self._adapters.place(matrices, row_of.to(device))
 
     def _vector(self, theta: Vector, strategy: Strategy, generation: int, index: int) -> Vector:
         if index == BASE:
             return np.zeros_like(theta)
         return theta if index == CENTRE else strategy.member(theta, generation, index)
-
-    def _keep(self, rows: torch.Tensor) -> None:
-        for module in self._adapted.values():
-            module.keep(rows)
 
 
 def _mean_abs(weight: torch.Tensor) -> float:

@@ -1,0 +1,50 @@
+# The two commands of this project: `make run` and `make test`. Both start from nothing but Python.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help run test test-slow test-gpu lint format bench clean
+
+help:
+	@echo "make run        install, then evolve the bundled model (ARGS='--seed 3' are handed through)"
+	@echo "make test       install, then run the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      speed on this machine's CPU"
+
+$(BIN)/es-ray: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev: $(BIN)/es-ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: $(BIN)/es-ray
+	$(BIN)/es-ray run $(ARGS)
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(VENV)/dev
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev
+	$(BIN)/python benchmarks/local.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

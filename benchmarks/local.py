@@ -1,0 +1,221 @@
+"""Speed of the transformers engine on this machine's CPU, with the bundled model, in one run.
+
+30 members x 2 prompts, a fixed number of new tokens, every way of evaluating them in turn, round after round:
+- base: the model without adapters on the same rows, in our own decoding loop (the ceiling);
+- base generate: the same through `model.generate`;
+- population: our engine, building the members from their seeds included;
+- PEFT, mixed batch: `generate(adapter_names=...)`, all rows at once, adapters loaded beforehand;
+- PEFT, one member at a time: `set_adapter`, then its prompts, adapters loaded beforehand.
+Then a short run through the driver, for the seconds of a generation by phase.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from peft import PeftModel
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM
+
+from es_ray import driver
+from es_ray.config import Config, parse
+from es_ray.engines.base import Row
+from es_ray.engines.hf.decoding import greedy
+from es_ray.engines.hf.engine import TransformersEngine
+from es_ray.environment import environment
+from es_ray.experiment import Experiment
+from es_ray.lora.peft_files import AdapterWriter
+from es_ray.run_dir import RunDir
+
+
+def main(
+    members: Annotated[int, typer.Option(help="Members of the population.")] = 30,
+    tokens: Annotated[int, typer.Option(help="New tokens of every row.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Rounds that are timed, after one that is not.")] = 7,
+    threads: Annotated[int, typer.Option(help="CPU threads, for every way.")] = 1,
+    output: Annotated[Path, typer.Option(help="Where local.json and local.md go.")] = Path(
+        "benchmarks/results"
+    ),
+) -> None:
+    """Measure, print a table, and write it down."""
+    config = parse(
+        {
+            "evolution": {"population": members},
+            "task": {"max_new_tokens": tokens},
+            "engine": {"threads": threads},
+        }
+    )
+    seconds = measure(config, rounds)
+    phases = generation_seconds(config)
+    report = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "environment": environment(),
+        "members": members,
+        "prompts": 2,
+        "new_tokens": tokens,
+        "threads": threads,
+        "rounds": rounds,
+        "seconds": seconds,
+        "generation_seconds": phases,
+    }
+    text = markdown(report)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "local.json").write_text(json.dumps(report, indent=2) + "\n")
+    (output / "local.md").write_text(text)
+    show(report)
+
+
+def measure(config: Config, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every way in every round."""
+    experiment = Experiment(config)
+    engine = TransformersEngine(experiment)
+    engine.stop_ids = frozenset()  # every row runs to its full length
+    strategy = experiment.strategy(engine.info.mean_abs)
+    theta = strategy.initial()
+    indices = strategy.ask(0)
+    rows = [Row(index, ids) for index in indices for ids in experiment.prompt_ids["train"]]
+    prompts = [row.prompt_ids for row in rows]
+    tokens = config.task.max_new_tokens
+
+    plain = load(experiment)
+    adapted = peft_model(experiment, [strategy.member(theta, 0, index) for index in indices])
+    names = [f"member{row.candidate}" for row in rows]
+    per_member = len(experiment.prompt_ids["train"])
+
+    def one_at_a_time() -> None:
+        for index in indices:
+            adapted.set_adapter(f"member{index}")
+            generate(adapted, prompts[index * per_member : (index + 1) * per_member], tokens)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "base": lambda: greedy(plain, prompts, frozenset(), tokens, lambda kept: None),
+        "base generate": lambda: generate(plain, prompts, tokens),
+        "population": lambda: engine.generate(theta, strategy, 0, rows),
+        "PEFT, mixed batch": lambda: generate(adapted, prompts, tokens, adapter_names=names),
+        "PEFT, one member at a time": one_at_a_time,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for number in range(rounds + 1):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way()
+                if number:
+                    seconds[name].append(round(time.perf_counter() - started, 4))
+    engine.close()
+    return seconds
+
+
+def load(experiment: Experiment) -> Any:
+    """The plain transformers model."""
+    return AutoModelForCausalLM.from_pretrained(experiment.source.path).eval()
+
+
+def peft_model(experiment: Experiment, vectors: list[Any]) -> Any:
+    """A PEFT model with every member loaded from files."""
+    writer = AdapterWriter(experiment.layout, experiment.source.path)
+    with tempfile.TemporaryDirectory() as folder:
+        for index, vector in enumerate(vectors):
+            writer.write(vector, Path(folder) / str(index), "")
+        model = PeftModel.from_pretrained(load(experiment), f"{folder}/0", adapter_name="member0")
+        for index in range(1, len(vectors)):
+            model.load_adapter(f"{folder}/{index}", adapter_name=f"member{index}")
+    return model.eval()
+
+
+def generate(model: Any, prompts: list[tuple[int, ...]], tokens: int, **options: Any) -> Any:
+    """Greedy generation of a left-padded batch through transformers, all rows to their full length."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    return model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        pad_token_id=0,
+        **options,
+    )
+
+
+def generation_seconds(config: Config) -> dict[str, list[float]]:
+    """Seconds by phase of the generations of a run through the driver, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        settled = config.replace(evolution__generations=10, output__dir=f"{folder}/run", cluster__workers=0)
+        driver.run(settled)
+        lines = RunDir(Path(folder) / "run").metrics()[1:]  # the first one warms up
+    return {phase: [line["seconds"][phase] for line in lines] for phase in lines[0]["seconds"]}
+
+
+def summary(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.3f} s ({min(values):.3f}-{max(values):.3f})"
+
+
+def table_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Way, seconds, tokens/s, and how many times the population's median time it takes."""
+    seconds = report["seconds"]
+    count = report["members"] * report["prompts"] * report["new_tokens"]
+    population = statistics.median(seconds["population"])
+    return [
+        (
+            name,
+            summary(values),
+            f"{count / statistics.median(values):.0f}",
+            f"{statistics.median(values) / population:.2f}",
+        )
+        for name, values in seconds.items()
+    ]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people."""
+    hardware, versions = report["environment"]["hardware"], report["environment"]["versions"]
+    lines = [
+        "# The transformers engine on a CPU",
+        "",
+        f"{report['date']}, {hardware['cpu']}, {report['threads']} of {hardware['cores']} cores for every "
+        f"way; torch {versions['torch']}, transformers {versions['transformers']}, peft {versions['peft']}. "
+        f"Bundled model, {report['members']} members x {report['prompts']} prompts x "
+        f"{report['new_tokens']} tokens, median and range of {report['rounds']} rounds in one run.",
+        "",
+        f"Command: `python {' '.join(report['environment']['command'])}`",
+        "",
+        "| way | seconds | tokens/s | times the population's |",
+        "| --- | --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in table_rows(report)),
+        "",
+        "Seconds of a generation through the driver, natural lengths, recording and plotting beside it:",
+        "",
+        "| phase | seconds |",
+        "| --- | --- |",
+        *(f"| {phase} | {summary(values)} |" for phase, values in report["generation_seconds"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def show(report: dict[str, Any]) -> None:
+    """The report on the terminal."""
+    console = Console()
+    table = Table("way", "seconds", "tokens/s", "times the population's")
+    for row in table_rows(report):
+        table.add_row(*row)
+    console.print(table)
+    phases = Table("phase of a generation", "seconds")
+    for phase, values in report["generation_seconds"].items():
+        phases.add_row(phase, summary(values))
+    console.print(phases)
+
+
+if __name__ == "__main__":
+    typer.run(main)

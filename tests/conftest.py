@@ -1,0 +1,69 @@
+"""Shared fixtures: a home of our own, the command in this process, one short run on the bundled model."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+# before anything reads them: Ray writes a token into the home folder, and no test may reach the network
+_HOME = tempfile.mkdtemp(prefix="es-ray-tests-")
+os.environ |= {
+    "HOME": _HOME,
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "COLUMNS": "200",
+}
+for _name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "FORCE_COLOR", "RAY_ADDRESS", "TTY_COMPATIBLE"):
+    os.environ.pop(_name, None)
+
+import pytest  # noqa: E402
+
+from tests.runs import SETTINGS, es_ray  # noqa: E402
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The references run beside Ray on small machines, and gain nothing from threads at this size."""
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """`cli("run", "--seed", 1)`: the command in this process; gives code, out and err."""
+    from es_ray.cli.main import main
+
+    def call(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["es-ray", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=ended.value.code or 0, out=out, err=err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """One short run with the real command (path, code, out, err). Read-only: use `copied` to change it."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    done = es_ray("run", "--local", *SETTINGS, "--output", path)
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(path=path, out=done.stdout, err=done.stderr)
+
+
+@pytest.fixture
+def copied(finished: SimpleNamespace, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    return Path(shutil.copytree(finished.path, tmp_path / "copied"))

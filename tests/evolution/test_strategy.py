@@ -1,0 +1,138 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from es_ray.evolution.noise import STREAM_INITIAL, STREAM_NOISE, Noise
+from es_ray.evolution.strategy import Segments, Strategy
+from tests import philox
+
+SIZE = 203
+SIGMA = Segments((50, 120, SIZE), (0.5, 0.01, 2.0))
+DENSE = np.repeat([0.5, 0.01, 2.0], [50, 70, 83])
+
+
+def strategy(**changes) -> Strategy:
+    values = {
+        "noise": Noise(2**35 + 17),
+        "population": 6,
+        "sigma": SIGMA,
+        "first_sigma": None,
+        "initial_std": Segments((SIZE,), (0.02,)),
+        "learning_rate": 0.05,
+    }
+    return Strategy(**(values | changes))
+
+
+def epsilon(s: Strategy, generation: int, index: int) -> np.ndarray:
+    """Noise of a member in float64, by the second form of Philox."""
+    number, sign = (index // 2, -1 if index % 2 else 1) if s.noise.antithetic else (index, 1)
+    return sign * np.array(philox.normals(s.noise.seed, generation, number, STREAM_NOISE, SIZE))
+
+
+def test_dense_segments_equal_their_parts():
+    assert np.array_equal(SIGMA.dense(0, SIZE), DENSE.astype(np.float32))
+    for start, stop in [(0, 1), (49, 51), (50, 120), (3, 203), (120, 121), (60, 60)]:
+        assert np.array_equal(SIGMA.dense(start, stop), DENSE.astype(np.float32)[start:stop])
+
+
+def test_initial_values_are_those_of_the_seed():
+    wanted = 0.02 * np.array(philox.normals(2**35 + 17, 0, 0, STREAM_INITIAL, SIZE))
+    initial = strategy().initial()
+    assert initial.dtype == np.float32
+    assert np.allclose(initial, wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_a_population_is_asked_for_by_numbers():
+    assert strategy().ask(0) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_a_member_is_theta_plus_sigma_times_noise(antithetic):
+    s = strategy(noise=Noise(2**35 + 17, antithetic))
+    theta = np.random.default_rng(1).normal(size=SIZE).astype(np.float32)
+    for index in range(6):
+        wanted = theta.astype(np.float64) + DENSE * epsilon(s, 4, index)
+        assert np.allclose(s.member(theta, 4, index), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_generation_0_has_its_own_sigma_where_there_is_one():
+    s = strategy(first_sigma=Segments((SIZE,), (0.4,)))
+    theta = np.zeros(SIZE, dtype=np.float32)
+    assert np.allclose(s.member(theta, 0, 2), 0.4 * epsilon(s, 0, 2), atol=1e-6)
+    assert np.allclose(s.member(theta, 1, 2), DENSE * epsilon(s, 1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("update_scale", ["absolute", "sigma"])
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("first", [None, Segments((SIZE,), (0.4,))])
+@pytest.mark.parametrize("generation", [0, 3])
+def test_the_step_equals_float64(update_scale, antithetic, first, generation):
+    s = strategy(update_scale=update_scale, noise=Noise(99, antithetic), first_sigma=first)
+    rng = np.random.default_rng(2)
+    theta, advantages = rng.normal(size=SIZE).astype(np.float32), rng.normal(size=6)
+    scale = np.full(SIZE, 0.4) if first is not None and generation == 0 else DENSE
+    total = sum(z * epsilon(s, generation, i) for i, z in enumerate(advantages))
+    wanted = theta + 0.05 / 6 * total * (scale if update_scale == "sigma" else 1.0)
+    after = s.tell(theta, generation, advantages, 0, SIZE)
+    assert after.dtype == np.float32
+    assert np.allclose(after, wanted, rtol=0, atol=5e-7)
+    assert np.abs(after - theta).max() > 1e-3
+
+
+@pytest.mark.parametrize("update_scale", ["absolute", "sigma"])
+@pytest.mark.parametrize("cuts", [(1,), (3, 4, 50), (51, 119, 121), tuple(range(1, SIZE))])
+def test_the_step_has_the_same_bits_however_it_is_sliced(cuts, update_scale):
+    s = strategy(update_scale=update_scale)
+    rng = np.random.default_rng(3)
+    theta, advantages = rng.normal(size=SIZE).astype(np.float32), rng.normal(size=6)
+    edges = (0, *cuts, SIZE)
+    parts = [s.tell(theta, 2, advantages, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    assert np.concatenate(parts).tobytes() == s.tell(theta, 2, advantages, 0, SIZE).tobytes()
+
+
+def test_theta_is_not_changed_in_place():
+    s = strategy()
+    theta = s.initial()
+    before = theta.copy()
+    s.member(theta, 0, 0)
+    s.tell(theta, 0, np.arange(6.0), 0, SIZE)
+    assert np.array_equal(theta, before)
+
+
+@pytest.mark.parametrize("shaping", ["zscore", "centered-rank", "none"])
+@pytest.mark.parametrize("reward", [0.0, -90.0, 0.1])
+def test_rewards_without_spread_give_no_advantages(shaping, reward):
+    assert strategy(shaping=shaping).advantages(np.full(6, reward)).tolist() == [0.0] * 6
+
+
+def test_advantages_use_the_chosen_shaping():
+    rewards = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert strategy(shaping="none").advantages(rewards).tolist() == rewards.tolist()
+    assert np.allclose(strategy(shaping="centered-rank").advantages(rewards), np.linspace(-0.5, 0.5, 6))
+    assert np.allclose(strategy().advantages(rewards), (rewards - 3.5) / np.sqrt(35 / 12), atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_reward_that_is_not_finite_is_an_error_with_the_members_name(bad):
+    with pytest.raises(ValueError, match="member 4"):
+        strategy().advantages(np.array([1.0, 2.0, 3.0, 4.0, bad, 6.0]))
+
+
+def test_a_strategy_is_small_enough_to_travel():
+    many = Segments(tuple(range(1000, 197_000, 1000)), (0.1,) * 196)
+    assert len(pickle.dumps(strategy(sigma=many, initial_std=many))) < 10_000
+
+
+def test_steps_climb():
+    """On a quadratic, the loop of ask, evaluate and tell goes up: the sign of the update is right."""
+    target = np.linspace(-1, 1, SIZE)
+    s = strategy(population=40, sigma=Segments((SIZE,), (0.05,)), learning_rate=0.05)
+    theta = s.initial()
+    losses = []
+    for generation in range(60):
+        losses.append(float(((theta - target) ** 2).sum()))
+        members = [s.member(theta, generation, index) for index in s.ask(generation)]
+        rewards = np.array([-((m - target) ** 2).sum() for m in members], dtype=np.float64)
+        theta = s.tell(theta, generation, s.advantages(rewards), 0, SIZE)
+    assert losses[-1] < 0.5 * losses[0]

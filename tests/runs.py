@@ -1,0 +1,54 @@
+"""The short run that most tests share, the command as a process, and what must be equal between two runs."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+POPULATION, GENERATIONS, MULTIPLIER, LEARNING_RATE, SHARD = 6, 4, 25.0, 0.05, 2
+SETTINGS = (
+    "--population", str(POPULATION),
+    "--generations", str(GENERATIONS),
+    "--seed", "12345678901",  # more than 32 bits
+    "--set", f"evolution.noise.multiplier={MULTIPLIER}",
+    "--set", f"evolution.learning_rate={LEARNING_RATE}",
+    "--set", f"engine.shard={SHARD}",
+    "--set", "task.max_new_tokens=40",
+)  # fmt: skip
+VARYING = ("seconds", "tokens_per_second", "workers", "redispatched")
+"""Keys of metrics.jsonl that may differ between two runs of the same configuration."""
+
+
+def command(*arguments: object) -> list[str]:
+    """The es-ray command of the interpreter that runs the tests."""
+    return [sys.executable, "-m", "es_ray.cli.main", *map(str, arguments)]
+
+
+def es_ray(*arguments: object, timeout: float = 300, **options) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, **options)
+
+
+def json_lines(file: Path) -> list[dict]:
+    """The records of a JSONL file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def evolved(run: Path) -> dict[str, object]:
+    """All that must be the same in every run of a configuration: a hash or the records, by file."""
+    result: dict[str, object] = {}
+    for file in sorted((run / "generations").rglob("*")):
+        name = str(file.relative_to(run))
+        if file.name == "population.jsonl":
+            result[name] = [_without(line, ("worker",)) for line in json_lines(file)]
+        elif file.is_file():
+            result[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    result["metrics.jsonl"] = [_without(line, VARYING) for line in json_lines(run / "metrics.jsonl")]
+    result["test_results.json"] = json.loads((run / "test_results.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _without(record: dict, keys: tuple[str, ...]) -> dict:
+    assert set(keys) <= set(record), f"{set(keys) - set(record)} is missing"
+    return {key: value for key, value in record.items() if key not in keys}

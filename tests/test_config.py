@@ -1,0 +1,341 @@
+import textwrap
+
+import pytest
+import yaml
+
+from es_ray.config import Config, differences, layer_numbers, load, parse, preset_names
+from es_ray.errors import UserError
+
+SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def get(config: Config, key: str):
+    value = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def write(path, text: str):
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def test_a_flag_beats_a_set_which_beats_the_file_which_beats_the_preset(tmp_path):
+    file = write(
+        tmp_path / "c.yaml",
+        """
+        evolution: {population: 10, generations: 11, learning_rate: 0.5, noise: {multiplier: 3}}
+        """,
+    )
+    config = load(
+        file,
+        "seed-conciseness",
+        ["evolution.generations=12", "evolution.learning_rate=0.25", "evolution.noise.fraction=0.2"],
+        {"evolution.learning_rate": 0.125, "evolution.seed": None},
+    )
+    evolution = config.evolution
+    assert evolution.learning_rate == 0.125  # flag
+    assert evolution.generations == 12  # set
+    assert evolution.noise.fraction == 0.2
+    assert evolution.population == 10  # file
+    assert evolution.noise.multiplier == 3
+    assert config.init.scale == 20  # preset
+    assert evolution.seed == 0  # default
+    assert config.lora.layers == "0-9"
+
+
+def test_a_later_set_beats_an_earlier_one():
+    assert load(sets=["evolution.seed=1", "evolution.seed=2"]).evolution.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("item", "key", "value"),
+    [
+        ("evolution.learning_rate=1e-3", "evolution.learning_rate", 0.001),
+        ("evolution.antithetic=true", "evolution.antithetic", True),
+        ("lora.target_modules=[q_proj, v_proj]", "lora.target_modules", ["q_proj", "v_proj"]),
+        ("lora.layers=3", "lora.layers", "3"),
+        ("lora.layers=0-2", "lora.layers", "0-2"),
+        ("lora.layers=0,2,5", "lora.layers", "0,2,5"),
+        ("task.train=null", "task.train", None),
+        ("output.dir=a=b", "output.dir", "a=b"),
+        ("cluster.workers=auto", "cluster.workers", "auto"),
+        ("evolution.seed=18446744073709551615", "evolution.seed", 2**64 - 1),
+        ("engine.sglang.mem_fraction_static=0.7", "engine.sglang", {"mem_fraction_static": 0.7}),
+    ],
+)
+def test_sets_are_read_as_yaml(item, key, value):
+    assert get(load(sets=[item]), key) == value
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("evolution.population=1", ["evolution.population", "1", "2"]),
+        ("evolution.population=-3", ["evolution.population", "-3", "2"]),
+        ("evolution.population=2.5", ["evolution.population", "2.5", "integer"]),
+        ("evolution.population=many", ["evolution.population", "many", "integer"]),
+        ("evolution.generations=0", ["evolution.generations", "0", "1"]),
+        ("evolution.learning_rate=-0.1", ["evolution.learning_rate", "-0.1", "greater than 0"]),
+        ("evolution.learning_rate=0", ["evolution.learning_rate", "0", "greater than 0"]),
+        ("evolution.learning_rate=.nan", ["evolution.learning_rate", "nan", "finite"]),
+        ("evolution.learning_rate=.inf", ["evolution.learning_rate", "inf", "finite"]),
+        ("evolution.learning_rate=fast", ["evolution.learning_rate", "fast", "number"]),
+        ("evolution.shaping=rank", ["evolution.shaping", "rank", "zscore", "centered-rank", "none"]),
+        ("evolution.update_scale=x", ["evolution.update_scale", "x", "absolute", "sigma"]),
+        ("evolution.antithetic=perhaps", ["evolution.antithetic", "perhaps"]),
+        ("evolution.seed=-1", ["evolution.seed", "-1", "0"]),
+        ("evolution.seed=18446744073709551616", ["evolution.seed", "18446744073709551616"]),
+        ("evolution.noise.kind=layer", ["evolution.noise.kind", "per-layer", "per-module", "constant"]),
+        ("evolution.noise.multiplier=0", ["evolution.noise.multiplier", "0"]),
+        ("evolution.noise.fraction=-1", ["evolution.noise.fraction", "-1"]),
+        ("evolution.noise.std=0", ["evolution.noise.std", "0"]),
+        ("lora.rank=0", ["lora.rank", "0", "1"]),
+        ("lora.rank=-4", ["lora.rank", "-4", "1"]),
+        ("lora.rank=100000", ["lora.rank", "100000", "256"]),
+        ("lora.alpha=0", ["lora.alpha", "0"]),
+        ("lora.layers=first", ["lora.layers", "first", "all", "0-9", "0,2,5"]),
+        ("lora.layers=5-2", ["lora.layers", "5-2", "backwards"]),
+        ("lora.layers=1-", ["lora.layers", "1-"]),
+        ("lora.layers=-1", ["lora.layers", "-1"]),
+        ("lora.layers=", ["lora.layers", "all"]),
+        ("lora.target_modules=[]", ["lora.target_modules"]),
+        ("lora.target_modules=q_proj", ["lora.target_modules", "q_proj", "list"]),
+        ("lora.target_modules=[q_proj, q_proj]", ["lora.target_modules", "once"]),
+        ("init.std=0", ["init.std", "0"]),
+        ("init.scale=-1", ["init.scale", "-1"]),
+        ("init.b=ones", ["init.b", "ones", "normal", "zeros"]),
+        ("init.mode=random", ["init.mode", "random", "centre", "population"]),
+        ("task.name=poetry", ["task.name", "poetry", "conciseness"]),
+        ("task.max_new_tokens=0", ["task.max_new_tokens", "0", "1"]),
+        ("model.dtype=float8", ["model.dtype", "float8", "float32", "bfloat16"]),
+        ("evaluation.every=0", ["evaluation.every", "0", "1"]),
+        ("engine.kind=vllm", ["engine.kind", "vllm", "transformers", "sglang"]),
+        ("engine.shard=0", ["engine.shard", "0", "1"]),
+        ("engine.threads=0", ["engine.threads", "0", "1"]),
+        ("cluster.workers=-1", ["cluster.workers", "-1", "0", "auto"]),
+        ("cluster.workers=some", ["cluster.workers", "some", "auto"]),
+        ("cluster.wait_timeout=0", ["cluster.wait_timeout", "0"]),
+        ("cluster.max_attempts=0", ["cluster.max_attempts", "0"]),
+        ("output.keep=0", ["output.keep", "0", "1"]),
+        ("output.plots_every=0", ["output.plots_every", "0", "1"]),
+        ("evolution=5", ["evolution", "5"]),
+        ("evolution.noise=[1]", ["evolution.noise"]),
+    ],
+)
+def test_an_impossible_value_is_named_with_its_key_and_what_is_allowed(item, words):
+    with pytest.raises(UserError) as error:
+        load(sets=[item])
+    message = str(error.value)
+    for word in words:
+        assert word in message
+    assert "\n" not in message
+
+
+def test_an_odd_antithetic_population_is_refused():
+    with pytest.raises(UserError, match=r"evolution.*7 is odd.*even"):
+        load(sets=["evolution.antithetic=true", "evolution.population=7"])
+    assert load(sets=["evolution.antithetic=true", "evolution.population=8"]).evolution.antithetic
+
+
+def test_a_population_of_base_models_is_refused():
+    with pytest.raises(UserError, match=r"init.*zeros.*population"):
+        load(sets=["init.b=zeros", "init.mode=population"])
+
+
+@pytest.mark.parametrize(
+    ("item", "near"),
+    [
+        ("evolution.learning_rte=1", "evolution.learning_rate"),
+        ("evolution.popluation=1", "evolution.population"),
+        ("evolution.noise.multiplyer=1", "evolution.noise.multiplier"),
+        ("lora.target_module=[q_proj]", "lora.target_modules"),
+        ("evoluton.seed=1", "evolution"),
+        ("population=30", "evolution.population"),
+    ],
+)
+def test_an_unknown_key_is_named_with_a_near_one(item, near):
+    with pytest.raises(UserError) as error:
+        load(sets=[item])
+    message = str(error.value)
+    assert "unknown key" in message
+    assert item.partition("=")[0].split(".")[0] in message
+    assert near in message
+
+
+def test_an_unknown_key_without_a_near_one_is_named_with_those_there_are():
+    with pytest.raises(UserError) as error:
+        load(sets=["evaluation.zzzz=1"])
+    assert "evaluation.zzzz" in str(error.value)
+    assert "evaluation.every" in str(error.value)
+
+
+@pytest.mark.parametrize("item", ["evolution.seed", "=5", "evolution.seed 5"])
+def test_a_set_without_key_and_value_is_refused(item):
+    with pytest.raises(UserError, match="section.key=value"):
+        load(sets=[item])
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("evolution: {seed: 1", "YAML"),
+        ("evolution:\n\t- seed", "YAML"),
+        ("- evolution\n- lora\n", "evolution:"),
+        ("just text", "evolution:"),
+        ("evolution:\n  nois: {std: 1}\n", "evolution.nois"),
+        ("1: 2\n", "1"),
+        ("evolution:\n  1: 2\n", "1"),
+    ],
+)
+def test_a_bad_file_is_an_error_of_one_line(tmp_path, text, about):
+    file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(UserError) as error:
+        load(file)
+    assert about in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_an_unknown_preset_are_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml"):
+        load(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError, match="seed-concise.*seed-conciseness.*tiny-chat"):
+        load(preset="seed-concise")
+
+
+def test_an_empty_file_leaves_the_defaults(tmp_path):
+    assert load(write(tmp_path / "c.yaml", "# nothing\n")) == Config()
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_survives_its_own_yaml(preset, tmp_path):
+    config = load(preset=preset)
+    assert load(write(tmp_path / "c.yaml", config.to_yaml())) == config
+
+
+def test_the_presets_of_the_issue_are_there():
+    assert {"tiny-chat", "seed-conciseness", "qwen2.5-7b-conciseness", "paper-conciseness"} <= set(
+        preset_names()
+    )
+
+
+def test_the_bundled_models_preset_is_the_default_configuration():
+    assert load(preset="tiny-chat") == Config()
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        (
+            "seed-conciseness",
+            {
+                "model.path": "Qwen/Qwen2.5-7B-Instruct",
+                "lora.rank": 1,
+                "lora.alpha": 2,
+                "lora.layers": "0-9",
+                "lora.target_modules": SEVEN,
+                "init.mode": "population",
+                "init.b": "normal",
+                "init.std": 0.02,
+                "init.scale": 20,
+                "evolution.population": 30,
+                "evolution.generations": 5,
+                "evolution.learning_rate": 0.01,
+                "evolution.update_scale": "absolute",
+                "evolution.shaping": "zscore",
+                "evolution.antithetic": False,
+                "evolution.noise.kind": "per-layer",
+                "evolution.noise.fraction": 0.1,
+                "evolution.noise.multiplier": 20,
+                "task.name": "conciseness",
+                "task.train": None,
+                "task.test": None,
+            },
+        ),
+        (
+            "qwen2.5-7b-conciseness",
+            {
+                "model.path": "Qwen/Qwen2.5-7B-Instruct",
+                "init.scale": 1,
+                "evolution.noise.multiplier": 1.0,
+                "evolution.generations": 50,
+            },
+        ),
+        (
+            "paper-conciseness",
+            {
+                "evolution.noise.kind": "constant",
+                "evolution.noise.std": 1e-3,
+                "evolution.learning_rate": 5e-4,
+                "evolution.generations": 1000,
+            },
+        ),
+        (
+            "tiny-chat",
+            {
+                "model.path": "bundled",
+                "lora.rank": 1,
+                "lora.alpha": 2,
+                "evolution.population": 30,
+                "evolution.generations": 50,
+            },
+        ),
+    ],
+)
+def test_a_preset_has_the_values_of_the_issue(preset, values):
+    config = load(preset=preset)
+    assert {key: get(config, key) for key in values} == values
+
+
+def test_replace_changes_dotted_keys_and_checks_them():
+    config = Config().replace(evolution__seed=5, evolution__noise__std=0.5)
+    assert (config.evolution.seed, config.evolution.noise.std) == (5, 0.5)
+    with pytest.raises(UserError, match="evolution.seed"):
+        Config().replace(evolution__seed=-5)
+
+
+def test_yaml_is_plain():
+    tree = yaml.safe_load(Config().to_yaml())
+    assert list(tree)[:7] == ["model", "lora", "init", "evolution", "task", "evaluation", "engine"]
+    assert parse(tree) == Config()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"evolution__generations": 99},
+        {"cluster__workers": 3},
+        {"cluster__wait_timeout": 1.0},
+        {"output__keep": 1},
+        {"output__dir": "x"},
+    ],
+)
+def test_a_resumed_run_may_change_what_alters_no_byte(change):
+    assert differences(Config(), Config().replace(**change)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"evolution__seed": 5}, "evolution.seed"),
+        ({"evolution__noise__multiplier": 5}, "evolution.noise.multiplier"),
+        ({"lora__layers": "0"}, "lora.layers"),
+        ({"engine__shard": 5}, "engine.shard"),
+        ({"engine__threads": 2}, "engine.threads"),
+        ({"evaluation__every": 2}, "evaluation.every"),
+        ({"engine__sglang": {"a": 1}}, "engine.sglang"),
+    ],
+)
+def test_any_other_difference_is_named(change, key):
+    named = differences(Config(), Config().replace(**change))
+    assert len(named) == 1
+    assert named[0].startswith(key)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("all", None), ("0-3", [0, 1, 2, 3]), ("5,0,2", [0, 2, 5]), ("0-2,1-3, 7", [0, 1, 2, 3, 7]), ("4", [4])],
+)
+def test_layers_are_numbers_and_ranges(text, numbers):
+    assert layer_numbers(text) == numbers
