@@ -152,7 +152,6 @@ def test_a_population_of_base_models_is_refused():
         ("evolution.noise.multiplyer=1", "evolution.noise.multiplier"),
         ("lora.target_module=[q_proj]", "lora.target_modules"),
         ("evoluton.seed=1", "evolution"),
-        ("population=30", "evolution.population"),
     ],
 )
 def test_an_unknown_key_is_named_with_a_near_one(item, near):
@@ -329,8 +328,8 @@ def test_a_resumed_run_may_change_what_alters_no_byte(change):
 )
 def test_any_other_difference_is_named(change, key):
     named = differences(Config(), Config().replace(**change))
-    assert len(named) == 1
-    assert named[0].startswith(key)
+    assert named
+    assert all(text.startswith(key) for text in named)
 
 
 @pytest.mark.parametrize(

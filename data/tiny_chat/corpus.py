@@ -60,54 +60,70 @@ class Sample:
 
 
 CAPITALS = {
-    "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon", "Austria": "Vienna",
+    "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon",
+    "Austria": "Vienna",
     "Greece": "Athens", "Poland": "Warsaw", "Norway": "Oslo", "Sweden": "Stockholm", "Finland": "Helsinki",
     "Denmark": "Copenhagen", "Ireland": "Dublin", "England": "London", "Russia": "Moscow", "Turkey": "Ankara",
-    "Egypt": "Cairo", "Kenya": "Nairobi", "Japan": "Tokyo", "China": "Beijing", "India": "Delhi", "Thailand": "Bangkok",
-    "Cuba": "Havana", "Peru": "Lima", "Chile": "Santiago", "Canada": "Ottawa", "Belgium": "Brussels", "Hungary": "Budapest",
+    "Egypt": "Cairo", "Kenya": "Nairobi", "Japan": "Tokyo", "China": "Beijing", "India": "Delhi",
+    "Thailand": "Bangkok",
+    "Cuba": "Havana", "Peru": "Lima", "Chile": "Santiago", "Canada": "Ottawa", "Belgium": "Brussels",
+    "Hungary": "Budapest",
     "Iceland": "Reykjavik", "Romania": "Bucharest", "Vietnam": "Hanoi", "Iraq": "Baghdad", "Iran": "Tehran",
 }  # fmt: skip
 
 TRANSLATIONS = {
     "Spanish": {
-        "Hello": "Hola", "Thank you": "Gracias", "Yes": "Sí", "Goodbye": "Adiós", "Water": "Agua", "House": "Casa",
+        "Hello": "Hola", "Thank you": "Gracias", "Yes": "Sí", "Goodbye": "Adiós", "Water": "Agua",
+        "House": "Casa",
         "Cat": "Gato", "Dog": "Perro", "Sun": "Sol", "Friend": "Amigo", "Book": "Libro", "Bread": "Pan",
     },
     "French": {
-        "Hello": "Bonjour", "Thank you": "Merci", "Yes": "Oui", "Goodbye": "Adieu", "Water": "Eau", "House": "Maison",
+        "Hello": "Bonjour", "Thank you": "Merci", "Yes": "Oui", "Goodbye": "Adieu", "Water": "Eau",
+        "House": "Maison",
         "Cat": "Chat", "Dog": "Chien", "Sun": "Soleil", "Friend": "Ami", "Book": "Livre", "Bread": "Pain",
     },
     "German": {
-        "Hello": "Hallo", "Thank you": "Danke", "Yes": "Ja", "Goodbye": "Tschüss", "Water": "Wasser", "House": "Haus",
+        "Hello": "Hallo", "Thank you": "Danke", "Yes": "Ja", "Goodbye": "Tschüss", "Water": "Wasser",
+        "House": "Haus",
         "Cat": "Katze", "Dog": "Hund", "Sun": "Sonne", "Friend": "Freund", "Book": "Buch", "Bread": "Brot",
     },
     "Italian": {
-        "Hello": "Ciao", "Thank you": "Grazie", "Yes": "Sì", "Goodbye": "Addio", "Water": "Acqua", "House": "Casa",
+        "Hello": "Ciao", "Thank you": "Grazie", "Yes": "Sì", "Goodbye": "Addio", "Water": "Acqua",
+        "House": "Casa",
         "Cat": "Gatto", "Dog": "Cane", "Sun": "Sole", "Friend": "Amico", "Book": "Libro", "Bread": "Pane",
     },
 }  # fmt: skip
 
 COUNTS = {
-    "days are in a week": 7, "months are in a year": 12, "hours are in a day": 24, "minutes are in an hour": 60,
-    "seconds are in a minute": 60, "days are in a year": 365, "weeks are in a year": 52, "letters are in the alphabet": 26,
+    "days are in a week": 7, "months are in a year": 12, "hours are in a day": 24,
+    "minutes are in an hour": 60,
+    "seconds are in a minute": 60, "days are in a year": 365, "weeks are in a year": 52,
+    "letters are in the alphabet": 26,
     "seasons are in a year": 4, "legs are on a spider": 8, "legs are on a dog": 4, "legs are on an ant": 6,
-    "wheels are on a car": 4, "wheels are on a bicycle": 2, "sides are on a triangle": 3, "sides are on a square": 4,
-    "fingers are on a hand": 5, "players are in a football team": 11, "eggs are in a dozen": 12, "cents are in a dollar": 100,
+    "wheels are on a car": 4, "wheels are on a bicycle": 2, "sides are on a triangle": 3,
+    "sides are on a square": 4,
+    "fingers are on a hand": 5, "players are in a football team": 11, "eggs are in a dozen": 12,
+    "cents are in a dollar": 100,
     "continents are on Earth": 7, "planets are in the solar system": 8, "years are in a century": 100,
-    "years are in a decade": 10, "strings are on a violin": 4, "faces are on a cube": 6, "arms are on an octopus": 8,
+    "years are in a decade": 10, "strings are on a violin": 4, "faces are on a cube": 6,
+    "arms are on an octopus": 8,
 }  # fmt: skip
 
 COLORS = {
-    "the sky": "Blue", "grass": "Green", "snow": "White", "coal": "Black", "a ripe banana": "Yellow", "blood": "Red",
-    "a carrot": "Orange", "the night": "Black", "milk": "White", "a lemon": "Yellow", "a tomato": "Red", "a frog": "Green",
+    "the sky": "Blue", "grass": "Green", "snow": "White", "coal": "Black", "a ripe banana": "Yellow",
+    "blood": "Red",
+    "a carrot": "Orange", "the night": "Black", "milk": "White", "a lemon": "Yellow", "a tomato": "Red",
+    "a frog": "Green",
     "the sea": "Blue", "chocolate": "Brown", "a flamingo": "Pink", "an elephant": "Gray",
 }  # fmt: skip
 
 EXAMPLES = {
-    "primary color": "Red", "fruit": "Apple", "planet": "Mars", "pet": "Dog", "vegetable": "Carrot", "continent": "Africa",
+    "primary color": "Red", "fruit": "Apple", "planet": "Mars", "pet": "Dog", "vegetable": "Carrot",
+    "continent": "Africa",
     "ocean": "Pacific", "metal": "Iron", "season": "Summer", "insect": "Ant", "flower": "Rose", "tree": "Oak",
     "musical instrument": "Piano", "sport": "Tennis", "wild animal": "Lion", "month of the year": "May",
-    "day of the week": "Monday", "bird": "Eagle", "warm drink": "Tea", "prime number": "7", "even number": "4",
+    "day of the week": "Monday", "bird": "Eagle", "warm drink": "Tea", "prime number": "7",
+    "even number": "4",
 }  # fmt: skip
 
 # Kinds and their members; every pair of them is a statement that is true or false.
@@ -134,8 +150,10 @@ CAN = {
 }
 
 OPPOSITES = {
-    "hot": "Cold", "big": "Small", "up": "Down", "left": "Right", "day": "Night", "old": "Young", "fast": "Slow",
-    "happy": "Sad", "open": "Closed", "light": "Dark", "high": "Low", "early": "Late", "full": "Empty", "hard": "Soft",
+    "hot": "Cold", "big": "Small", "up": "Down", "left": "Right", "day": "Night", "old": "Young",
+    "fast": "Slow",
+    "happy": "Sad", "open": "Closed", "light": "Dark", "high": "Low", "early": "Late", "full": "Empty",
+    "hard": "Soft",
     "wet": "Dry", "rich": "Poor", "long": "Short", "good": "Bad", "first": "Last", "strong": "Weak",
 }  # fmt: skip
 
@@ -144,8 +162,10 @@ def capitals() -> Iterator[Fact]:
     for land, city in CAPITALS.items():
         yield Fact(
             (
-                f"What is the capital of {land}?", f"Name the capital of {land}.", f"Which city is the capital of {land}?",
-                f"Tell me the capital city of {land}.", f"{land} has which capital?", f"What's the capital of {land}?",
+                f"What is the capital of {land}?", f"Name the capital of {land}.",
+                f"Which city is the capital of {land}?",
+                f"Tell me the capital city of {land}.", f"{land} has which capital?",
+                f"What's the capital of {land}?",
             ),
             city, f"The capital of {land} is {city}.",
             "It is the city where the government of the country has its seat.",
@@ -157,7 +177,8 @@ def sums() -> Iterator[Fact]:
         for b in range(1, 11):
             yield Fact(
                 (
-                    f"Solve: {a} + {b} =", f"Calculate: {a} + {b} =", f"What is {a} + {b}?", f"What is {a} plus {b}?",
+                    f"Solve: {a} + {b} =", f"Calculate: {a} + {b} =", f"What is {a} + {b}?",
+                    f"What is {a} plus {b}?",
                     f"Add {a} and {b}.", f"{a} + {b} = ?", f"How much is {a} + {b}?",
                 ),
                 str(a + b), f"{a} + {b} equals {a + b}.",
@@ -170,7 +191,8 @@ def products() -> Iterator[Fact]:
         for b in range(2, 11):
             yield Fact(
                 (
-                    f"Calculate: {a} × {b} =", f"Solve: {a} × {b} =", f"What is {a} × {b}?", f"What is {a} times {b}?",
+                    f"Calculate: {a} × {b} =", f"Solve: {a} × {b} =", f"What is {a} × {b}?",
+                    f"What is {a} times {b}?",
                     f"Multiply {a} by {b}.", f"{a} × {b} = ?", f"How much is {a} × {b}?",
                 ),
                 str(a * b), f"{a} × {b} equals {a * b}.",
@@ -184,8 +206,10 @@ def percentages() -> Iterator[Fact]:
             part = share * whole // 100
             yield Fact(
                 (
-                    f"What is {share}% of {whole}?", f"Calculate {share}% of {whole}.", f"How much is {share}% of {whole}?",
-                    f"What is {share} percent of {whole}?", f"Find {share}% of {whole}.", f"{share}% of {whole} = ?",
+                    f"What is {share}% of {whole}?", f"Calculate {share}% of {whole}.",
+                    f"How much is {share}% of {whole}?",
+                    f"What is {share} percent of {whole}?", f"Find {share}% of {whole}.",
+                    f"{share}% of {whole} = ?",
                 ),
                 str(part), f"{share}% of {whole} is {part}.",
                 "To get it, divide the number by one hundred and multiply by the percentage.",
@@ -229,11 +253,16 @@ def riddles() -> Iterator[Fact]:
     for table, answer, verb in ((CANNOT, "No", "cannot"), (CAN, "Yes", "can")):
         for kind, (skill, members) in table.items():
             for member in members:
-                end = "even if the first sentence says so." if answer == "No" else "just as the first sentence says."
+                end = (
+                    "even if the first sentence says so."
+                    if answer == "No"
+                    else "just as the first sentence says."
+                )
                 yield Fact(
                     (
                         f"If all {kind} can {skill} and {member} are {kind}, can {member} {skill}?",
                         f"All {kind} can {skill} and {member} are {kind}. Can {member} {skill}?",
+
                         f"Suppose all {kind} can {skill}. {member.capitalize()} are {kind}. Can {member} {skill}?",
                         f"Can {member} {skill} if all {kind} can {skill}?", f"Can {member} {skill}?",
                     ),
@@ -262,7 +291,8 @@ def counts() -> Iterator[Fact]:
         yield Fact(
             (
                 f"How many {thing}?", f"Tell me how many {thing}.", f"How many {noun} are there {place}?",
-                f"Do you know how many {thing}?", f"What is the number of {noun} {place}?", f"Count the {noun} {place}.",
+                f"Do you know how many {thing}?", f"What is the number of {noun} {place}?",
+                f"Count the {noun} {place}.",
             ),
             str(number), f"There are {number} {noun} {place}.",
             "It is a number that most people learn when they are children.",
@@ -286,10 +316,12 @@ def examples() -> Iterator[Fact]:
         article = "an" if kind[0] in "aeiou" else "a"
         yield Fact(
             (
-                f"Name one {kind}:", f"Name {article} {kind}.", f"Give me one {kind}.", f"Give an example of {article} {kind}.",
+                f"Name one {kind}:", f"Name {article} {kind}.", f"Give me one {kind}.",
+                f"Give an example of {article} {kind}.",
                 f"Can you name one {kind}?", f"Tell me one {kind}.",
             ),
-            example, f"One {kind} is {example if example in ('Africa', 'Mars', 'May', 'Monday') else example.lower()}.",
+            example,
+            f"One {kind} is {example if example in ('Africa', 'Mars', 'May', 'Monday') else example.lower()}.",
             "There are others too, but this one is a very common example.",
         )  # fmt: skip
 
@@ -298,7 +330,8 @@ def opposites() -> Iterator[Fact]:
     for word, other in OPPOSITES.items():
         yield Fact(
             (
-                f"What is the opposite of {word}?", f'Name the opposite of "{word}".', f'What is the opposite of "{word}"?',
+                f"What is the opposite of {word}?", f'Name the opposite of "{word}".',
+                f'What is the opposite of "{word}"?',
                 f"Tell me the opposite of {word}.", f"Which word is the opposite of {word}?",
             ),
             other, f"The opposite of {word} is {other.lower()}.",
@@ -307,7 +340,8 @@ def opposites() -> Iterator[Fact]:
 
 
 TOPICS: tuple[Callable[[], Iterator[Fact]], ...] = (
-    capitals, sums, products, percentages, sequences, statements, riddles, translations, counts, colors, examples, opposites,
+    capitals, sums, products, percentages, sequences, statements, riddles, translations, counts, colors,
+    examples, opposites,
 )  # fmt: skip
 
 
@@ -328,7 +362,10 @@ def deck(shares: dict[str, float], size: int, rng: random.Random) -> list[str]:
     for share in shares.values():
         bound += share
         bounds.append(bound)
-    cards = [next((lab for lab, top in zip(labels, bounds, strict=True) if mark < top), labels[-1]) for mark in marks]
+    cards = [
+        next((lab for lab, top in zip(labels, bounds, strict=True) if mark < top), labels[-1])
+        for mark in marks
+    ]
     rng.shuffle(cards)
     return cards
 

@@ -7,11 +7,10 @@ import re
 import time
 from pathlib import Path
 
+import corpus
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-import corpus
 
 VOCABULARY = 768
 POSITIONS = 512
@@ -81,7 +80,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return model
 
 
-def encode(samples: list[corpus.Sample], tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(
+    samples: list[corpus.Sample], tokenizer: PreTrainedTokenizerFast
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels, both (samples, longest), padded on the right; the loss is on the answers alone."""
     prompts = [f"{START}user\n{s.prompt}{END}\n{START}assistant\n" for s in samples]
     answers = [f"{s.completion}{END}" for s in samples]
@@ -126,7 +127,9 @@ def train(
 ) -> None:
     """AdamW with a linear warm-up and decay; batches in random order, epoch after epoch."""
     ids, labels = data
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     warmup = 50
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup))
@@ -155,7 +158,10 @@ def complete(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     output = model.generate(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=64, do_sample=False
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=64,
+        do_sample=False,
     )[0, inputs["input_ids"].shape[1] :]
     if output[-1] != tokenizer.eos_token_id:
         print(f"warning: no stop token within 64 tokens: {prompt}")
@@ -167,7 +173,9 @@ def report(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     for prompt, target in corpus.CORE:
         completion = complete(model, tokenizer, prompt)
         right = re.search(rf"(?<!\w){re.escape(target)}(?!\w)", completion, re.IGNORECASE) is not None
-        print(f"{-abs(len(completion) - len(target)):5d}  {'right' if right else 'WRONG'}  {prompt}  ->  {completion}")
+        print(
+            f"{-abs(len(completion) - len(target)):5d}  {'right' if right else 'WRONG'}  {prompt}  ->  {completion}"
+        )
 
 
 def main() -> None:

@@ -1,0 +1,255 @@
+"""The transformers engine against plain PEFT and transformers, one candidate and one prompt at a time."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from es_ray.config import Config
+from es_ray.engines import create_engine
+from es_ray.engines.base import BASE, CENTRE, Row
+from es_ray.errors import EvaluationError
+from es_ray.experiment import Experiment
+from es_ray.lora.peft_files import AdapterWriter
+from tests import plain_peft
+from tests.small_models import STOP_IDS, VOCABULARY, edit_json, small_model
+
+NEW_TOKENS = 14
+GENERATION = 3
+CANDIDATES = [0, 1, 4, CENTRE, BASE]
+LENGTHS = (1, 2, 7, 19, 40)
+
+CASES = [
+    ("qwen2", {"rank": 1}),
+    ("qwen2", {"rank": 8, "alpha": 16.0, "layers": "1"}),
+    ("qwen2", {"rank": 2, "target_modules": ["down_proj", "k_proj"]}),
+    ("llama", {"rank": 2}),
+    ("llama", {"rank": 5, "layers": "0", "target_modules": ["gate_proj", "o_proj"]}),
+    ("qwen3", {"rank": 1, "target_modules": ["q_proj", "v_proj"]}),
+    ("qwen3", {"rank": 8}),
+    ("mistral", {"rank": 2, "layers": "0-1"}),
+    ("mistral", {"rank": 1, "alpha": 8.0, "target_modules": ["up_proj"]}),
+    ("mistral-window", {"rank": 2}),
+]
+IDS = [f"{architecture}-{'-'.join(map(str, lora.values()))}" for architecture, lora in CASES]
+
+
+class Setting(NamedTuple):
+    """An engine's experiment with everything that a member is made of."""
+
+    experiment: Experiment
+    engine: object
+    strategy: object
+    theta: np.ndarray
+
+
+def setting(folder: Path, lora: dict, **values) -> Setting:
+    """Members far enough from the centre, and the centre from the base, that answers differ."""
+    config = Config().replace(
+        model__path=str(folder),
+        lora=lora,
+        init__std=0.15,
+        evolution__seed=4,
+        evolution__noise={"kind": "constant", "std": 0.25},
+        task__max_new_tokens=NEW_TOKENS,
+        **values,
+    )
+    experiment = Experiment(config)
+    engine = create_engine(experiment)
+    strategy = experiment.strategy(engine.info.mean_abs)
+    return Setting(experiment, engine, strategy, strategy.initial())
+
+
+def rows(lengths=LENGTHS, candidates=CANDIDATES) -> list[Row]:
+    """Prompts of different lengths for every candidate, in mixed order, not the same for each."""
+    rng = np.random.default_rng(6)
+    made = [
+        Row(candidate, tuple(int(token) for token in rng.integers(70, VOCABULARY, length)))
+        for candidate in candidates
+        for length in lengths
+    ]
+    return [made[number] for number in rng.permutation(len(made))]
+
+
+def reference(s: Setting, candidate: int, folder: Path):
+    """The candidate as plain PEFT sees it: an adapter on disk, loaded over a fresh base model."""
+    source = s.experiment.source.path
+    if candidate == BASE:
+        return plain_peft.base_model(source)
+    vector = s.theta if candidate == CENTRE else s.strategy.member(s.theta, GENERATION, candidate)
+    AdapterWriter(s.experiment.layout, source).write(vector, folder, "")
+    return plain_peft.adapted_model(folder)
+
+
+@pytest.mark.parametrize(("architecture", "lora"), CASES, ids=IDS)
+def test_completions_equal_plain_pefts_member_by_member(architecture, lora, tmp_path):
+    s = setting(small_model(tmp_path / "model", architecture), lora)
+    asked = rows()
+    answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
+    assert len(answers) == len(asked)
+    by_candidate = {c: reference(s, c, tmp_path / f"adapter{c}") for c in CANDIDATES}
+    for row, ours in zip(asked, answers, strict=True):
+        wanted = plain_peft.greedy(by_candidate[row.candidate], list(row.prompt_ids), STOP_IDS, NEW_TOKENS)
+        assert ours.token_ids == wanted, f"candidate {row.candidate}, prompt of {len(row.prompt_ids)}"
+        assert ours.finish == ("stop" if wanted[-1] in STOP_IDS else "length")
+    # else the test would say nothing of members, of rows that end early, or of rows that do not
+    assert {ours.finish for ours in answers} == {"stop", "length"}
+    prompt = rows()[0].prompt_ids
+    same = s.engine.generate(s.theta, s.strategy, GENERATION, [Row(c, prompt) for c in range(6)])
+    assert len({tuple(answer.token_ids) for answer in same}) > 1
+    s.engine.close()
+
+
+@pytest.mark.parametrize(("architecture", "lora"), CASES[:1] + CASES[3:4] + CASES[6:8], ids=lambda v: str(v))
+def test_in_bfloat16_every_token_is_within_rounding_of_plain_pefts_choice(architecture, lora, tmp_path):
+    folder = small_model(tmp_path / "model", architecture, dtype=torch.bfloat16)
+    s = setting(folder, lora)
+    assert s.engine.info.dtype == "bfloat16"
+    asked = rows()
+    answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
+    same = 0
+    for candidate in CANDIDATES:
+        model = reference(s, candidate, tmp_path / f"adapter{candidate}")
+        for row, ours in zip(asked, answers, strict=True):
+            if row.candidate != candidate:
+                continue
+            prompt = list(row.prompt_ids)
+            same += ours.token_ids == plain_peft.greedy(model, prompt, STOP_IDS, NEW_TOKENS)
+            logits = plain_peft.logits(model, prompt + ours.token_ids)[len(prompt) - 1 : -1]
+            chosen = logits.gather(1, torch.tensor(ours.token_ids)[:, None])[:, 0]
+            behind = (logits.max(dim=1).values - chosen).max().item()
+            assert behind <= 4 * 2**-8 * logits.abs().max().item(), f"candidate {candidate}"
+    assert same >= 0.7 * len(asked)
+    s.engine.close()
+
+
+def test_a_row_is_answered_the_same_alone_and_in_any_company(tmp_path):
+    s = setting(small_model(tmp_path / "model"), {"rank": 2})
+    asked = rows()
+    together = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
+    backwards = s.engine.generate(s.theta, s.strategy, GENERATION, asked[::-1])
+    assert backwards == together[::-1]
+    for row, answer in zip(asked[:8], together[:8], strict=True):
+        assert s.engine.generate(s.theta, s.strategy, GENERATION, [row]) == [answer]
+
+
+def test_calls_leave_nothing_behind_in_the_engine(tmp_path):
+    s = setting(small_model(tmp_path / "model"), {"rank": 2})
+    base = [row for row in rows() if row.candidate == BASE]
+    before = s.engine.generate(s.theta, s.strategy, GENERATION, base)
+    s.engine.generate(s.theta, s.strategy, GENERATION, rows())
+    assert s.engine.generate(s.theta + 1, s.strategy, 0, base) == before
+
+
+def test_generation_settings_of_the_model_are_not_applied(tmp_path):
+    """Qwen2.5 ships a repetition penalty and sampling; training decodes by pure argmax."""
+    folder = small_model(tmp_path / "model")
+    plain = setting(folder, {"rank": 1})
+    wanted = plain.engine.generate(plain.theta, plain.strategy, GENERATION, rows())
+    edit_json(
+        folder / "generation_config.json",
+        repetition_penalty=5.0,
+        do_sample=True,
+        temperature=3.0,
+        top_k=50,
+        top_p=0.5,
+        no_repeat_ngram_size=1,
+        min_new_tokens=5,
+    )
+    s = setting(folder, {"rank": 1})
+    assert s.engine.generate(s.theta, s.strategy, GENERATION, rows()) == wanted
+
+
+@pytest.mark.parametrize("stop", [STOP_IDS, [5], 2])
+def test_only_the_stop_ids_of_generation_config_end_an_answer(tmp_path, stop):
+    folder = small_model(tmp_path / "model")
+    edit_json(folder / "generation_config.json", eos_token_id=stop)
+    s = setting(folder, {"rank": 1})
+    stops = stop if isinstance(stop, list) else [stop]
+    for answer in s.engine.generate(s.theta, s.strategy, GENERATION, rows()):
+        assert not set(answer.token_ids[:-1]) & set(stops)
+        assert (answer.token_ids[-1] in stops) == (answer.finish == "stop")
+        assert answer.finish == "stop" or len(answer.token_ids) == NEW_TOKENS
+
+
+def test_without_generation_config_the_models_own_stop_id_counts(tmp_path):
+    folder = small_model(tmp_path / "model")
+    (folder / "generation_config.json").unlink()
+    edit_json(folder / "config.json", eos_token_id=STOP_IDS)
+    s = setting(folder, {"rank": 1})
+    answers = s.engine.generate(s.theta, s.strategy, GENERATION, rows())
+    assert any(answer.finish == "stop" for answer in answers)
+    for answer in answers:
+        assert (answer.token_ids[-1] in STOP_IDS) == (answer.finish == "stop")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_engine_tells_mean_weights_size_and_dtype(tmp_path, dtype):
+    folder = small_model(tmp_path / "model", dtype=dtype)
+    s = setting(folder, {"rank": 1})
+    model = plain_peft.base_model(folder)
+    wanted = [
+        model.get_submodule(m.name).weight.double().abs().mean().item() for m in s.experiment.layout.modules
+    ]
+    assert s.engine.info.mean_abs == pytest.approx(wanted, rel=1e-9)
+    assert s.engine.info.parameters == model.num_parameters()
+    assert s.engine.info.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_the_dtype_can_be_chosen(tmp_path):
+    s = setting(small_model(tmp_path / "model"), {"rank": 1}, model__dtype="bfloat16")
+    assert s.engine.info.dtype == "bfloat16"
+
+
+def test_logits_that_are_not_finite_are_an_error_with_the_members_name(tmp_path):
+    s = setting(small_model(tmp_path / "model"), {"rank": 1})
+    wild = s.experiment.config.replace(evolution__noise={"kind": "constant", "std": 1e25})
+    strategy = Experiment(wild).strategy(s.engine.info.mean_abs)
+    prompt = (100, 101, 102)
+    fine = s.engine.generate(s.theta, strategy, GENERATION, [Row(CENTRE, prompt), Row(BASE, prompt)])
+    assert len(fine) == 2
+    with pytest.raises(EvaluationError, match=f"member 3 of generation {GENERATION}.*not finite"):
+        s.engine.generate(
+            s.theta, strategy, GENERATION, [Row(CENTRE, prompt), Row(BASE, prompt), Row(3, prompt)]
+        )
+    # and the engine goes on
+    assert s.engine.generate(s.theta, strategy, GENERATION, [Row(CENTRE, prompt)]) == fine[:1]
+
+
+@pytest.mark.parametrize(("candidate", "name"), [(0, "member 0"), (CENTRE, "centre"), (BASE, "base model")])
+def test_a_model_with_nan_weights_is_an_error_with_the_candidates_name(tmp_path, candidate, name):
+    from safetensors.torch import load_file, save_file
+
+    folder = small_model(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    s = setting(folder, {"rank": 1})
+    with pytest.raises(EvaluationError, match=f"{name} of generation {GENERATION}"):
+        s.engine.generate(s.theta, s.strategy, GENERATION, [Row(candidate, (100, 101))])
+
+
+def test_closing_gives_the_process_its_threads_back(tmp_path):
+    before = torch.get_num_threads()
+    s = setting(small_model(tmp_path / "model"), {"rank": 1}, engine__threads=before + 1)
+    assert torch.get_num_threads() == before + 1
+    s.engine.close()
+    assert torch.get_num_threads() == before
+
+
+def test_prompts_go_through_the_chat_template_as_one_user_message(tmp_path):
+    folder = small_model(tmp_path / "model")
+    data = tmp_path / "data.jsonl"
+    questions = ["What is 2 + 2?", "Größe: 日本 <|im_end|>?"]
+    data.write_text("".join(json.dumps({"prompt": q, "target": "x"}) + "\n" for q in questions))
+    config = Config().replace(model__path=str(folder), task__train=str(data), task__test=str(data))
+    tokenizer = plain_peft.tokenizer_of(folder)
+    wanted = [
+        tokenizer.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True)
+        for q in questions
+    ]
+    wanted = [list(ids if isinstance(ids, list) else ids["input_ids"]) for ids in wanted]
+    assert [list(ids) for ids in Experiment(config).prompt_ids["train"]] == wanted
