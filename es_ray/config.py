@@ -21,6 +21,8 @@ BUNDLED = "bundled"
 RESUMABLE = ("evolution.generations", "cluster.", "output.")
 """Keys, or sections with a final dot, that a resumed run may change: none of them alters a byte."""
 
+MOST_LAYERS = 10_000
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -43,7 +45,9 @@ class LoraConfig(Section):
     """The adapters: rank, scaling alpha / rank, and which linear layers carry one."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 1
-    alpha: Positive = 2.0
+    alpha: MOST_LAYERS = 10_000
+
+Positive = 2.0
     layers: str = "all"
     target_modules: Annotated[list[str], Field(min_length=1)] = [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
@@ -67,8 +71,12 @@ class LoraConfig(Section):
 class InitConfig(Section):
     """Initial A and B: normal with standard deviation std x scale; mode `population` starts at theta = 0."""
 
-    std: Positive = 0.02
-    scale: Positive = 1.0
+    std: MOST_LAYERS = 10_000
+
+Positive = 0.02
+    scale: MOST_LAYERS = 10_000
+
+Positive = 1.0
     b: Literal["normal", "zeros"] = "normal"
     mode: Literal["centre", "population"] = "centre"
 
@@ -83,9 +91,15 @@ class NoiseConfig(Section):
     """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`)."""
 
     kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
-    fraction: Positive = 0.1
-    multiplier: Positive = 17.0
-    std: Positive = 0.001
+    fraction: MOST_LAYERS = 10_000
+
+Positive = 0.1
+    multiplier: MOST_LAYERS = 10_000
+
+Positive = 17.0
+    std: MOST_LAYERS = 10_000
+
+Positive = 0.001
 
 
 class EvolutionConfig(Section):
@@ -93,7 +107,9 @@ class EvolutionConfig(Section):
 
     population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
     generations: Count = 50
-    learning_rate: Positive = 0.05
+    learning_rate: MOST_LAYERS = 10_000
+
+Positive = 0.05
     shaping: Literal["zscore", "centered-rank", "none"] = "zscore"
     update_scale: Literal["absolute", "sigma"] = "absolute"
     antithetic: bool = False
@@ -149,7 +165,9 @@ class ClusterConfig(Section):
 
     workers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto"] = "auto"
     address: str | None = None
-    wait_timeout: Positive = 600.0
+    wait_timeout: MOST_LAYERS = 10_000
+
+Positive = 600.0
     max_attempts: Count = 3
 
     @field_validator("workers", mode="before")
@@ -203,9 +221,11 @@ def layer_numbers(text: str) -> list[int] | None:
         low, _, high = part.strip().partition("-")
         if not low.isdecimal() or (high and not high.isdecimal()) or "-" in part and not high:
             raise ValueError('must be "all", a range such as "0-9" or a list such as "0,2,5"')
-        numbers.update(range(int(low), int(high or low) + 1))
         if high and int(high) < int(low):
             raise ValueError(f"range {part.strip()} runs backwards")
+        if int(high or low) >= MOST_LAYERS:
+            raise ValueError(f"layer {high or low} is more than any model has; at most {MOST_LAYERS - 1}")
+        numbers.update(range(int(low), int(high or low) + 1))
     return sorted(numbers)
 
 

@@ -43,11 +43,6 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
-    def base_file(self) -> Path:
-        """The base model's answers before the first generation, on both splits."""
-        return self.path / "base.json"
-
-    @property
     def test_results_file(self) -> Path:
         """Base, centre and best member on the test split."""
         return self.path / "test_results.json"
@@ -113,10 +108,18 @@ class RunDir:
         elif generation >= 0:
             raise RunError(f"{self.metrics_file}: missing")
 
-    def write_state(self, folder: Path, generation: int, theta: Vector, mean_abs: Sequence[float]) -> None:
+    def write_state(
+        self,
+        folder: Path,
+        generation: int,
+        theta: Vector,
+        mean_abs: Sequence[float],
+        base: Mapping[str, Any] | None,
+    ) -> None:
         """Write the centre after a generation's update, with the checksum that reading it back needs.
 
-        mean_abs: of the adapted base weights, from which the noise's scale follows.
+        mean_abs: of the adapted base weights, from which the noise's scale follows; base: the base model's
+        rewards by split, where the generation measured them.
         """
         save_file({"theta": theta}, folder / "state.safetensors")
         state = {
@@ -125,6 +128,7 @@ class RunDir:
             "size": len(theta),
             "sha256": _sha256(folder / "state.safetensors"),
             "mean_abs": list(mean_abs),
+            "base": base,
         }
         write_json(folder / "state.json", state)
 
@@ -147,13 +151,17 @@ class RunDir:
         """mean|W| of the adapted base weights, as recorded with that generation."""
         return tuple(self._state_json(generation)["mean_abs"])
 
+    def base(self) -> dict[str, Any] | None:
+        """The base model's {reward, correct, exact} by split, measured with generation 0."""
+        return self._state_json(0)["base"] if (self.generation(0) / DONE).is_file() else None
+
     def _state_json(self, generation: int) -> dict[str, Any]:
         file = self.generation(generation) / "state.json"
         try:
             state = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{file}: cannot be read: {error}") from error
-        lacking = {"sha256", "mean_abs"} - set(state)
+        lacking = {"sha256", "mean_abs", "base"} - set(state)
         if lacking:
             raise RunError(f"{file}: lacks {', '.join(sorted(lacking))}")
         return state

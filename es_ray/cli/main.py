@@ -8,9 +8,9 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import click
 import typer
 
 from es_ray.cli.evaluate import evaluate
@@ -18,6 +18,8 @@ from es_ray.cli.member import member
 from es_ray.cli.plot import plot
 from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy that newer typers bring along
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
@@ -49,11 +51,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False) or 0
-    except (Interrupted, click.Abort) as error:
+    except (Interrupted, typer.Abort) as error:
         code = _failed(130, str(error) or "interrupted", debug)
-    except (UserError, click.UsageError) as error:
-        message = error.format_message() if isinstance(error, click.UsageError) else str(error)
-        code = _failed(2, message, debug)
+    except UserError as error:
+        code = _failed(2, str(error), debug)
+    except _UsageError as error:
+        code = _failed(2, error.format_message(), debug)
     except RunError as error:
         code = _failed(1, str(error), debug)
     except Exception as error:

@@ -1,6 +1,5 @@
 """Plots in a process of their own: matplotlib never holds the interpreter that the evolution runs in."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ def draw(run: RunDir, generation: int) -> Path:
     from es_ray.reporting.plots import evolution_progress
 
     config = run.config()
-    base = json.loads(run.base_file.read_text(encoding="utf-8")) if run.base_file.is_file() else None
     evolution = config.evolution
     title = (
         f"{config.task.name} · {Path(config.model.path).name} · population {evolution.population} · "
@@ -24,7 +22,7 @@ def draw(run: RunDir, generation: int) -> Path:
     )
     path = run.plots / f"evolution_progress_gen{generation}.png"
     aside = path.with_name(f".{path.name}")
-    evolution_progress(run.metrics()[: generation + 1], base, title, aside)
+    evolution_progress(run.metrics()[: generation + 1], run.base(), title, aside)
     aside.replace(path)
     copy = path.with_name(".latest.png")
     shutil.copyfile(path, copy)
