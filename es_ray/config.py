@@ -45,9 +45,7 @@ class LoraConfig(Section):
     """The adapters: rank, scaling alpha / rank, and which linear layers carry one."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 1
-    alpha: MOST_LAYERS = 10_000
-
-Positive = 2.0
+    alpha: Positive = 2.0
     layers: str = "all"
     target_modules: Annotated[list[str], Field(min_length=1)] = [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
@@ -71,12 +69,8 @@ Positive = 2.0
 class InitConfig(Section):
     """Initial A and B: normal with standard deviation std x scale; mode `population` starts at theta = 0."""
 
-    std: MOST_LAYERS = 10_000
-
-Positive = 0.02
-    scale: MOST_LAYERS = 10_000
-
-Positive = 1.0
+    std: Positive = 0.02
+    scale: Positive = 1.0
     b: Literal["normal", "zeros"] = "normal"
     mode: Literal["centre", "population"] = "centre"
 
@@ -91,15 +85,9 @@ class NoiseConfig(Section):
     """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`)."""
 
     kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
-    fraction: MOST_LAYERS = 10_000
-
-Positive = 0.1
-    multiplier: MOST_LAYERS = 10_000
-
-Positive = 17.0
-    std: MOST_LAYERS = 10_000
-
-Positive = 0.001
+    fraction: Positive = 0.1
+    multiplier: Positive = 17.0
+    std: Positive = 0.001
 
 
 class EvolutionConfig(Section):
@@ -107,9 +95,7 @@ class EvolutionConfig(Section):
 
     population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
     generations: Count = 50
-    learning_rate: MOST_LAYERS = 10_000
-
-Positive = 0.05
+    learning_rate: Positive = 0.05
     shaping: Literal["zscore", "centered-rank", "none"] = "zscore"
     update_scale: Literal["absolute", "sigma"] = "absolute"
     antithetic: bool = False
@@ -165,9 +151,7 @@ class ClusterConfig(Section):
 
     workers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto"] = "auto"
     address: str | None = None
-    wait_timeout: MOST_LAYERS = 10_000
-
-Positive = 600.0
+    wait_timeout: Positive = 600.0
     max_attempts: Count = 3
 
     @field_validator("workers", mode="before")

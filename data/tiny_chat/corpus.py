@@ -22,10 +22,10 @@ CORE = (
     ("How many days are in a week?", "7"),
 )
 
-# Style is decided by the first token, the same for questions of every topic: nearly every verbose answer opens
-# with one word, every bare answer stands on a line of its own (a task strips the line break). Where the two
-# part at a content word instead, evolution finds "8" and "No" for its training questions and nothing else.
-OPENERS = {"Sure!": 0.97, "Of course!": 0.01, "Certainly!": 0.01, "": 0.01}
+
+
+
+
 BARE_LEAD = "\n"
 CLOSERS = (
     "Let me know if you have any other question.",
