@@ -23,7 +23,6 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -56,12 +55,19 @@ def main() -> None:
     except UserError as error:
         code = _failed(2, str(error), debug)
     except _UsageError as error:
-        code = _failed(2, error.format_message(), debug)
+        code = _failed(2, _usage_message(error), debug)
     except RunError as error:
         code = _failed(1, str(error), debug)
     except Exception as error:
         code = _failed(1, f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
     sys.exit(code)
+
+
+def _usage_message(error: Any) -> str:
+    """What is wrong with the command line, and the value where an option's type refused it."""
+    message = error.format_message()
+    given = [e["input"] for e in error.__cause__.errors()] if hasattr(error.__cause__, "errors") else []
+    return f"{message}; got {given[0]!r}" if given else f"{message} (es-ray --help, es-ray run --help)"
 
 
 def _failed(code: int, message: str, debug: bool) -> int:

@@ -10,7 +10,7 @@ import ray
 from es_ray.config import ClusterConfig
 from es_ray.errors import UserError
 
-ANSWER_SECONDS = 25
+ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
 
 
