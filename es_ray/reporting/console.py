@@ -116,8 +116,8 @@ class TerminalConsole(Console):
         )
         if metrics["zero_variance"] and not self._no_spread:  # once, until there is a spread again
             self._line(
-                "  warning: all members have the same reward, so there is no step: the noise may be too small "
-                "to change a token (raise evolution.noise.multiplier, or std), or the task is solved"
+                "  warning: all members have the same reward, so there is no step: the noise may be too "
+                "small to change a token (raise evolution.noise.multiplier, or std), or the task is solved"
             )
         self._no_spread = metrics["zero_variance"]
         if metrics["redispatched"]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from es_ray.errors import RunError
+from es_ray.models import ModelSource
 from es_ray.run_dir import RunDir
 
 
@@ -17,7 +18,7 @@ def draw(run: RunDir, generation: int) -> Path:
     config = run.config()
     evolution = config.evolution
     title = (
-        f"{config.task.name} · {Path(config.model.path).name} · population {evolution.population} · "
+        f"{config.task.name} · {ModelSource.of(config.model).name} · population {evolution.population} · "
         f"seed {evolution.seed}"
     )
     path = run.plots / f"evolution_progress_gen{generation}.png"

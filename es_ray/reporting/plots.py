@@ -51,7 +51,7 @@ def evolution_progress(
     rewards.set_title(title)
     rewards.legend(loc="best", fontsize=8, ncols=2)
 
-    shares.plot(x, column("centre_correct"), color=BLUE, lw=1.5, label="training (centre)")
+    shares.plot(x, column("centre_correct"), color=BLUE, lw=5, alpha=0.4, label="training (centre)")
     shares.plot(
         x[tested],
         column("test_correct")[tested],

@@ -83,6 +83,7 @@ class RayPool(Pool):
         self._info: EngineInfo | None = None
         self._started_ray = False
         self._failed_starts = 0
+        self._shared: tuple[Vector, Any] | None = None
 
     @property
     def workers(self) -> int:
@@ -134,7 +135,8 @@ class RayPool(Pool):
             self._started_ray = False
 
     def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
-        shared = ray.put(theta)
+        if self._shared is None or self._shared[0] is not theta:  # evaluate and tell get the same centre
+            self._shared = theta, ray.put(theta)
         waiting = deque(range(len(calls)))
         running: dict[Any, _Member] = {}
         lost: Counter[int] = Counter()
@@ -146,7 +148,7 @@ class RayPool(Pool):
                 if waiting and member.ready and member.call is None:
                     member.call = waiting.popleft()
                     call = calls[member.call]
-                    running[member.actor.call.remote(call.method, shared, *call.arguments)] = member
+                    running[member.actor.call.remote(call.method, self._shared[1], *call.arguments)] = member
             if self.workers:
                 idle_since = time.monotonic()
             elif time.monotonic() - told > TOLD_EVERY:
