@@ -86,7 +86,7 @@ class NoiseConfig(Section):
 
     kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
     fraction: Positive = 0.1
-    multiplier: Positive = 17.0
+    multiplier: Positive = 22.0
     std: Positive = 0.001
 
 

@@ -16,7 +16,7 @@ from es_ray.config import Config, load
 from es_ray.errors import RunError, UserError
 from es_ray.evolution.strategy import Vector
 
-DONE = "DONE"
+DONE, STATE, POPULATION = "DONE", "state.safetensors", "population.jsonl"
 
 
 class RunDir:
@@ -116,17 +116,19 @@ class RunDir:
         mean_abs: Sequence[float],
         base: Mapping[str, Any] | None,
     ) -> None:
-        """Write the centre after a generation's update, with the checksum that reading it back needs.
+        """Write the centre after a generation's update, with checksums of what reading it back needs.
+
+        The folder holds population.jsonl already.
 
         mean_abs: of the adapted base weights, from which the noise's scale follows; base: the base model's
         rewards by split, where the generation measured them.
         """
-        save_file({"theta": theta}, folder / "state.safetensors")
+        save_file({"theta": theta}, folder / STATE)
         state = {
             "format": 1,
             "generation": generation,
             "size": len(theta),
-            "sha256": _sha256(folder / "state.safetensors"),
+            "sha256": {name: _sha256(folder / name) for name in (STATE, POPULATION)},
             "mean_abs": list(mean_abs),
             "base": base,
         }
@@ -134,22 +136,31 @@ class RunDir:
 
     def read_state(self, generation: int) -> Vector:
         """The centre after that generation, shape [P]; raises RunError if it is missing or damaged."""
-        file = self.generation(generation) / "state.safetensors"
-        wanted = self._state_json(generation)["sha256"]
+        file = self._checked(generation, STATE)
         try:
-            if _sha256(file) != wanted:
-                raise RunError(f"{file}: its checksum is not the one in state.json")
             return load_file(file)["theta"]
         except (OSError, SafetensorError, KeyError) as error:
             raise RunError(f"{file}: cannot be read: {error}") from error
 
     def has_state(self, generation: int) -> bool:
         """Whether the centre after that generation is stored, and not pruned."""
-        return (self.generation(generation) / "state.safetensors").is_file()
+        return (self.generation(generation) / STATE).is_file()
 
     def mean_abs(self, generation: int) -> tuple[float, ...]:
         """mean|W| of the adapted base weights, as recorded with that generation."""
         return tuple(self._state_json(generation)["mean_abs"])
+
+    def _checked(self, generation: int, name: str) -> Path:
+        """A file of a generation, if it is as it was written; raises RunError otherwise."""
+        file = self.generation(generation) / name
+        wanted = self._state_json(generation)["sha256"].get(name)
+        try:
+            found = _sha256(file)
+        except OSError as error:
+            raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+        if found != wanted:
+            raise RunError(f"{file}: torn or edited: its checksum is not the one in state.json")
+        return file
 
     def base(self) -> dict[str, Any] | None:
         """The base model's {reward, correct, exact} by split, measured with generation 0."""
@@ -164,15 +175,14 @@ class RunDir:
         lacking = {"sha256", "mean_abs", "base"} - set(state)
         if lacking:
             raise RunError(f"{file}: lacks {', '.join(sorted(lacking))}")
+        if not isinstance(state["sha256"], dict):
+            raise RunError(f"{file}: sha256 does not name the files")
         return state
 
     def population(self, generation: int) -> list[dict[str, Any]]:
-        """The lines of a generation's population.jsonl, by member."""
-        file = self.generation(generation) / "population.jsonl"
-        try:
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise RunError(f"{file}: cannot be read: {error}") from error
+        """The lines of a generation's population.jsonl, by member; raises RunError if it was changed."""
+        file = self._checked(generation, POPULATION)
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
     def advantages(self, generation: int) -> np.ndarray:
         """The recorded Z of a generation's members, shape [N]."""
@@ -193,7 +203,7 @@ class RunDir:
         """
         for generation in self.whole_generations()[:-keep]:
             if generation != best:
-                for name in ("adapter", "best", "state.safetensors"):
+                for name in ("adapter", "best", STATE):
                     path = self.generation(generation) / name
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

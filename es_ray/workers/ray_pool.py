@@ -94,7 +94,8 @@ class RayPool(Pool):
     def where(self) -> str:
         """The number of actors and the cluster."""
         actors = f"{self.workers} Ray worker{'s' if self.workers != 1 else ''}"
-        return f"{actors} on {'this machine' if self._started_ray else self.config.cluster.address}"
+        cluster = "this machine" if self._started_ray else self.config.cluster.address or "the Ray at hand"
+        return f"{actors} on {cluster}"
 
     def start(self) -> EngineInfo:
         """Connect to Ray, start the actors, and wait for their engines."""
