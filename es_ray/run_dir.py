@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -113,12 +114,11 @@ class RunDir:
         folder: Path,
         generation: int,
         theta: Vector,
+        advantages: NDArray[np.float64],
         mean_abs: Sequence[float],
         base: Mapping[str, Any] | None,
     ) -> None:
-        """Write the centre after a generation's update, with checksums of what reading it back needs.
-
-        The folder holds population.jsonl already.
+        """Write the centre after a generation's update, with checksums of what resuming and replaying read.
 
         mean_abs: of the adapted base weights, from which the noise's scale follows; base: the base model's
         rewards by split, where the generation measured them.
@@ -128,7 +128,7 @@ class RunDir:
             "format": 1,
             "generation": generation,
             "size": len(theta),
-            "sha256": {name: _sha256(folder / name) for name in (STATE, POPULATION)},
+            "sha256": {"theta": _sha256(theta), "advantages": _sha256(advantages)},
             "mean_abs": list(mean_abs),
             "base": base,
         }
@@ -136,11 +136,13 @@ class RunDir:
 
     def read_state(self, generation: int) -> Vector:
         """The centre after that generation, shape [P]; raises RunError if it is missing or damaged."""
-        file = self._checked(generation, STATE)
+        file = self.generation(generation) / STATE
         try:
-            return load_file(file)["theta"]
+            theta = load_file(file)["theta"]
         except (OSError, SafetensorError, KeyError) as error:
             raise RunError(f"{file}: cannot be read: {error}") from error
+        self._check(generation, "theta", theta, file)
+        return theta
 
     def has_state(self, generation: int) -> bool:
         """Whether the centre after that generation is stored, and not pruned."""
@@ -150,17 +152,9 @@ class RunDir:
         """mean|W| of the adapted base weights, as recorded with that generation."""
         return tuple(self._state_json(generation)["mean_abs"])
 
-    def _checked(self, generation: int, name: str) -> Path:
-        """A file of a generation, if it is as it was written; raises RunError otherwise."""
-        file = self.generation(generation) / name
-        wanted = self._state_json(generation)["sha256"].get(name)
-        try:
-            found = _sha256(file)
-        except OSError as error:
-            raise RunError(f"{file}: cannot be read: {error.strerror}") from error
-        if found != wanted:
-            raise RunError(f"{file}: torn or edited: its checksum is not the one in state.json")
-        return file
+    def _check(self, generation: int, name: str, values: NDArray[Any], file: Path) -> None:
+        if _sha256(values) != self._state_json(generation)["sha256"].get(name):
+            raise RunError(f"{file}: torn or edited: the checksum of {name} is not the one in state.json")
 
     def base(self) -> dict[str, Any] | None:
         """The base model's {reward, correct, exact} by split, measured with generation 0."""
@@ -179,14 +173,16 @@ class RunDir:
             raise RunError(f"{file}: sha256 does not name the files")
         return state
 
-    def population(self, generation: int) -> list[dict[str, Any]]:
-        """The lines of a generation's population.jsonl, by member; raises RunError if it was changed."""
-        file = self._checked(generation, POPULATION)
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-    def advantages(self, generation: int) -> np.ndarray:
-        """The recorded Z of a generation's members, shape [N]."""
-        return np.array([line["advantage"] for line in self.population(generation)], dtype=np.float64)
+    def advantages(self, generation: int) -> NDArray[np.float64]:
+        """The recorded Z of a generation's members, shape [N]; raises RunError if they are not as written."""
+        file = self.generation(generation) / POPULATION
+        try:
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            values = np.array([line["advantage"] for line in lines], dtype=np.float64)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file}: cannot be read: {error}") from error
+        self._check(generation, "advantages", values, file)
+        return values
 
     def publish(self, aside: Path, generation: int) -> None:
         """Give a generation that was written aside its name, and mark it whole."""
@@ -242,8 +238,8 @@ def append_json_line(path: Path, value: object) -> None:
         os.fsync(file.fileno())
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _sha256(values: NDArray[Any]) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def _sync(path: Path) -> None:

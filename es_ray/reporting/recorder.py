@@ -99,7 +99,7 @@ class Recorder:
             self._writer.write(best, aside / "best", best_card(record.metrics))
         base = record.outcomes.get(BASE)
         summary = None if base is None else {split: base.summary(split) for split in base.answers}
-        self._run.write_state(aside, generation, record.after, self._mean_abs, summary)
+        self._run.write_state(aside, generation, record.after, record.advantages, self._mean_abs, summary)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         append_json_line(self._run.metrics_file, record.metrics)
         self._run.publish(aside, generation)
