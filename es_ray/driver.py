@@ -99,9 +99,9 @@ def _recorded(directory: RunDir, generation: int, info: EngineInfo) -> tuple[flo
 
 
 def _how_to_resume(directory: RunDir) -> str:
+    if not directory.config_file.is_file():
+        return "interrupted before anything was written"
     whole = len(directory.whole_generations())
-    if not whole:
-        return "interrupted before the first generation was whole"
     return (
         f"interrupted; {whole} generations are whole; es-ray run --resume --output {directory.path} goes on"
     )
