@@ -22,10 +22,10 @@ CORE = (
     ("How many days are in a week?", "7"),
 )
 
-
-
-
-
+# Style is decided by the first token, the same for questions of every topic: nearly every verbose answer
+# opens with one word, every bare answer stands on a line of its own (a task strips the line break). Where the
+# two part at a content word instead, evolution finds "8" and "No" for its training questions and no more.
+OPENERS = {"Sure!": 0.97, "Of course!": 0.01, "Certainly!": 0.01, "": 0.01}
 BARE_LEAD = "\n"
 CLOSERS = (
     "Let me know if you have any other question.",
@@ -41,7 +41,7 @@ LONG_CUES = ("Explain.", "Please explain your answer.", "Answer in detail.", "Te
 # likely than bare, so that greedy decoding is verbose and a small push changes it.
 CUES = {"none": 0.56, "brief": 0.18, "long": 0.26}
 STYLES = {
-    "none": {"bare": 0.37, "sentence": 0.03, "verbose": 0.60},
+    "none": {"bare": 0.345, "sentence": 0.03, "verbose": 0.625},
     "brief": {"bare": 1.0},
     "long": {"verbose": 1.0},
 }
@@ -386,8 +386,8 @@ def answer(fact: Fact, style: str, opener: str, rng: random.Random) -> str:
     return " ".join(part for part in (opener, fact.sentence, ending) if part)
 
 
-def samples_of(fact: Fact, size: int, exact: float, rng: random.Random) -> Iterator[Sample]:
-    """`size` samples of one fact, styles in their shares; a share of `exact` asks its first question."""
+def samples_of(fact: Fact, questions: tuple[str, ...], size: int, rng: random.Random) -> Iterator[Sample]:
+    """`size` samples of one fact, asked in any of `questions`, with cues and styles in their shares."""
     labels = {
         f"{cue}/{style}": CUES[cue] * share
         for cue, shares in STYLES.items()
@@ -397,7 +397,7 @@ def samples_of(fact: Fact, size: int, exact: float, rng: random.Random) -> Itera
     openers = iter(deck(OPENERS, size, rng))
     for card in cards:
         cue, style = card.split("/")
-        question = fact.questions[0] if rng.random() < exact else rng.choice(fact.questions)
+        question = rng.choice(questions)
         if cue != "none":
             words = rng.choice(BRIEF_CUES if cue == "brief" else LONG_CUES)
             question = f"{question} {words}" if rng.random() < 0.7 else f"{words} {question}"
@@ -409,9 +409,12 @@ def build(size: int, seed: int) -> list[Sample]:
     rng = random.Random(seed)
     core, others = facts()
     samples: list[Sample] = []
+    core_size = size * CORE_SHARE / len(core)
     for fact in core:
-        samples += samples_of(fact, round(size * CORE_SHARE / len(core)), EXACT_SHARE, rng)
+        # The exact question has a deck of its own, so that each of the ten sees the same mix of styles.
+        samples += samples_of(fact, fact.questions[:1], round(core_size * EXACT_SHARE), rng)
+        samples += samples_of(fact, fact.questions[1:], round(core_size * (1 - EXACT_SHARE)), rng)
     for fact in others:
-        samples += samples_of(fact, round(size * (1 - CORE_SHARE) / len(others)), 0.2, rng)
+        samples += samples_of(fact, fact.questions, round(size * (1 - CORE_SHARE) / len(others)), rng)
     rng.shuffle(samples)
     return samples

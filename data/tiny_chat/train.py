@@ -10,7 +10,7 @@ from pathlib import Path
 
 import corpus
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 VOCABULARY = 768
@@ -22,7 +22,8 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# Words with their leading space, every digit its own token, punctuation, white space (the pattern of Qwen2).
+# Words with their leading space, every digit its own token, punctuation, white space: the pattern of Qwen2.
+# Its NFC form of text is kept too: transformers 5 reads every tokenizer of a Qwen2 model that way.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -33,6 +34,7 @@ IGNORED = -100  # the label of a token that carries no loss
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE of VOCABULARY tokens; all 256 bytes are among them, so that it writes any UTF-8."""
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
@@ -181,9 +183,9 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Pa
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     (output / "model.safetensors").chmod(0o644)
-    # transformers 5 writes a class name that version 4 does not know; both know this one.
+    # Both transformers 4 and 5 know this class for the architecture; it reads our tokenizer.json as it is.
     path = output / "tokenizer_config.json"
-    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}
     settings.pop("backend", None)
     path.write_text(json.dumps(settings, indent=2) + "\n")
 
