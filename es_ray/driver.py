@@ -11,12 +11,11 @@ from es_ray.comparison import compare
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.environment import environment
-from es_ray.errors import RunError
+from es_ray.errors import RunError, UserError
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcome
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
 from es_ray.history import centre
-from es_ray.lora.peft_files import AdapterWriter
 from es_ray.preparation import claim, reopen, settle
 from es_ray.reporting.console import Console
 from es_ray.reporting.recorder import GenerationRecord, Recorder
@@ -43,6 +42,8 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     directory = reopen(config) if resume else claim(config)
     experiment = Experiment(config)
     experiment.check()
+    if resume:
+        _check_examples(directory, experiment)
     try:
         with open_pool(config) as pool:
             results = _evolve(pool, experiment, directory, resume, console)
@@ -67,10 +68,9 @@ def _evolve(
     else:
         directory.create(config, environment())
     console.started(experiment, info, pool.where, directory, first)
-    writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
     last = config.evolution.generations - 1
     with (
-        Recorder(directory, config.output, writer, strategy, mean_abs) as recorder,
+        Recorder(directory, experiment, strategy, mean_abs) as recorder,
         console.progress(first, last + 1),
     ):
         clock = time.perf_counter()
@@ -96,6 +96,15 @@ def _recorded(directory: RunDir, generation: int, info: EngineInfo) -> tuple[flo
             f"{directory.path} was started on other weights than those of the model now: mean|W| differs"
         )
     return recorded
+
+
+def _check_examples(directory: RunDir, experiment: Experiment) -> None:
+    """Raise UserError if the examples are not those that the run began with."""
+    last = directory.last_whole()
+    recorded = directory.fingerprints(last) if last >= 0 else experiment.fingerprints
+    for split, fingerprint in experiment.fingerprints.items():
+        if recorded.get(split) != fingerprint:
+            raise UserError(f"task.{split}: not the examples that {directory.path} was started with")
 
 
 def _how_to_resume(directory: RunDir) -> str:

@@ -1,5 +1,6 @@
 """What stays fixed through a run, as any process can rebuild it from the configuration alone."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,14 @@ class Experiment:
         return {
             "train": read_examples(Path(train) if train else self.task.train_file),
             "test": read_examples(Path(test) if test else self.task.test_file),
+        }
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of each split's examples, so that a resumed run notices edited data."""
+        return {
+            split: hashlib.sha256(repr(examples).encode()).hexdigest()
+            for split, examples in self.examples.items()
         }
 
     @cached_property

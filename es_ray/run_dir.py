@@ -116,12 +116,13 @@ class RunDir:
         theta: Vector,
         advantages: NDArray[np.float64],
         mean_abs: Sequence[float],
+        examples: Mapping[str, str],
         base: Mapping[str, Any] | None,
     ) -> None:
         """Write the centre after a generation's update, with checksums of what resuming and replaying read.
 
-        mean_abs: of the adapted base weights, from which the noise's scale follows; base: the base model's
-        rewards by split, where the generation measured them.
+        mean_abs: of the adapted base weights, from which the noise's scale follows; examples: their
+        fingerprints by split; base: the base model's rewards by split, where the generation measured them.
         """
         save_file({"theta": theta}, folder / STATE)
         state = {
@@ -130,6 +131,7 @@ class RunDir:
             "size": len(theta),
             "sha256": {"theta": _sha256(theta), "advantages": _sha256(advantages)},
             "mean_abs": list(mean_abs),
+            "examples": dict(examples),
             "base": base,
         }
         write_json(folder / "state.json", state)
@@ -152,6 +154,10 @@ class RunDir:
         """mean|W| of the adapted base weights, as recorded with that generation."""
         return tuple(self._state_json(generation)["mean_abs"])
 
+    def fingerprints(self, generation: int) -> dict[str, str]:
+        """Hashes of the examples that the generation was evaluated on, by split."""
+        return self._state_json(generation)["examples"]
+
     def _check(self, generation: int, name: str, values: NDArray[Any], file: Path) -> None:
         if _sha256(values) != self._state_json(generation)["sha256"].get(name):
             raise RunError(f"{file}: torn or edited: the checksum of {name} is not the one in state.json")
@@ -166,7 +172,7 @@ class RunDir:
             state = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{file}: cannot be read: {error}") from error
-        lacking = {"sha256", "mean_abs", "base"} - set(state)
+        lacking = {"sha256", "mean_abs", "examples", "base"} - set(state)
         if lacking:
             raise RunError(f"{file}: lacks {', '.join(sorted(lacking))}")
         if not isinstance(state["sha256"], dict):

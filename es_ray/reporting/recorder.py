@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.config import OutputConfig
 from es_ray.errors import RunError
 from es_ray.evaluation import BASE, Outcome
 from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.reporting.cards import best_card, centre_card
 from es_ray.reporting.plot_process import PlotProcess
@@ -38,16 +38,12 @@ class Recorder:
     """Takes a record and returns at once; an error in writing it is raised by the next call."""
 
     def __init__(
-        self,
-        run: RunDir,
-        output: OutputConfig,
-        writer: AdapterWriter,
-        strategy: Strategy,
-        mean_abs: tuple[float, ...],
+        self, run: RunDir, experiment: Experiment, strategy: Strategy, mean_abs: tuple[float, ...]
     ) -> None:
         self._run = run
-        self._output = output
-        self._writer = writer
+        self._output = experiment.config.output
+        self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
+        self._examples = experiment.fingerprints
         self._strategy = strategy
         self._mean_abs = mean_abs
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
@@ -99,7 +95,9 @@ class Recorder:
             self._writer.write(best, aside / "best", best_card(record.metrics))
         base = record.outcomes.get(BASE)
         summary = None if base is None else {split: base.summary(split) for split in base.answers}
-        self._run.write_state(aside, generation, record.after, record.advantages, self._mean_abs, summary)
+        self._run.write_state(
+            aside, generation, record.after, record.advantages, self._mean_abs, self._examples, summary
+        )
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         append_json_line(self._run.metrics_file, record.metrics)
         self._run.publish(aside, generation)
