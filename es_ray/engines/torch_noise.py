@@ -46,7 +46,8 @@ def normals(
     members: noise numbers, int64, shape [N], on the device that is to compute.
     """
     block = torch.arange(start // 4, -(-stop // 4), device=members.device)
-    counter = (block[None], members[:, None], torch.tensor(generation), torch.tensor(stream))
+    which, where = (torch.tensor(word, device=members.device) for word in (generation, stream))
+    counter = (block[None], members[:, None], which, where)
     words = philox4x32(counter, (seed & _MASK, seed >> 32))
     quads = torch.stack([*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])], dim=-1)
     return quads.flatten(1)[:, start % 4 : start % 4 + stop - start]

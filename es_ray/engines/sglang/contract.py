@@ -9,7 +9,7 @@ machine that only unpacks the wheel. Run on a GPU with 0.5.17; 0.5.23 was read. 
 - 0.5.17 calls `run_scheduler_process` with more ranks (attention CP, MoE DP and EP) than 0.5.23. They are
   handed through as they come; only the fourth, the tensor parallel rank, is read, the same in both.
 - In 0.5.17 `ServerArgs` is a dataclass in `server_args.py`; 0.5.23 puts it together from
-  `arg_groups/fields`, with all names in `arg_groups/field_order.py`. The names that es-ray sets are the same in both.
+  `arg_groups/fields`, with all names in `arg_groups/field_order.py`. Those that es-ray sets are in both.
 - 0.5.23 holds max_loras_per_batch and other settings in `get_lora()`; es-ray reads them from neither.
 - `cuda_graph_max_bs_decode` is what `cuda_graph_max_bs` was before 0.5.15.
 """

@@ -11,7 +11,7 @@ _KNOWN = (
     ),
     (
         ("Not enough memory", "increase --mem-fraction-static", "mem_fraction_static is too small"),
-        "no GPU memory is left for the KV cache; raise engine.sglang.mem_fraction_static or lower engine.shard",
+        "no GPU memory left for the KV cache; raise engine.sglang.mem_fraction_static or lower engine.shard",
     ),
     (
         ("No CUDA GPUs are available", "Found no NVIDIA driver"),

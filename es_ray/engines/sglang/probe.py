@@ -83,7 +83,7 @@ def judge(base: LogProbs, zero: LogProbs, members: Sequence[LogProbs]) -> None:
             )
         if np.array_equal(member, base):
             raise RunError(
-                f"start-up probe: slot {number}'s member answers as the base model: its adapter is not applied"
+                f"start-up probe: slot {number}'s member answers as the base model: no adapter is applied"
             )
         for other in range(number):
             if np.array_equal(member, members[other]):

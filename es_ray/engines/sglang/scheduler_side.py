@@ -196,7 +196,7 @@ class SchedulerHost:
         return Message(
             {
                 "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
-                "device": torch.cuda.get_device_name(),
+                "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
                 "dtype": str(self._manager.dtype).removeprefix("torch."),
             },
             {
@@ -219,14 +219,14 @@ class SchedulerHost:
         values = message.values
         writer.place(theta, self._sigma(message, theta), _noise(values), values["generation"], indices, slots)
         digests = writer.digests(slots)
-        torch.cuda.synchronize()  # the forward pass runs on another stream
+        self._synchronize()  # the forward pass runs on another stream
         _watch.answer()
         return Message(
             {"seconds": time.perf_counter() - started}, {"digests": np.array(digests, dtype=np.int64)}
         )
 
     def do_tell(self, message: Message) -> Message:
-        """Entries [start, stop) of theta + step * sum of advantages x noise (x sigma, if the message has it)."""
+        """Entries [start, stop) of theta + step * sum of advantage * noise (* sigma, if that is there)."""
         values = message.values
         theta, start, stop = self._load_theta(message), values["start"], values["stop"]
         weights = torch.from_numpy(message.arrays["advantages"]).to(theta.device)
@@ -239,7 +239,7 @@ class SchedulerHost:
 
     def do_finite(self, _: Message) -> Message:
         """Whether all logits since the last placing, or the last such question, were finite."""
-        torch.cuda.synchronize()
+        self._synchronize()
         return Message({"finite": _watch.answer()})
 
     def _box(self, name: str, opened: Callable[[str], Any]) -> Any:
@@ -307,6 +307,10 @@ class SchedulerHost:
         return torch.repeat_interleave(
             values, torch.from_numpy(ends).to(theta.device), output_size=theta.shape[-1]
         )
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
 
     @property
     def _device(self) -> torch.device:
