@@ -1,7 +1,7 @@
 """Speed of the SGLang engine on one GPU, against every other way of evaluating a population there.
 
 Random weights in Qwen2.5-7B's shape, rank-1 adapters in layers 0-9, prompts of a fixed length, every row to
-its full length, greedy. Each engine runs in a process of its own, one after the other, with the same settings:
+its full length, greedy. Each engine runs in a process of its own, one after the other, set alike:
 - base: an engine started without LoRA, the same rows (the ceiling), and one member's rows at a time;
 - population: our engine, members written in place from their seeds, then one batch;
 - one at a time: our engine, one member's rows per call;

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PROJECTIONS = 7
@@ -56,13 +56,21 @@ def write_model(folder: Path, of: dict[str, Any], prompts: int, prompt_tokens: i
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", bos_token="w0", unk_token="w2")
+    questions = [
+        [f"w{1000 + (37 * number + 11 * place) % 7000}" for place in range(prompt_tokens)]
+        for number in range(prompts)
+    ]
+    # added tokens are found whatever the tokenizer class of this model type does to a text before
+    fast.add_tokens(
+        [AddedToken(word, normalized=False) for word in sorted({w for q in questions for w in q})]
+    )
     fast.chat_template = "{{ messages[0]['content'] }}"
     fast.save_pretrained(folder)
     lines = [
         {
-            "prompt": " ".join(f"w{100 + 37 * number + 11 * place}" for place in range(prompt_tokens)),
+            "prompt": "".join(question),
             "target": " ".join(["w1234"] * (number + 3)),
         }
-        for number in range(prompts)
+        for number, question in enumerate(questions)
     ]
     (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
