@@ -67,7 +67,7 @@ class WorkerActor:
 
 def _failure(error: Exception) -> Failure:
     traceback.print_exc()
-    expected = {EvaluationError: "evaluation", UserError: "user"}
+    expected = {EvaluationError: "evaluation", UserError: "user", RunError: "run"}
     kind = next((kind for cls, kind in expected.items() if isinstance(error, cls)), "internal")
     return Failure(kind, str(error) if kind != "internal" else f"{type(error).__name__}: {error}")
 
@@ -227,6 +227,8 @@ class RayPool(Pool):
             self._drop(member)
             if info.kind == "user":
                 raise UserError(info.text)
+            if info.kind == "evaluation":  # the start-up probe: another worker would find the same
+                raise RunError(info.text)
             self._failed_starts += 1
             if self._failed_starts >= self.config.cluster.max_attempts:
                 raise RunError(f"{self._failed_starts} workers in a row failed to start: {info.text}")

@@ -76,7 +76,7 @@ def server_arguments(
         "cuda_graph_max_bs_decode": running,  # a batch beyond it would run without graphs
         "disable_prefill_cuda_graph": True,  # most of the start-up time, for prompts that are short
         "disable_radix_cache": True,  # each adapter's prompts are seen once
-        "log_level": "warning",
+        "log_level": "error",  # each adapter slot would warn of all others
     }
     if lora:
         arguments |= lora_arguments(config)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import BASE, CENTRE, Row
-from es_ray.errors import RunError
+from es_ray.errors import EvaluationError
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.strategy import Segments, Strategy
 from es_ray.experiment import Experiment
@@ -31,7 +31,7 @@ LogProbs = NDArray[np.float64]
 
 
 def probe(engine: "SGLangEngine", experiment: Experiment) -> None:
-    """Raise RunError, with the check that failed, unless every adapter slot acts as it must."""
+    """Raise EvaluationError, with the check that failed, unless every adapter slot acts as it must."""
     size = experiment.layout.size
     theta = np.zeros(size, dtype=np.float32)
     strategy = Strategy(
@@ -69,24 +69,24 @@ def log_probs(meta: dict[str, Any]) -> LogProbs:
 
 
 def judge(base: LogProbs, zero: LogProbs, members: Sequence[LogProbs]) -> None:
-    """Raise RunError unless zero is base and all members differ from base and from each other."""
+    """Raise EvaluationError unless zero is base and all members differ from base and from each other."""
     apart = float(np.abs(zero - base).max())
     if not apart <= TOLERANCE:
-        raise RunError(
+        raise EvaluationError(
             f"start-up probe: a zero adapter is not the base model: log-probabilities are {apart:.3g} apart "
             f"(at most {TOLERANCE} is allowed); the LoRA backend is not to be trusted"
         )
     for number, member in enumerate(members):
         if not np.isfinite(member).all():
-            raise RunError(
+            raise EvaluationError(
                 f"start-up probe: slot {number}'s member has log-probabilities that are not finite"
             )
         if np.array_equal(member, base):
-            raise RunError(
+            raise EvaluationError(
                 f"start-up probe: slot {number}'s member answers as the base model: no adapter is applied"
             )
         for other in range(number):
             if np.array_equal(member, members[other]):
-                raise RunError(
+                raise EvaluationError(
                     f"start-up probe: the members in slots {other} and {number} must differ and do not"
                 )

@@ -124,17 +124,12 @@ class _LogitsWatch:
         if logits is None:
             return
         finite = logits.amax(dim=-1).isfinite().all()
-        if self._finite is None:
-            self._finite = finite.clone()
-        else:
-            self._finite.logical_and_(finite)
+        self._finite = finite if self._finite is None else self._finite & finite
 
     def answer(self) -> bool:
         """Whether all were finite; starts anew."""
-        fine = self._finite is None or bool(self._finite)
-        if self._finite is not None:
-            self._finite.fill_(True)
-        return fine
+        seen, self._finite = self._finite, None
+        return seen is None or bool(seen)
 
 
 _watch = _LogitsWatch()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from es_ray.engines.sglang.probe import TOLERANCE, judge, log_probs
-from es_ray.errors import RunError
+from es_ray.errors import EvaluationError
 
 BASE = np.array([-1.0, -2.0, -0.5])
 
@@ -26,7 +26,7 @@ def test_adapters_that_act_pass():
     ],
 )
 def test_each_check_says_what_failed(zero, found, words):
-    with pytest.raises(RunError, match=words) as error:
+    with pytest.raises(EvaluationError, match=words) as error:
         judge(BASE, zero, found)
     assert str(error.value).startswith("start-up probe: ")
     assert "\n" not in str(error.value)
