@@ -114,9 +114,9 @@ class RayPool(Pool):
         self._gpus_each = needs or (1 if gpus else 0)
         self._wanted = wanted if wanted != "auto" else max(gpus // max(self._gpus_each, 1), 1)
         if (gpus or needs) and gpus < self._wanted * self._gpus_each:
-            each = "a GPU" if self._gpus_each == 1 else f"{self._gpus_each} GPUs"
+            each = f"{self._gpus_each} GPU{'s' if self._gpus_each > 1 else ''}"
             raise UserError(
-                f"cluster.workers: {self._wanted} workers need {each} each, the cluster has {gpus}"
+                f"cluster.workers: {self._wanted} with {each} each are wanted, the cluster has {gpus or 'none'}"
             )
         self._fill()
         deadline = time.monotonic() + self.config.cluster.wait_timeout
