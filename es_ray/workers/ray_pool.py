@@ -116,7 +116,7 @@ class RayPool(Pool):
         if (gpus or needs) and gpus < self._wanted * self._gpus_each:
             each = f"{self._gpus_each} GPU{'s' if self._gpus_each > 1 else ''}"
             raise UserError(
-                f"cluster.workers: {self._wanted} with {each} each are wanted, the cluster has {gpus or 'none'}"
+                f"cluster.workers: {self._wanted} with {each} each are wanted, the cluster has {gpus} in all"
             )
         self._fill()
         deadline = time.monotonic() + self.config.cluster.wait_timeout

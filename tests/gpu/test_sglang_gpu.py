@@ -83,7 +83,8 @@ def test_completions_equal_the_transformers_engines(setting, report):
 
     experiment, engine, strategy = setting
     theta = strategy.initial()
-    other = TransformersEngine(experiment)
+    # its deterministic mode would need a setting of cuBLAS from before the process started
+    other = TransformersEngine(Experiment(experiment.config.replace(engine__deterministic=False)))
     same = total = 0
     different = []
     for generation in (0, 3):
@@ -170,22 +171,22 @@ def test_the_engine_tells_what_the_model_is(setting):
 
 def settings(*more: object) -> list[str]:
     sets = [f"engine.sglang.{key}={value}" for key, value in sglang_settings().items()]
-    arguments = ["run", "--engine", "sglang", "--workers", "1", "--set", "engine.shard=16", *map(str, more)]
-    return command(*arguments, *(part for item in sets for part in ("--set", item)))
+    arguments = ["run", "--engine", "sglang", "--workers", "1", "--set", "engine.shard=16"]
+    return command(*arguments, *(part for item in sets for part in ("--set", item)), *more)
 
 
 def test_a_run_learns_and_writes_all_files(tmp_path):
     folder = tmp_path / "run"
-    arguments = settings("--generations", 12, "--output", folder)
+    arguments = settings("--generations", 30, "--output", folder)
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = json_lines(folder / "metrics.jsonl")
-    assert len(metrics) == 12
-    assert metrics[-1]["reward_mean"] > metrics[0]["reward_mean"]
+    assert len(metrics) == 30
+    assert metrics[-1]["centre_reward"] > metrics[0]["centre_reward"]
     results = json.loads((folder / "test_results.json").read_text())
     assert set(results) == {"base", "centre", "best"}
     assert (folder / "plots/latest.png").is_file()
-    assert (folder / "generations/0011/adapter/adapter_model.safetensors").is_file()
+    assert (folder / "generations/0029/adapter/adapter_model.safetensors").is_file()
 
 
 def test_a_failed_start_is_one_line_that_names_the_setting(tmp_path):

@@ -65,10 +65,14 @@ class SGLangEngine(Engine):
         """What the last placing took inside the scheduler."""
         self.digests: dict[int, int] = {}
         """The hash of the adapter weights that each candidate of the last call had."""
-        self._register(adapter_config(config))
-        self.info = self._describe()
-        if probed:
-            probe(self, experiment)
+        try:
+            self._register(adapter_config(config))
+            self.info = self._describe()
+            if probed:
+                probe(self, experiment)
+        except BaseException:
+            self.close()
+            raise
 
     def generate(
         self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]
