@@ -49,7 +49,7 @@ def config(**values) -> Config:
         engine__sglang=sglang_settings(),
         model__dtype="float16",
         evolution__population=10,
-        evolution__noise={"kind": "constant", "std": 0.05},
+        evolution__noise={"kind": "constant", "std": 0.15},  # so that members answer differently
         **values,
     )
 
@@ -97,7 +97,9 @@ def test_completions_equal_the_transformers_engines(setting, report):
                 pairs = zip(mine.token_ids, their.token_ids, strict=False)
                 at = next((i for i, (x, y) in enumerate(pairs) if x != y), -1)
                 different.append([generation, row.candidate, at])
-        assert len({tuple(c.token_ids) for c in ours}) > 5
+        first = experiment.prompt_ids["test"][0]
+        answers = {tuple(c.token_ids) for row, c in zip(asked, ours, strict=True) if row.prompt_ids == first}
+        assert len(answers) > 3
     other.close()
     report(equal=same, total=total, different=different)
     assert same >= 0.85 * total
@@ -132,7 +134,7 @@ def test_a_generation_is_the_same_twice_and_after_others(setting):
     assert engine.digests == digests
     base = [n for n, row in enumerate(asked) if row.candidate == BASE]
     assert [moved[n] for n in base] == [first[n] for n in base]
-    assert sum(one != other for one, other in zip(moved, first, strict=True)) > len(asked) / 4
+    assert sum(one != other for one, other in zip(moved, first, strict=True)) > len(asked) / 8
 
 
 def test_more_candidates_than_slots_are_evaluated_in_batches(setting):
@@ -154,7 +156,7 @@ def test_the_update_is_the_strategys_and_does_not_depend_on_slices(setting, scal
     advantages = np.random.default_rng(0).normal(size=10)
     whole = engine.tell(theta, strategy, 3, advantages, 0, size)
     assert np.abs(whole - strategy.tell(theta, 3, advantages, 0, size)).max() < 1e-6
-    parts = [engine.tell(theta, strategy, 3, advantages, a, b) for a, b in [(0, 5), (5, 999), (999, size)]]
+    parts = [engine.tell(theta, strategy, 3, advantages, a, b) for a, b in [(0, 1024), (1024, 3072), (3072, size)]]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
