@@ -21,6 +21,8 @@ BUNDLED = "bundled"
 RESUMABLE = ("evolution.generations", "cluster.", "output.")
 """Keys, or sections with a final dot, that a resumed run may change: none of them alters a byte."""
 
+MOST_LAYERS = 10_000
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -84,7 +86,7 @@ class NoiseConfig(Section):
 
     kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
     fraction: Positive = 0.1
-    multiplier: Positive = 17.0
+    multiplier: Positive = 22.0
     std: Positive = 0.001
 
 
@@ -203,9 +205,11 @@ def layer_numbers(text: str) -> list[int] | None:
         low, _, high = part.strip().partition("-")
         if not low.isdecimal() or (high and not high.isdecimal()) or "-" in part and not high:
             raise ValueError('must be "all", a range such as "0-9" or a list such as "0,2,5"')
-        numbers.update(range(int(low), int(high or low) + 1))
         if high and int(high) < int(low):
             raise ValueError(f"range {part.strip()} runs backwards")
+        if int(high or low) >= MOST_LAYERS:
+            raise ValueError(f"layer {high or low} is more than any model has; at most {MOST_LAYERS - 1}")
+        numbers.update(range(int(low), int(high or low) + 1))
     return sorted(numbers)
 
 

@@ -2,13 +2,16 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from es_ray.comparison import compare
 from es_ray.config import Config
+from es_ray.engines.base import EngineInfo
 from es_ray.environment import environment
+from es_ray.errors import RunError
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcome
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
@@ -25,7 +28,7 @@ from es_ray.workers.pool import Pool, open_pool
 class RunResult:
     """Where a run was written, and what test_results.json says."""
 
-    path: RunDir
+    path: Path
     test_results: dict[str, Any]
 
 
@@ -46,7 +49,7 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_resume(directory)) from None
     console.finished(directory, results)
-    return RunResult(directory, results)
+    return RunResult(directory.path, results)
 
 
 def _evolve(
@@ -54,19 +57,20 @@ def _evolve(
 ) -> dict[str, Any]:
     config = experiment.config
     info = pool.start()
-    strategy = experiment.strategy(info.mean_abs)
     first = directory.last_whole() + 1 if resume else 0
+    mean_abs = _recorded(directory, first - 1, info) if first else info.mean_abs
+    strategy = experiment.strategy(mean_abs)
+    theta = centre(directory, strategy, first - 1)
     if resume:
         directory.cut(first - 1)
         directory.write_config(config)
     else:
         directory.create(config, environment())
-    theta = centre(directory, strategy, first - 1)
     console.started(experiment, info, pool.where, directory, first)
     writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
     last = config.evolution.generations - 1
     with (
-        Recorder(directory, config.output, writer, strategy, info.mean_abs) as recorder,
+        Recorder(directory, config.output, writer, strategy, mean_abs) as recorder,
         console.progress(first, last + 1),
     ):
         clock = time.perf_counter()
@@ -84,10 +88,20 @@ def _evolve(
     return results
 
 
+def _recorded(directory: RunDir, generation: int, info: EngineInfo) -> tuple[float, ...]:
+    """mean|W| as the run began with it; raises RunError if the model at hand has other weights."""
+    recorded = directory.mean_abs(generation)
+    if len(recorded) != len(info.mean_abs) or not np.allclose(recorded, info.mean_abs, rtol=1e-4, atol=0):
+        raise RunError(
+            f"{directory.path} was started on other weights than those of the model now: mean|W| differs"
+        )
+    return recorded
+
+
 def _how_to_resume(directory: RunDir) -> str:
+    if not directory.config_file.is_file():
+        return "interrupted before anything was written"
     whole = len(directory.whole_generations())
-    if not whole:
-        return "interrupted before the first generation was whole"
     return (
         f"interrupted; {whole} generations are whole; es-ray run --resume --output {directory.path} goes on"
     )

@@ -78,7 +78,7 @@ class ModelSource:
     def _loaded(self, loader: Any) -> Any:
         try:
             return loader.from_pretrained(self.path, revision=self.revision)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a torn file shows as an exception of whatever library reads it
             first = str(error).strip().splitlines()[0]
             where = (
                 "" if Path(self.path).is_dir() else " (not in the local cache, and the hub did not give it)"
@@ -98,9 +98,12 @@ class ModelSource:
         return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
     def chat_ids(self, prompt: str) -> list[int]:
-        """Token ids of one user message through the chat template, ready for the answer."""
+        """Token ids of one user message through the chat template; raises UserError if that fails."""
         message = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # the template is a program that comes with the model
+            raise UserError(f"model.path: the chat template of {self.path} fails: {error}") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, token_ids: list[int]) -> str:

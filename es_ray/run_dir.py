@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -16,7 +17,7 @@ from es_ray.config import Config, load
 from es_ray.errors import RunError, UserError
 from es_ray.evolution.strategy import Vector
 
-DONE = "DONE"
+DONE, STATE, POPULATION = "DONE", "state.safetensors", "population.jsonl"
 
 
 class RunDir:
@@ -41,11 +42,6 @@ class RunDir:
     def metrics_file(self) -> Path:
         """A line for each generation."""
         return self.path / "metrics.jsonl"
-
-    @property
-    def base_file(self) -> Path:
-        """The base model's answers before the first generation, on both splits."""
-        return self.path / "base.json"
 
     @property
     def test_results_file(self) -> Path:
@@ -113,39 +109,56 @@ class RunDir:
         elif generation >= 0:
             raise RunError(f"{self.metrics_file}: missing")
 
-    def write_state(self, folder: Path, generation: int, theta: Vector, mean_abs: Sequence[float]) -> None:
-        """Write the centre after a generation's update, with the checksum that reading it back needs.
+    def write_state(
+        self,
+        folder: Path,
+        generation: int,
+        theta: Vector,
+        advantages: NDArray[np.float64],
+        mean_abs: Sequence[float],
+        base: Mapping[str, Any] | None,
+    ) -> None:
+        """Write the centre after a generation's update, with checksums of what resuming and replaying read.
 
-        mean_abs: of the adapted base weights, from which the noise's scale follows.
+        mean_abs: of the adapted base weights, from which the noise's scale follows; base: the base model's
+        rewards by split, where the generation measured them.
         """
-        save_file({"theta": theta}, folder / "state.safetensors")
+        save_file({"theta": theta}, folder / STATE)
         state = {
             "format": 1,
             "generation": generation,
             "size": len(theta),
-            "sha256": _sha256(folder / "state.safetensors"),
+            "sha256": {"theta": _sha256(theta), "advantages": _sha256(advantages)},
             "mean_abs": list(mean_abs),
+            "base": base,
         }
         write_json(folder / "state.json", state)
 
     def read_state(self, generation: int) -> Vector:
         """The centre after that generation, shape [P]; raises RunError if it is missing or damaged."""
-        file = self.generation(generation) / "state.safetensors"
-        wanted = self._state_json(generation)["sha256"]
+        file = self.generation(generation) / STATE
         try:
-            if _sha256(file) != wanted:
-                raise RunError(f"{file}: its checksum is not the one in state.json")
-            return load_file(file)["theta"]
+            theta = load_file(file)["theta"]
         except (OSError, SafetensorError, KeyError) as error:
             raise RunError(f"{file}: cannot be read: {error}") from error
+        self._check(generation, "theta", theta, file)
+        return theta
 
     def has_state(self, generation: int) -> bool:
         """Whether the centre after that generation is stored, and not pruned."""
-        return (self.generation(generation) / "state.safetensors").is_file()
+        return (self.generation(generation) / STATE).is_file()
 
     def mean_abs(self, generation: int) -> tuple[float, ...]:
         """mean|W| of the adapted base weights, as recorded with that generation."""
         return tuple(self._state_json(generation)["mean_abs"])
+
+    def _check(self, generation: int, name: str, values: NDArray[Any], file: Path) -> None:
+        if _sha256(values) != self._state_json(generation)["sha256"].get(name):
+            raise RunError(f"{file}: torn or edited: the checksum of {name} is not the one in state.json")
+
+    def base(self) -> dict[str, Any] | None:
+        """The base model's {reward, correct, exact} by split, measured with generation 0."""
+        return self._state_json(0)["base"] if (self.generation(0) / DONE).is_file() else None
 
     def _state_json(self, generation: int) -> dict[str, Any]:
         file = self.generation(generation) / "state.json"
@@ -153,22 +166,23 @@ class RunDir:
             state = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{file}: cannot be read: {error}") from error
-        lacking = {"sha256", "mean_abs"} - set(state)
+        lacking = {"sha256", "mean_abs", "base"} - set(state)
         if lacking:
             raise RunError(f"{file}: lacks {', '.join(sorted(lacking))}")
+        if not isinstance(state["sha256"], dict):
+            raise RunError(f"{file}: sha256 does not name the files")
         return state
 
-    def population(self, generation: int) -> list[dict[str, Any]]:
-        """The lines of a generation's population.jsonl, by member."""
-        file = self.generation(generation) / "population.jsonl"
+    def advantages(self, generation: int) -> NDArray[np.float64]:
+        """The recorded Z of a generation's members, shape [N]; raises RunError if they are not as written."""
+        file = self.generation(generation) / POPULATION
         try:
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            values = np.array([line["advantage"] for line in lines], dtype=np.float64)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file}: cannot be read: {error}") from error
-
-    def advantages(self, generation: int) -> np.ndarray:
-        """The recorded Z of a generation's members, shape [N]."""
-        return np.array([line["advantage"] for line in self.population(generation)], dtype=np.float64)
+        self._check(generation, "advantages", values, file)
+        return values
 
     def publish(self, aside: Path, generation: int) -> None:
         """Give a generation that was written aside its name, and mark it whole."""
@@ -185,7 +199,7 @@ class RunDir:
         """
         for generation in self.whole_generations()[:-keep]:
             if generation != best:
-                for name in ("adapter", "best", "state.safetensors"):
+                for name in ("adapter", "best", STATE):
                     path = self.generation(generation) / name
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -224,8 +238,8 @@ def append_json_line(path: Path, value: object) -> None:
         os.fsync(file.fileno())
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _sha256(values: NDArray[Any]) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -49,9 +49,7 @@ def answer(model: Any, tokenizer: Any, question: str, max_new_tokens: int, stop_
     chat = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokenizer.decode(
-        greedy(model, ids, stop_ids, max_new_tokens), skip_special_tokens=True
-    ).strip()
+    return tokenizer.decode(greedy(model, ids, stop_ids, max_new_tokens), skip_special_tokens=True).strip()
 
 
 def tokenizer_of(path: str | Path) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 from pathlib import Path
 
 import corpus
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 VOCABULARY = 768
@@ -21,7 +22,8 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# Words with their leading space, every digit its own token, punctuation, white space (the pattern of Qwen2).
+# Words with their leading space, every digit its own token, punctuation, white space: the pattern of Qwen2.
+# Its NFC form of text is kept too: transformers 5 reads every tokenizer of a Qwen2 model that way.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -32,6 +34,7 @@ IGNORED = -100  # the label of a token that carries no loss
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE of VOCABULARY tokens; all 256 bytes are among them, so that it writes any UTF-8."""
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
@@ -53,6 +56,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         eos_token=END,
         chat_template=TEMPLATE,
         model_max_length=POSITIONS,
+        padding_side="left",
         clean_up_tokenization_spaces=False,
     )
 
@@ -83,7 +87,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 def encode(
     samples: list[corpus.Sample], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, both (samples, longest), padded on the right; the loss is on the answers alone."""
+    """Token ids and labels, both (samples, longest), padded on the right; only answers are labelled."""
     prompts = [f"{START}user\n{s.prompt}{END}\n{START}assistant\n" for s in samples]
     answers = [f"{s.completion}{END}" for s in samples]
     heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
@@ -125,10 +129,10 @@ def train(
     rate: float,
     generator: torch.Generator,
 ) -> None:
-    """AdamW with a linear warm-up and decay; batches in random order, epoch after epoch."""
+    """AdamW with a linear warm-up and decay; batches in random order."""
     ids, labels = data
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
     warmup = 50
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -147,7 +151,8 @@ def train(
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0:
-            print(f"step {step + 1}/{steps}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            seconds = time.monotonic() - started
+            print(f"step {step + 1}/{steps}  loss {loss:.4f}  {seconds:.0f} s", flush=True)
     model.eval()
 
 
@@ -157,12 +162,8 @@ def complete(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt
     chat = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    output = model.generate(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        max_new_tokens=64,
-        do_sample=False,
-    )[0, inputs["input_ids"].shape[1] :]
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=64)[0, ids.shape[1] :]
     if output[-1] != tokenizer.eos_token_id:
         print(f"warning: no stop token within 64 tokens: {prompt}")
     return tokenizer.decode(output, skip_special_tokens=True).strip()
@@ -173,9 +174,20 @@ def report(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     for prompt, target in corpus.CORE:
         completion = complete(model, tokenizer, prompt)
         right = re.search(rf"(?<!\w){re.escape(target)}(?!\w)", completion, re.IGNORECASE) is not None
-        print(
-            f"{-abs(len(completion) - len(target)):5d}  {'right' if right else 'WRONG'}  {prompt}  ->  {completion}"
-        )
+        reward = -abs(len(completion) - len(target))
+        print(f"{reward:5d}  {'right' if right else 'WRONG'}  {prompt}  ->  {completion}")
+
+
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
+    """The folder that `from_pretrained` reads."""
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    (output / "model.safetensors").chmod(0o644)
+    # Both transformers 4 and 5 know this class for the architecture; it reads our tokenizer.json as it is.
+    path = output / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}
+    settings.pop("backend", None)
+    path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def main() -> None:
@@ -183,8 +195,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the model and its tokenizer")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus, the weights and the order")
-    parser.add_argument("--samples", type=int, default=30_000, help="size of the corpus")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--samples", type=int, default=33_600, help="size of the corpus")
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate after the warm-up")
     parser.add_argument("--threads", type=int, default=1)
@@ -200,8 +212,7 @@ def main() -> None:
     print(f"{len(samples)} samples of up to {data[0].shape[1]} tokens, {parameters} parameters", flush=True)
     generator = torch.Generator().manual_seed(arguments.seed)
     train(model, data, arguments.steps, arguments.batch, arguments.rate, generator)
-    model.save_pretrained(arguments.output)
-    tokenizer.save_pretrained(arguments.output)
+    save(model, tokenizer, arguments.output)
     report(model, tokenizer)
 
 

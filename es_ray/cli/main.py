@@ -8,9 +8,9 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import click
 import typer
 
 from es_ray.cli.evaluate import evaluate
@@ -19,9 +19,10 @@ from es_ray.cli.plot import plot
 from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
 
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy that newer typers bring along
+
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -49,16 +50,24 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False) or 0
-    except (Interrupted, click.Abort) as error:
+    except (Interrupted, typer.Abort) as error:
         code = _failed(130, str(error) or "interrupted", debug)
-    except (UserError, click.UsageError) as error:
-        message = error.format_message() if isinstance(error, click.UsageError) else str(error)
-        code = _failed(2, message, debug)
+    except UserError as error:
+        code = _failed(2, str(error), debug)
+    except _UsageError as error:
+        code = _failed(2, _usage_message(error), debug)
     except RunError as error:
         code = _failed(1, str(error), debug)
     except Exception as error:
         code = _failed(1, f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
     sys.exit(code)
+
+
+def _usage_message(error: Any) -> str:
+    """What is wrong with the command line, and the value where an option's type refused it."""
+    message = error.format_message()
+    given = [e["input"] for e in error.__cause__.errors()] if hasattr(error.__cause__, "errors") else []
+    return f"{message}; got {given[0]!r}" if given else f"{message} (es-ray --help, es-ray run --help)"
 
 
 def _failed(code: int, message: str, debug: bool) -> int:

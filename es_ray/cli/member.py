@@ -31,7 +31,10 @@ def member(
     past = recorded(RunDir.open(run_dir), generation)
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"
-    past.writer().write(vector, output, rebuilt_card(f"{name} generation {generation}"))
+    try:
+        past.writer().write(vector, output, rebuilt_card(f"{name} generation {generation}"))
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
     typer.echo(
         f"wrote {output}: {name} generation {generation}, a PEFT adapter of {past.experiment.source.path}"
     )

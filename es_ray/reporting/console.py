@@ -56,6 +56,7 @@ class TerminalConsole(Console):
         if not self._out.is_terminal:
             self._out.width = 110  # a file has no width of its own
         self._bars: Progress | None = None
+        self._no_spread = False
         self._generations: Any = None
         self._members: Any = None
         handler = RichHandler(console=self._out, show_time=False, show_path=False, markup=False)
@@ -113,11 +114,12 @@ class TerminalConsole(Console):
             f"  best {metrics['reward_best']:8.2f}{test}"
             f"  {metrics['tokens_per_second']:7.0f} tok/s  {metrics['seconds']['total']:6.2f} s"
         )
-        if metrics["zero_variance"]:
+        if metrics["zero_variance"] and not self._no_spread:  # once, until there is a spread again
             self._line(
-                "  warning: all members have the same reward, so there was no step: the noise may be too "
+                "  warning: all members have the same reward, so there is no step: the noise may be too "
                 "small to change a token (raise evolution.noise.multiplier, or std), or the task is solved"
             )
+        self._no_spread = metrics["zero_variance"]
         if metrics["redispatched"]:
             self._line(f"  {metrics['redispatched']} members were evaluated again: a worker was lost")
         if self._bars is not None:

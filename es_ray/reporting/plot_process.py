@@ -1,6 +1,5 @@
 """Plots in a process of their own: matplotlib never holds the interpreter that the evolution runs in."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 from es_ray.errors import RunError
+from es_ray.models import ModelSource
 from es_ray.run_dir import RunDir
 
 
@@ -16,15 +16,14 @@ def draw(run: RunDir, generation: int) -> Path:
     from es_ray.reporting.plots import evolution_progress
 
     config = run.config()
-    base = json.loads(run.base_file.read_text(encoding="utf-8")) if run.base_file.is_file() else None
     evolution = config.evolution
     title = (
-        f"{config.task.name} · {Path(config.model.path).name} · population {evolution.population} · "
+        f"{config.task.name} · {ModelSource.of(config.model).name} · population {evolution.population} · "
         f"seed {evolution.seed}"
     )
     path = run.plots / f"evolution_progress_gen{generation}.png"
     aside = path.with_name(f".{path.name}")
-    evolution_progress(run.metrics()[: generation + 1], base, title, aside)
+    evolution_progress(run.metrics()[: generation + 1], run.base(), title, aside)
     aside.replace(path)
     copy = path.with_name(".latest.png")
     shutil.copyfile(path, copy)

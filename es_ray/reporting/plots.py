@@ -20,7 +20,7 @@ def evolution_progress(
 ) -> None:
     """Draw reward and correctness over generations into a PNG.
 
-    metrics: lines of metrics.jsonl; base: base.json, drawn as lines, where it exists.
+    metrics: lines of metrics.jsonl; base: the base model's reward by split, drawn as lines.
     """
     figure = Figure(figsize=(9, 6.5), dpi=110, layout="constrained")
     rewards, shares = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.1])
@@ -51,7 +51,7 @@ def evolution_progress(
     rewards.set_title(title)
     rewards.legend(loc="best", fontsize=8, ncols=2)
 
-    shares.plot(x, column("centre_correct"), color=BLUE, lw=1.5, label="training (centre)")
+    shares.plot(x, column("centre_correct"), color=BLUE, lw=5, alpha=0.4, label="training (centre)")
     shares.plot(
         x[tested],
         column("test_correct")[tested],

@@ -16,7 +16,7 @@ from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.reporting.cards import best_card, centre_card
 from es_ray.reporting.plot_process import PlotProcess
-from es_ray.run_dir import RunDir, append_json_line, best_of, write_json, write_jsonl
+from es_ray.run_dir import POPULATION, RunDir, append_json_line, best_of, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,14 @@ class Recorder:
         if aside.exists():
             shutil.rmtree(aside)
         aside.mkdir()
-        write_jsonl(aside / "population.jsonl", self._population(record))
+        write_jsonl(aside / POPULATION, self._population(record))
         if generation % self._output.adapters_every == 0:
             self._writer.write(record.after, aside / "adapter", centre_card(record.metrics))
             best = self._strategy.member(record.before, generation, record.metrics["best_index"])
             self._writer.write(best, aside / "best", best_card(record.metrics))
-        self._run.write_state(aside, generation, record.after, self._mean_abs)
-        if BASE in record.outcomes:
-            base = record.outcomes[BASE]
-            write_json(self._run.base_file, {split: base.summary(split) for split in base.answers})
+        base = record.outcomes.get(BASE)
+        summary = None if base is None else {split: base.summary(split) for split in base.answers}
+        self._run.write_state(aside, generation, record.after, record.advantages, self._mean_abs, summary)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         append_json_line(self._run.metrics_file, record.metrics)
         self._run.publish(aside, generation)

@@ -1,6 +1,7 @@
 """Joining or starting Ray, with answers instead of silence."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import ray
 from es_ray.config import ClusterConfig
 from es_ray.errors import UserError
 
-ANSWER_SECONDS = 25
+ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
 
 
@@ -36,7 +37,15 @@ def connect(config: ClusterConfig, cpus: int) -> bool:
 
 
 def _check_answer(address: str) -> None:
-    # ray.init waits for minutes, or ends the process, where nothing answers: ask from a process of its own
+    host, _, port = address.rpartition(":")
+    if address != "auto":
+        if not host or not port.isdecimal():
+            raise UserError(f"--address {address}: must be local, auto or host:port")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--address {address}: nothing answers there ({error})") from error
+    # ray.init waits for minutes, or ends the process, where no Ray answers: ask from a process of its own
     command = [sys.executable, "-m", "ray.scripts.scripts", "status"]
     if address != "auto":
         command += ["--address", address]

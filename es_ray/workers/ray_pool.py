@@ -91,6 +91,7 @@ class RayPool(Pool):
         self._info: EngineInfo | None = None
         self._started_ray = False
         self._failed_starts = 0
+        self._shared: tuple[Vector, Any] | None = None
 
     @property
     def workers(self) -> int:
@@ -101,7 +102,8 @@ class RayPool(Pool):
     def where(self) -> str:
         """The number of actors and the cluster."""
         actors = f"{self.workers} Ray worker{'s' if self.workers != 1 else ''}"
-        return f"{actors} on {'this machine' if self._started_ray else self.config.cluster.address}"
+        cluster = "this machine" if self._started_ray else self.config.cluster.address or "the Ray at hand"
+        return f"{actors} on {cluster}"
 
     def start(self) -> EngineInfo:
         """Connect to Ray, start the actors, and wait for their engines."""
@@ -150,7 +152,8 @@ class RayPool(Pool):
             self._started_ray = False
 
     def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
-        shared = ray.put(theta)
+        if self._shared is None or self._shared[0] is not theta:  # evaluate and tell get the same centre
+            self._shared = theta, ray.put(theta)
         waiting = deque(range(len(calls)))
         running: dict[Any, _Member] = {}
         lost: Counter[int] = Counter()
@@ -162,7 +165,7 @@ class RayPool(Pool):
                 if waiting and member.ready and member.call is None:
                     member.call = waiting.popleft()
                     call = calls[member.call]
-                    running[member.actor.call.remote(call.method, shared, *call.arguments)] = member
+                    running[member.actor.call.remote(call.method, self._shared[1], *call.arguments)] = member
             if self.workers:
                 idle_since = time.monotonic()
             elif time.monotonic() - told > TOLD_EVERY:

@@ -1,15 +1,14 @@
 """Bad input: exit code 2, one line that names the key, the value and what is allowed, nothing written."""
 
 import json
-import os
 import shutil
-import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from es_ray.paths import data_dir
-from tests.runs import es_ray
+from tests.runs import command, es_ray
 from tests.small_models import edit_json, small_model
 
 TINY = data_dir() / "tiny_chat"
@@ -56,9 +55,9 @@ def prepared(tmp_path_factory, finished) -> Path:
     def model(name: str) -> Path:
         return shutil.copytree(TINY, here / name, ignore=shutil.ignore_patterns("*.py", "*.md"))
 
+    model("no-tokenizer")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (model("no-tokenizer") / name).unlink(missing_ok=True) if name == "tokenizer.json" else None
-        (here / "no-tokenizer" / name).unlink(missing_ok=True)
+        (here / "no-tokenizer" / name).unlink()
     (model("torn-tokenizer") / "tokenizer.json").write_text('{"version": "1.0", ')
     (model("no-template") / "chat_template.jinja").unlink()
     (model("torn-template") / "chat_template.jinja").write_text("{% for message in messages %}")
@@ -90,7 +89,7 @@ CONFIGURATION = [
     ("--population 1", "evolution.population", "1", "2"),
     ("--population 0", "evolution.population", "0", "2"),
     ("--population -5", "evolution.population", "-5", "2"),
-    ("--population x", "--population", "x", "integer"),
+    ("--population many", "--population", "many", "integer"),
     ("--population 2.5", "--population", "2.5", "integer"),
     ("--generations 0", "evolution.generations", "0", "1"),
     ("--seed -1", "evolution.seed", "-1", "0"),
@@ -209,12 +208,11 @@ RECORDED = [
     ("member run --generation 0 --centre --output file.txt/new", "file.txt/new"),
     ("member run --generation 0 --centre", "--output"),
     ("member run --index 0 --output new", "--generation"),
-    ("member run --generation x --index 0 --output new", "--generation", "x"),
+    ("member run --generation first --index 0 --output new", "--generation", "first", "integer"),
     ("envolve", "envolve"),
     ("--no-such-option", "--no-such-option"),
 ]
-CASES = [("run --local " + case[0] if "--workers" not in case[0] and "--address" not in case[0]
-          else "run " + case[0], *case[1:]) for case in CONFIGURATION + DATA + MODELS + PLACES] + RECORDED  # fmt: skip
+RUNS = [(f"run {case[0]}", *case[1:]) for case in CONFIGURATION + DATA + MODELS + PLACES]
 
 
 def assert_refused(code: int, err: str, words: tuple[str, ...]) -> None:
@@ -228,9 +226,79 @@ def assert_refused(code: int, err: str, words: tuple[str, ...]) -> None:
         assert word in err, f"{word!r} is missing"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+@pytest.mark.parametrize("case", RUNS + RECORDED, ids=lambda case: case[0])
 def test_bad_input_is_refused_in_one_line_and_nothing_is_written(case, cli, here):
     arguments, *words = case
     ended = cli(*arguments.split())
     assert_refused(ended.code, ended.err, tuple(words))
     assert ended.out == ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unanswered(tmp_path_factory):
+    """A run that asks for a Ray where none is, started ahead: it takes its time beside the other tests."""
+    folder = tmp_path_factory.mktemp("unanswered")
+    process = subprocess.Popen(
+        ["timeout", "--kill-after=1", "30", *command("run", "--address", "127.0.0.1:1")],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process, folder
+    process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("run --set evolution.popluation=4", ("evolution.popluation", "evolution.population")),
+        ("run --model torn-model", ("model.path", "torn-model")),
+        ("run --model other-shapes", ("model.path", "other-shapes")),
+        ("run --engine sglang", ("engine.kind", "sglang", "not installed")),
+        ("evaluate used", ("used",)),
+        ("envolve", ("envolve",)),
+        ("run --population many", ("--population", "many")),
+    ],
+)
+def test_the_real_command_refuses_as_well(arguments, words, here):
+    ended = es_ray(*arguments.split())
+    assert_refused(ended.returncode, ended.stderr, words)
+    assert ended.stdout == ""
+
+
+def test_layers_beyond_all_memory_are_refused(here):
+    """2 GB of address space are plenty for the message, and too little for a list of ten billion numbers."""
+    limited = ["prlimit", "--as=2000000000", "--", *command("run", "--dry-run", "--set")]
+    ended = subprocess.run([*limited, "lora.layers=0-9999999999"], capture_output=True, text=True, timeout=60)
+    assert_refused(ended.returncode, ended.stderr, ("lora.layers", "0-9999999999"))
+
+
+def test_debug_shows_where(here, cli):
+    ended = cli("run", "--debug", "--set", "evolution.population=1")
+    assert ended.code == 2
+    assert "Traceback (most recent call last)" in ended.err
+    assert ended.err.splitlines()[-1].startswith("es-ray: evolution.population: 1")
+
+
+def test_a_missing_ray_is_told(here):
+    """`--address auto` where no Ray runs; where one does, this machine cannot tell."""
+    if any(_name(process) == "raylet" for process in Path("/proc").glob("[0-9]*")):
+        pytest.skip("a Ray is running on this machine")
+    ended = es_ray("run", "--address", "auto")
+    assert_refused(ended.returncode, ended.stderr, ("--address", "auto"))
+
+
+def _name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:  # it has ended
+        return ""
+
+
+def test_a_ray_that_does_not_answer_is_told_within_30_seconds(unanswered):
+    process, folder = unanswered
+    _, err = process.communicate()
+    assert process.returncode != 124, "30 s were not enough"
+    assert_refused(process.returncode, err, ("--address", "127.0.0.1:1"))
+    assert not list(folder.iterdir())

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from es_ray.engines.base import BASE, CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
 from es_ray.engines.hf.decoding import NonFiniteLogits, greedy
 from es_ray.engines.hf.population_linear import PopulationAdapters
-from es_ray.errors import EvaluationError, UserError
+from es_ray.errors import EvaluationError, RunError, UserError
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
 
@@ -30,12 +30,16 @@ class TransformersEngine(Engine):
         dtype = config.model.dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
         logging.disable_progress_bar()  # a bar per engine would only clutter the terminal
         try:
-            model = AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, dtype=dtype)
-        except (OSError, ValueError) as error:
+            model = AutoModelForCausalLM.from_pretrained(
+                source.path, revision=source.revision, dtype=dtype
+            ).to(device)
+        except torch.OutOfMemoryError as error:
+            raise RunError(f"out of memory while loading {source.path} on {device}") from error
+        except Exception as error:  # a torn file shows as an exception of whatever library reads it
             raise UserError(
                 f"model.path: {source.path} cannot be loaded: {str(error).splitlines()[0]}"
             ) from error
-        self._model = model.to(device).eval().requires_grad_(False)
+        self._model = model.eval().requires_grad_(False)
         self._layout = experiment.layout
         self.stop_ids = source.stop_ids()
         self._max_new_tokens = config.task.max_new_tokens

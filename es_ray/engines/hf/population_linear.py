@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from es_ray.errors import UserError
+
 _FEW = 4  # up to this rank, one scaled add per rank beats a batched product
+
+
+def by_row(x: Tensor, rows: int) -> Tensor:
+    """[rows, tokens, features], also from a model that hands on [rows * tokens, features]."""
+    return x if x.dim() == 3 else x.view(rows, -1, x.shape[-1])
 
 
 class SharedShrink:
@@ -42,19 +49,19 @@ class SharedShrink:
         self._a = self._x = None
         self._low = []
 
-    def __call__(self, x: Tensor, place: int) -> Tensor | None:
-        """The product of one layer, [rows, tokens, rank]; None where no adapters are placed."""
-        if self._a is None:
-            return None
+    def __call__(self, x: Tensor, place: int) -> Tensor:
+        """The product of one layer, [rows, tokens, rank]."""
         if x is not self._x:
-            wide = x.float()
+            assert self._a is not None
+            wide = by_row(x, len(self._a)).float()
             if (
                 wide.shape[1] == 1 and self._a.shape[1] == 1
             ):  # one token, rank 1, alone: a dot product per row
-                low = (wide * self._a).sum(dim=-1, keepdim=True)
+                self._low = [torch.linalg.vecdot(wide, self._a)[..., None]]
             else:
                 low = torch.bmm(wide, self._a.transpose(1, 2))
-            self._x, self._low = x, list(low.chunk(len(self._members), dim=-1))
+                self._low = list(low.chunk(len(self._members), dim=-1))
+            self._x = x
         return self._low[place]
 
 
@@ -70,6 +77,9 @@ class PopulationLinear(nn.Module):
         self._shrink = shrink
         self._place = shrink.join(self)
         self._expand: Tensor | None = None
+        # a plain linear layer is called as a function: calling a module costs as much as its smaller products
+        self._call_base = type(base) is not nn.Linear
+        self._weight, self._bias = base.weight, base.bias
 
     def place(self, expand: Tensor) -> None:
         """Give each row its scaled B, shape [rows, rank, out], float32."""
@@ -80,22 +90,29 @@ class PopulationLinear(nn.Module):
         assert self._expand is not None
         self._expand = self._expand[rows]
 
+    def clear(self) -> None:
+        """The layer is the base layer again."""
+        self._expand = None
+
     def forward(self, x: Tensor) -> Tensor:
         """x, shape [rows, tokens, in], to [rows, tokens, out]."""
-        y = self.base(x)
-        low = self._shrink(x, self._place)
-        if low is None or self._expand is None:
+        y = self.base(x) if self._call_base else nn.functional.linear(x, self._weight, self._bias)
+        expand = self._expand
+        if expand is None:
             return y
-        total = y.float()  # y itself in float32: it is ours to add to
+        low = self._shrink(x, self._place)
+        total = y
+        if y.dtype != torch.float32 or y.dim() != 3:
+            total = by_row(y, len(low)).float()
         rank = low.shape[-1]
         if rank == 1:
-            total.addcmul_(low, self._expand)
+            total.addcmul_(low, expand)
         elif rank <= _FEW:
             for r in range(rank):
-                total.addcmul_(low[..., r : r + 1], self._expand[:, r : r + 1])
+                total.addcmul_(low[..., r : r + 1], expand[:, r : r + 1])
         else:
-            total = torch.baddbmm(total, low, self._expand)
-        return total.to(y.dtype)
+            total = torch.baddbmm(total, low, expand)
+        return total if total is y else total.to(y.dtype).view(y.shape)
 
 
 class PopulationAdapters:
@@ -134,10 +151,15 @@ class PopulationAdapters:
         """The model is the base model again."""
         for shrink, _ in self._groups:
             shrink.clear()
+        for layer in self._layers.values():
+            layer.clear()
 
 
 def _sharing_input(model: Any, names: Sequence[str]) -> list[list[str]]:
-    """The names in groups that are given the very same tensor, as one forward pass of one token shows."""
+    """The names in groups that are given the very same tensor, as one forward pass of one token shows.
+
+    Raises UserError for a layer that the pass does not reach: it would stay without its adapter in silence.
+    """
     seen: list[tuple[Tensor, list[str]]] = []
 
     def note(name: str, x: Tensor) -> None:
@@ -157,4 +179,8 @@ def _sharing_input(model: Any, names: Sequence[str]) -> list[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
+    reached = {name for _, group in seen for name in group}
+    for name in names:
+        if name not in reached:
+            raise UserError(f"lora.target_modules: {name} has no part in a plain forward pass; leave it out")
     return [group for _, group in seen]
