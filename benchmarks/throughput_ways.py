@@ -1,5 +1,6 @@
 """One way of throughput.py, in this process: `throughput_ways.py SPEC` appends JSON lines to a file."""
 
+import functools
 import json
 import random
 import statistics
@@ -82,6 +83,15 @@ def machine(spec: Spec) -> None:
     )
 
 
+@functools.cache
+def prompts_of(model: str, tokens: int) -> list[tuple[int, ...]]:
+    """Token ids of the prompts of one member; made once, before anything is timed."""
+    examples = {"train": f"{model}/data.jsonl", "test": f"{model}/data.jsonl"}
+    found = Experiment(parse({"model": {"path": model}, "task": examples})).prompt_ids["train"]
+    assert all(len(ids) == tokens for ids in found)
+    return found
+
+
 def plain_engine(spec: Spec, lora: bool, run_scheduler: Any = None, **more: Any) -> Any:
     """SGLang's own engine with our settings."""
     from sglang.srt.entrypoints.engine import Engine
@@ -99,16 +109,11 @@ def plain_engine(spec: Spec, lora: bool, run_scheduler: Any = None, **more: Any)
     return cls(**arguments)
 
 
-def prompts_of(spec: Spec) -> list[tuple[int, ...]]:
-    """The prompts of one member."""
-    found = Experiment(config_of(spec)).prompt_ids["train"]
-    assert all(len(ids) == spec["prompt_tokens"] for ids in found)
-    return found
-
-
 def generate(engine: Any, spec: Spec, members: int, names: list[str] | None = None) -> None:
     """The rows of some members, to their full length."""
-    ids = [list(prompt) for _ in range(members) for prompt in prompts_of(spec)]
+    ids = [
+        list(prompt) for _ in range(members) for prompt in prompts_of(spec["model"], spec["prompt_tokens"])
+    ]
     per_row = None if names is None else [name for name in names for _ in range(spec["prompts"])]
     sampling = {"temperature": 0.0, "max_new_tokens": spec["tokens"], "ignore_eos": True}
     outputs = engine.generate(input_ids=ids, sampling_params=sampling, lora_path=per_row)
@@ -118,6 +123,7 @@ def generate(engine: Any, spec: Spec, members: int, names: list[str] | None = No
 def base(spec: Spec) -> None:
     """The ceiling: an engine without LoRA."""
     engine = plain_engine(spec, lora=False)
+    prompts_of(spec["model"], spec["prompt_tokens"])
     seconds = [timed(lambda: generate(engine, spec, spec["members"])) for _ in range(spec["rounds"] + 1)]
     write(spec, way="base", seconds=seconds[1:])
     alone = [timed(lambda: generate(engine, spec, 1)) for _ in range(spec["slow_members"] + 1)]
