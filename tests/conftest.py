@@ -56,11 +56,19 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """One short run with the real command (path, code, out, err). Read-only: use `copied` to change it."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    done = es_ray("run", "--local", *SETTINGS, "--output", path)
+    """One short run with the real command (path, out, err). Read-only: use `copied` to change it.
+
+    It runs where Ray cannot be imported: `--local` needs none.
+    """
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "no-ray").mkdir()
+    (folder / "no-ray" / "ray.py").write_text("raise ImportError('a local run imports no Ray')\n")
+    paths = os.pathsep.join(filter(None, [str(folder / "no-ray"), os.environ.get("PYTHONPATH")]))
+    done = es_ray(
+        "run", "--local", *SETTINGS, "--output", folder / "run", env=os.environ | {"PYTHONPATH": paths}
+    )
     assert done.returncode == 0, done.stderr
-    return SimpleNamespace(path=path, out=done.stdout, err=done.stderr)
+    return SimpleNamespace(path=folder / "run", out=done.stdout, err=done.stderr)
 
 
 @pytest.fixture

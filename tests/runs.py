@@ -5,8 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
-POPULATION, GENERATIONS, MULTIPLIER, LEARNING_RATE, SHARD = 6, 4, 25.0, 0.05, 2
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from es_ray.cli.main import main
+
+POPULATION, GENERATIONS, MULTIPLIER, LEARNING_RATE, SHARD = 6, 4, 40.0, 0.05, 2
 SETTINGS = (
     "--population", str(POPULATION),
     "--generations", str(GENERATIONS),
@@ -52,3 +59,21 @@ def evolved(run: Path) -> dict[str, object]:
 def _without(record: dict, keys: tuple[str, ...]) -> dict:
     assert set(keys) <= set(record), f"{set(keys) - set(record)} is missing"
     return {key: value for key, value in record.items() if key not in keys}
+
+
+def in_process(*arguments: object) -> None:
+    """The command in this process, for fixtures: it must succeed."""
+    with patch.object(sys, "argv", ["es-ray", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code, f"es-ray {' '.join(map(str, arguments))}: {ended.value.code}"
+
+
+def tensors(adapter: Path) -> dict[str, np.ndarray]:
+    """An adapter's tensors in float64, by name."""
+    loaded = load_file(adapter / "adapter_model.safetensors")
+    return {name: tensor.astype(np.float64) for name, tensor in loaded.items()}
+
+
+def vector(adapter: Path) -> np.ndarray:
+    """All entries of an adapter in float64, in the order of its tensors' names."""
+    return np.concatenate([tensor.ravel() for _, tensor in sorted(tensors(adapter).items())])

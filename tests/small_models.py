@@ -33,6 +33,16 @@ CONFIGS = {
     "mistral": lambda **k: transformers.MistralConfig(**SHAPE | {"sliding_window": None} | k),
     "mistral-window": lambda **k: transformers.MistralConfig(**SHAPE | {"sliding_window": 8} | k),
 }
+OTHERS = {
+    "gemma2": lambda: transformers.Gemma2Config(**SHAPE | {"head_dim": 8, "sliding_window": 8}),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**SHAPE),
+    "phi3": lambda: transformers.Phi3Config(**SHAPE),
+    "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=2
+    ),
+    "opt": lambda: transformers.OPTConfig(**SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+}
+"""Two kinds of attention, fused projections, learnt positions, layers that are given [rows x tokens, in]."""
 
 
 def build(folder: Path, config: PretrainedConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
@@ -54,9 +64,9 @@ def build(folder: Path, config: PretrainedConfig, seed: int = 0, dtype: torch.dt
 
 
 def small_model(folder: Path, architecture: str = "qwen2", **changes) -> Path:
-    """`build` with one of CONFIGS; changes go into the configuration."""
+    """`build` with one of CONFIGS or OTHERS; changes go into the configuration."""
     seed, dtype = changes.pop("seed", 0), changes.pop("dtype", torch.float32)
-    return build(folder, CONFIGS[architecture](**changes), seed, dtype)
+    return build(folder, (CONFIGS | OTHERS)[architecture](**changes), seed, dtype)
 
 
 def edit_json(file: Path, **values: object) -> None:

@@ -253,7 +253,6 @@ def unanswered(tmp_path_factory):
     ("arguments", "words"),
     [
         ("run --set evolution.popluation=4", ("evolution.popluation", "evolution.population")),
-        ("run --model torn-model", ("model.path", "torn-model")),
         ("run --model other-shapes", ("model.path", "other-shapes")),
         ("run --engine sglang", ("engine.kind", "sglang", "not installed")),
         ("evaluate used", ("used",)),

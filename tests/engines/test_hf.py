@@ -33,6 +33,11 @@ CASES = [
     ("mistral", {"rank": 2, "layers": "0-1"}),
     ("mistral", {"rank": 1, "alpha": 8.0, "target_modules": ["up_proj"]}),
     ("mistral-window", {"rank": 2}),
+    ("gemma2", {"rank": 1, "alpha": 32.0}),
+    ("gpt_neox", {"rank": 2, "target_modules": ["query_key_value", "dense_h_to_4h", "dense_4h_to_h"]}),
+    ("phi3", {"rank": 1, "target_modules": ["qkv_proj", "gate_up_proj", "down_proj"]}),
+    ("opt", {"rank": 2, "target_modules": ["q_proj", "out_proj", "fc1", "fc2"]}),
+    ("gpt_bigcode", {"rank": 2, "target_modules": ["c_attn", "c_proj"]}),
 ]
 IDS = [f"{architecture}-{'-'.join(map(str, lora.values()))}" for architecture, lora in CASES]
 
@@ -48,16 +53,15 @@ class Setting(NamedTuple):
 
 def setting(folder: Path, lora: dict, **values) -> Setting:
     """Members far enough from the centre, and the centre from the base, that answers differ."""
-    config = Config().replace(
-        model__path=str(folder),
-        lora=lora,
-        init__std=0.15,
-        evolution__seed=4,
-        evolution__noise={"kind": "constant", "std": 0.25},
-        task__max_new_tokens=NEW_TOKENS,
-        **values,
-    )
-    experiment = Experiment(config)
+    usual = {
+        "model__path": str(folder),
+        "lora": lora,
+        "init__std": 0.15,
+        "evolution__seed": 4,
+        "evolution__noise": {"kind": "constant", "std": 0.25},
+        "task__max_new_tokens": NEW_TOKENS,
+    }
+    experiment = Experiment(Config().replace(**usual | values))
     engine = create_engine(experiment)
     strategy = experiment.strategy(engine.info.mean_abs)
     return Setting(experiment, engine, strategy, strategy.initial())
@@ -101,6 +105,21 @@ def test_completions_equal_plain_pefts_member_by_member(architecture, lora, tmp_
     same = s.engine.generate(s.theta, s.strategy, GENERATION, [Row(c, prompt) for c in range(6)])
     assert len({tuple(answer.token_ids) for answer in same}) > 1
     s.engine.close()
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "mistral-window"])
+def test_long_answers_equal_plain_pefts(architecture, tmp_path):
+    """Far beyond any first guess of a cache's size, with rows that end on the way."""
+    folder, stop = small_model(tmp_path / "model", architecture), STOP_IDS[:3]
+    edit_json(folder / "generation_config.json", eos_token_id=stop)
+    s = setting(folder, {"rank": 1}, task__max_new_tokens=150)
+    asked = rows(lengths=(1, 30), candidates=(0, 2, CENTRE))
+    answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
+    by_candidate = {c: reference(s, c, tmp_path / f"adapter{c}") for c in (0, 2, CENTRE)}
+    for row, ours in zip(asked, answers, strict=True):
+        wanted = plain_peft.greedy(by_candidate[row.candidate], list(row.prompt_ids), stop, 150)
+        assert ours.token_ids == wanted
+    assert max(len(answer.token_ids) for answer in answers) == 150
 
 
 @pytest.mark.parametrize(("architecture", "lora"), CASES[:1] + CASES[3:4] + CASES[6:8], ids=lambda v: str(v))
@@ -199,9 +218,21 @@ def test_the_engine_tells_mean_weights_size_and_dtype(tmp_path, dtype):
     assert s.engine.info.dtype == str(dtype).removeprefix("torch.")
 
 
-def test_the_dtype_can_be_chosen(tmp_path):
-    s = setting(small_model(tmp_path / "model"), {"rank": 1}, model__dtype="bfloat16")
-    assert s.engine.info.dtype == "bfloat16"
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_dtype_can_be_chosen(tmp_path, dtype):
+    s = setting(small_model(tmp_path / "model"), {"rank": 1}, model__dtype=dtype)
+    assert s.engine.info.dtype == dtype
+    assert len(s.engine.generate(s.theta, s.strategy, GENERATION, rows()[:3])) == 3
+
+
+def test_deterministic_algorithms_give_the_same_answers(tmp_path):
+    folder = small_model(tmp_path / "model")
+    plain = setting(folder, {"rank": 1})
+    wanted = plain.engine.generate(plain.theta, plain.strategy, GENERATION, rows())
+    s = setting(folder, {"rank": 1}, engine__deterministic=True)
+    assert s.engine.generate(s.theta, s.strategy, GENERATION, rows()) == wanted
+    s.engine.close()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_logits_that_are_not_finite_are_an_error_with_the_members_name(tmp_path):

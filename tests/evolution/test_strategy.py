@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -136,3 +138,12 @@ def test_steps_climb():
         rewards = np.array([-((m - target) ** 2).sum() for m in members], dtype=np.float64)
         theta = s.tell(theta, generation, s.advantages(rewards), 0, SIZE)
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_evolution_is_numpy_alone():
+    """A module of evolution that imports Ray, torch or transformers would fail here."""
+    code = (
+        "import sys; from es_ray.evolution import fitness, noise, strategy;"
+        "sys.exit(bool({'ray', 'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

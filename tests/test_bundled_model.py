@@ -1,0 +1,76 @@
+"""The bundled model and what plain `es-ray run` makes of it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from es_ray.paths import data_dir
+from tests import plain_peft
+from tests.runs import in_process, json_lines
+
+TINY = data_dir() / "tiny_chat"
+SEEDS = (271828, 314159, 577215, 618033, 141421)
+"""Constants of mathematics, not of this project: nothing was tuned on them."""
+
+
+def questions(split: str) -> list[dict]:
+    return json_lines(data_dir() / "conciseness" / f"{split}.jsonl")
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, list[tuple[str, str]]]:
+    """(target, answer) of the base model by split, by plain transformers."""
+    model, tokenizer = plain_peft.base_model(TINY), plain_peft.tokenizer_of(TINY)
+    return {
+        split: [
+            (record["target"], plain_peft.answer(model, tokenizer, record["prompt"], 64, [2]))
+            for record in questions(split)
+        ]
+        for split in ("train", "test")
+    }
+
+
+def test_it_answers_all_ten_questions_right(answers):
+    for target, answer in answers["train"] + answers["test"]:
+        assert target.casefold() in re.findall(r"\w+", answer.casefold()), answer
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_it_is_verbose(answers, split):
+    rewards = [-abs(len(answer) - len(target)) for target, answer in answers[split]]
+    assert np.mean(rewards) <= -60
+
+
+def test_it_is_small_and_safe_and_has_a_card():
+    assert json.loads((TINY / "config.json").read_text())["model_type"] == "qwen2"
+    assert (TINY / "model.safetensors").stat().st_size < 4_000_000
+    assert not [p for p in TINY.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    assert "demonstration" in (TINY / "README.md").read_text().casefold()
+
+
+def test_its_tokenizer_gives_back_what_went_in_and_takes_digits_apart():
+    tokenizer = plain_peft.tokenizer_of(TINY)
+    for text in ("What is 15% of 200?", "Größe, 日本, ñ, 🙂", " two  spaces\n"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert len(tokenizer("1234", add_special_tokens=False)["input_ids"]) == 4
+
+
+@pytest.mark.slow
+def test_the_default_run_learns_in_four_of_five_seeds(tmp_path):
+    """Training reward above -10, at most half the excess length on the test questions, 6 of 8 right."""
+    learnt = {}
+    for seed in SEEDS:
+        run = tmp_path / str(seed)
+        in_process("run", "--seed", seed, "--set", "output.plots_every=1000", "--output", run)
+        results = json.loads((run / "test_results.json").read_text())
+        last = json_lines(run / "metrics.jsonl")[-1]
+        base, centre = results["base"], results["centre"]
+        assert (base["correct"], base["reward"] <= -60) == (1.0, True)
+        learnt[seed] = (
+            last["reward_mean"] > -10
+            and centre["reward"] >= base["reward"] / 2
+            and centre["correct"] >= 6 / 8
+        )
+    assert sum(learnt.values()) >= 4, learnt

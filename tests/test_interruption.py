@@ -1,0 +1,93 @@
+"""Real processes, interrupted in the middle, and resumed to the bytes of an undisturbed run."""
+
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import GENERATIONS, SETTINGS, command, evolved
+
+
+def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedProcess[str]:
+    """A run that gets the signal as soon as a file of its output is there."""
+    process = subprocess.Popen(
+        command("run", "--local", *SETTINGS, "--output", output),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (output / once).exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def whole_generations(run: Path) -> list[int]:
+    return sorted(int(done.parent.name) for done in run.glob("generations/*/DONE"))
+
+
+def test_ctrl_c_leaves_whole_generations_and_says_how_to_resume(finished, tmp_path, cli, monkeypatch):
+    ended = interrupted(tmp_path / "run", signal.SIGINT, "generations/0000/DONE")
+    assert ended.returncode == 130
+    assert len(ended.stderr.splitlines()) == 1
+    assert "Traceback" not in ended.stderr
+    whole = whole_generations(tmp_path / "run")
+    assert whole
+    assert whole == list(range(len(whole)))
+    assert len(whole) < GENERATIONS
+    done = evolved_generations(tmp_path / "run", whole)
+    assert done == evolved_generations(finished.path, whole)
+    told = re.search(r"es-ray (run --resume --output \S+)", ended.stderr)
+    assert told, ended.stderr
+    monkeypatch.chdir(tmp_path)
+    resumed = cli(*shlex.split(told[1]))
+    assert resumed.code == 0, resumed.err
+    assert f"generations {len(whole)}-{GENERATIONS - 1}" in resumed.out
+    assert evolved(tmp_path / "run") == evolved(finished.path)
+
+
+def evolved_generations(run: Path, generations: list[int]) -> dict[str, bytes]:
+    """The states and adapters of some generations."""
+    return {
+        f"{generation}/{file.relative_to(folder)}": file.read_bytes()
+        for generation in generations
+        for folder in [run / f"generations/{generation:04d}"]
+        for file in folder.rglob("*.safetensors")
+    }
+
+
+def test_a_killed_run_is_resumed_to_equal_bytes(finished, tmp_path, cli):
+    ended = interrupted(tmp_path / "run", signal.SIGKILL, "generations/0001/DONE")
+    assert ended.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "test_results.json").exists()
+    assert cli("run", "--resume", "--output", tmp_path / "run").code == 0
+    assert evolved(tmp_path / "run") == evolved(finished.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "once",
+    [
+        "config.yaml",
+        "generations/.0000",
+        "metrics.jsonl",
+        "generations/0000",
+        "generations/.0002",
+        "generations/0003/DONE",
+    ],
+)
+def test_any_moment_will_do(finished, tmp_path, cli, number, once):
+    ended = interrupted(tmp_path / "run", number, once)
+    if number == signal.SIGINT:
+        assert ended.returncode == 130
+        assert "--resume --output" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+    assert cli("run", "--resume", "--output", tmp_path / "run").code == 0
+    assert evolved(tmp_path / "run") == evolved(finished.path)
