@@ -1,10 +1,10 @@
 """From what was asked for to what will run: `auto` settled, the folder claimed, a resumed run compared."""
 
-import importlib.util
 from datetime import datetime
 from pathlib import Path
 
 from es_ray.config import BUNDLED, Config, differences
+from es_ray.engines.sglang import arguments, contract
 from es_ray.errors import UserError
 from es_ray.models import ModelSource
 from es_ray.run_dir import RunDir
@@ -12,10 +12,20 @@ from es_ray.run_dir import RunDir
 
 def settle(config: Config) -> Config:
     """The configuration with `auto` settled and paths made absolute; raises UserError for what cannot be."""
-    values: dict[str, object] = {"engine__kind": _engine(config)}
+    gpus, kind = _gpus(), config.engine.kind
     workers = config.cluster.workers
+    if kind == "auto":
+        kind = "sglang" if gpus and workers != 0 and contract.installed() else "transformers"
+    values: dict[str, object] = {"engine__kind": kind}
+    if kind == "sglang":
+        _check_sglang(config)
     if workers == "auto" and config.cluster.address is None:
-        values["cluster__workers"] = _gpus()  # none: this process
+        if kind == "sglang" and gpus < config.engine.tensor_parallel:
+            raise UserError(
+                f"engine.kind: sglang needs {_counted(config.engine.tensor_parallel, 'GPU')}, this machine "
+                f"has {gpus or 'none'}; use transformers, or --address for a cluster that has"
+            )
+        values["cluster__workers"] = gpus // _gpus_each(config, kind)  # none: this process
     elif workers == 0 and config.cluster.address is not None:
         raise UserError(
             f"cluster.address: {config.cluster.address} is for Ray workers; "
@@ -68,15 +78,24 @@ def reopen(config: Config) -> RunDir:
     return run
 
 
-def _engine(config: Config) -> str:
-    kind = config.engine.kind
-    if kind == "sglang":
-        if importlib.util.find_spec("sglang") is None:
-            raise UserError(
-                "engine.kind: sglang is not installed; pip install 'es-ray[sglang]', or use transformers"
-            )
-        raise UserError("engine.kind: this version of es-ray has no SGLang engine; use transformers")
-    return "transformers" if kind == "auto" else kind
+def _check_sglang(config: Config) -> None:
+    """Raise UserError for what the SGLang engine would refuse, before anything is written."""
+    root = contract.package()
+    if config.cluster.workers == 0:
+        raise UserError(
+            "engine.kind: sglang runs in Ray workers, as a failed engine ends its process; "
+            "leave out --local, or use transformers"
+        )
+    contract.check(root)
+    arguments.check_handed_through(config.engine.sglang, contract.argument_names(root))
+
+
+def _gpus_each(config: Config, kind: str) -> int:
+    return config.engine.tensor_parallel if kind == "sglang" else 1
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def _gpus() -> int:

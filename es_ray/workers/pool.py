@@ -13,8 +13,8 @@ from es_ray.engines.base import EngineInfo
 from es_ray.evaluation import Candidate, Outcome, Shard
 from es_ray.evolution.strategy import Strategy, Vector
 
-SLICE = 1 << 16
-"""Entries of theta that one call to `tell` computes: fixed, so that it does not depend on the workers."""
+SLICE = {"transformers": 1 << 16, "sglang": 1 << 20}
+"""Entries of theta that one call to `tell` computes, by engine. No result depends on it."""
 
 OnDone = Callable[[int, int], None]
 """Called with the number of candidates evaluated so far, and of all."""
@@ -97,13 +97,14 @@ class Pool(ABC):
         self, theta: Vector, strategy: Strategy, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:
         """The next centre, shape [P], put together from slices."""
+        size = SLICE.get(self.config.engine.kind, SLICE["transformers"])
         calls = [
             Call(
                 "tell",
-                (strategy, generation, advantages, start, min(start + SLICE, len(theta))),
+                (strategy, generation, advantages, start, min(start + size, len(theta))),
                 f"the update of generation {generation}",
             )
-            for start in range(0, len(theta), SLICE)
+            for start in range(0, len(theta), size)
         ]
         return np.concatenate(self._map(theta, calls, lambda call: None))
 

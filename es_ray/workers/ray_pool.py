@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 GRACE = 60.0
 """Seconds that the first generation waits for the other workers once one is ready."""
 TOLD_EVERY = 30.0
+CLOSE_SECONDS = 30.0
+"""How long engines may take to give their memory back before their actors are killed."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,17 @@ class WorkerActor:
 
     def start(self, config: Config) -> "EngineInfo | Failure":
         """Load the engine."""
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        logging.getLogger("es_ray").setLevel(logging.INFO)  # into the worker's log, which Ray keeps
         try:
             self._worker = Worker(config)
         except Exception as error:
             return _failure(error)
         return self._worker.info
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._worker.close()
 
     def call(self, method: str, theta: Vector, *arguments: Any) -> Any:
         """Call one of the worker's methods."""
@@ -59,7 +67,7 @@ class WorkerActor:
 
 def _failure(error: Exception) -> Failure:
     traceback.print_exc()
-    expected = {EvaluationError: "evaluation", UserError: "user"}
+    expected = {EvaluationError: "evaluation", UserError: "user", RunError: "run"}
     kind = next((kind for cls, kind in expected.items() if isinstance(error, cls)), "internal")
     return Failure(kind, str(error) if kind != "internal" else f"{type(error).__name__}: {error}")
 
@@ -103,11 +111,14 @@ class RayPool(Pool):
         threads = self.config.engine.threads
         self._started_ray = connect(self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1))
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        self._wanted = wanted if wanted != "auto" else max(gpus, 1)
-        self._gpus_each = 1 if gpus else 0
-        if 0 < gpus < self._wanted * self._gpus_each:
+        engine = self.config.engine
+        needs = engine.tensor_parallel if engine.kind == "sglang" else 0
+        self._gpus_each = needs or (1 if gpus else 0)
+        self._wanted = wanted if wanted != "auto" else max(gpus // max(self._gpus_each, 1), 1)
+        if (gpus or needs) and gpus < self._wanted * self._gpus_each:
+            each = f"{self._gpus_each} GPU{'s' if self._gpus_each > 1 else ''}"
             raise UserError(
-                f"cluster.workers: {self._wanted} workers need a GPU each, the cluster has {gpus}"
+                f"cluster.workers: {self._wanted} with {each} each are wanted, the cluster has {gpus} in all"
             )
         self._fill()
         deadline = time.monotonic() + self.config.cluster.wait_timeout
@@ -127,7 +138,12 @@ class RayPool(Pool):
         return self._info
 
     def close(self) -> None:
-        """Kill the actors; stop Ray if it was started here."""
+        """Have the idle engines close, kill the actors; stop Ray if it was started here."""
+        closing = [
+            member.actor.close.remote() for member in self._actors if member.ready and member.call is None
+        ]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
         for member in self._actors:
             ray.kill(member.actor)
         self._actors.clear()
@@ -214,6 +230,8 @@ class RayPool(Pool):
             self._drop(member)
             if info.kind == "user":
                 raise UserError(info.text)
+            if info.kind == "evaluation":  # the start-up probe: another worker would find the same
+                raise RunError(info.text)
             self._failed_starts += 1
             if self._failed_starts >= self.config.cluster.max_attempts:
                 raise RunError(f"{self._failed_starts} workers in a row failed to start: {info.text}")

@@ -1,0 +1,197 @@
+"""Speed of the SGLang engine on one GPU, against every other way of evaluating a population there.
+
+Random weights in Qwen2.5-7B's shape, rank-1 adapters in layers 0-9, prompts of a fixed length, every row to
+its full length, greedy. Each engine runs in a process of its own, one after the other, set alike:
+- base: an engine started without LoRA, the same rows (the ceiling), and one member's rows at a time;
+- population: our engine, members written in place from their seeds, then one batch;
+- one at a time: our engine, one member's rows per call;
+- stock loading: `load_lora_adapter_from_tensors` for each member, then the batch;
+- full parameters: for each member all weights are perturbed in place from a seed, its rows generated, and the
+  weights restored (what es-fine-tuning-paper does);
+- loop: generations through the driver, one Ray worker.
+The slow ways run on 16 members and are extrapolated, which the table says.
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # each engine's processes import it too
+
+from throughput_model import SHAPES, write_model  # noqa: E402
+
+WAYS = ("machine", "base", "population", "stock", "full", "loop")
+
+
+def main(
+    members: Annotated[str, typer.Option(help="Population sizes, separated by commas.")] = "30,256",
+    prompts: Annotated[int, typer.Option(help="Prompts of each member.")] = 2,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 24,
+    tokens: Annotated[int, typer.Option(help="New tokens of every row.")] = 100,
+    layers: Annotated[str, typer.Option(help="Layers with adapters.")] = "0-9",
+    rounds: Annotated[int, typer.Option(help="Rounds that are timed, after one that is not.")] = 5,
+    slow_members: Annotated[int, typer.Option(help="Members that the slow ways really evaluate.")] = 16,
+    generations: Annotated[int, typer.Option(help="Generations of the loop.")] = 10,
+    workers: Annotated[int, typer.Option(help="Workers of the loop, one GPU each.")] = 1,
+    shape: Annotated[str, typer.Option(help=f"Shape of the model: {', '.join(SHAPES)}.")] = "qwen2.5-7b",
+    ways: Annotated[str, typer.Option(help=f"Ways, separated by commas: {', '.join(WAYS)}.")] = ",".join(
+        WAYS
+    ),
+    sglang: Annotated[str, typer.Option(help="engine.sglang for all engines, as JSON.")] = "{}",
+    output: Annotated[Path, typer.Option(help="Where throughput.json and .md go.")] = Path(
+        "benchmarks/results"
+    ),
+) -> None:
+    """Measure, print a table, and write it down."""
+    chosen = ways.split(",")
+    if not set(chosen) <= set(WAYS):
+        raise typer.BadParameter(f"ways are {', '.join(WAYS)}", param_hint="--ways")
+    output.mkdir(parents=True, exist_ok=True)
+    lines = output / "throughput.jsonl"
+    lines.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), SHAPES[shape], prompts, prompt_tokens)
+        for way in chosen:
+            for size in [0] if way == "machine" else map(int, members.split(",")):
+                spec = {
+                    "way": way, "members": size, "prompts": prompts, "prompt_tokens": prompt_tokens,
+                    "tokens": tokens, "layers": layers, "rounds": rounds, "slow_members": slow_members,
+                    "generations": generations, "workers": workers, "model": folder,
+                    "sglang": {"load_format": "dummy", **json.loads(sglang)}, "lines": str(lines),
+                }  # fmt: skip
+                run_child(spec)
+    results = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
+    report = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.argv],
+        "shape": shape,
+        "settings": {k: v for k, v in spec.items() if k not in ("way", "members", "model", "lines")},
+        "environment": next((r["environment"] for r in results if "environment" in r), None),
+        "results": results,
+    }
+    (output / "throughput.json").write_text(json.dumps(report, indent=2) + "\n")
+    rows = table(results, SHAPES[shape], spec)
+    (output / "throughput.md").write_text(markdown(report, rows))
+    show(rows)
+
+
+def run_child(spec: dict[str, Any]) -> None:
+    """One engine in a process of its own; its failure is told and the rest goes on."""
+    console = Console(stderr=True)
+    console.print(f"{spec['way']} {spec['members'] or ''} ...")
+    child = Path(__file__).with_name("throughput_ways.py")
+    done = subprocess.run([sys.executable, str(child), json.dumps(spec)], check=False)
+    if done.returncode:
+        console.print(f"{spec['way']} {spec['members']}: failed with {done.returncode}")
+
+
+Rows = list[tuple[str, ...]]
+HEAD = (
+    "members", "way", "generation s", "spread", "tokens/s", "of base", "generations/h", "members/s per GPU",
+    "in-place update ms", "roofline",
+)  # fmt: skip
+
+
+def table(results: list[dict[str, Any]], shape: dict[str, Any], spec: dict[str, Any]) -> Rows:
+    """A row for each way and population size."""
+    machine = next((r for r in results if r["way"] == "machine"), None)
+    base = {r["members"]: statistics.median(r["seconds"]) for r in results if r["way"] == "base"}
+    rows = []
+    for r in results:
+        if "seconds" not in r:
+            continue
+        median = statistics.median(r["seconds"])
+        count = r["members"] * spec["prompts"] * spec["tokens"]
+        update = r.get("update_ms")
+        floor = (
+            None if machine is None else floor_seconds(machine, shape, spec, r["members"], r["way"] != "base")
+        )
+        rows.append((
+            str(r["members"]),
+            r["way"] + (f" (extrapolated from {r['measured_members']})" if r.get("measured_members") else ""),
+            f"{median:.3f}",
+            f"{min(r['seconds']):.3f}-{max(r['seconds']):.3f}",
+            f"{count / median:.0f}",
+            f"{base[r['members']] / median:.2f}" if r["members"] in base else "",
+            f"{3600 / median:.0f}",
+            f"{r['members'] / median:.1f}",
+            f"{statistics.median(update):.1f} ({min(update):.1f}-{max(update):.1f})" if update else "",
+            f"{floor / median:.2f}" if floor else "",
+        ))  # fmt: skip
+    return rows
+
+
+def floor_seconds(
+    machine: dict[str, Any], shape: dict[str, Any], spec: dict[str, Any], members: int, adapters: bool
+) -> float:
+    """The least time of a generation by bytes and FLOPs at the machine's own measured rates.
+
+    Each decode step reads every weight but the embedding's, the adapters and the keys and values once, and
+    computes two FLOPs for each weight and row; the larger of the two times counts.
+    """
+    rows = members * spec["prompts"]
+    weights = shape["matrix_parameters"]
+    kv = rows * (spec["prompt_tokens"] + spec["tokens"] / 2) * shape["kv_bytes_per_token"]
+    lora = (
+        members * shape["lora_entries_per_layer"] * layer_count(spec["layers"], shape) * 2 if adapters else 0
+    )
+    by_bytes = (2 * weights + kv + lora) / machine["bytes_per_second"]
+    by_flops = 2 * rows * weights / machine["flops_per_second"]
+    prefill = 2 * rows * spec["prompt_tokens"] * weights / machine["flops_per_second"]
+    return prefill + spec["tokens"] * max(by_bytes, by_flops)
+
+
+def layer_count(layers: str, shape: dict[str, Any]) -> int:
+    """How many layers carry adapters."""
+    from es_ray.config import layer_numbers
+
+    numbers = layer_numbers(layers)
+    return shape["config"]["num_hidden_layers"] if numbers is None else len(numbers)
+
+
+def markdown(report: dict[str, Any], rows: Rows) -> str:
+    """The report for people."""
+    environment = report["environment"] or {}
+    settings = report["settings"]
+    extra = [r for r in report["results"] if "seconds" not in r or r["way"] == "loop"]
+    lines = [
+        "# The SGLang engine on a GPU",
+        "",
+        f"{report['date']}, {', '.join(environment.get('hardware', {}).get('gpus', ['no GPU told']))}; "
+        + ", ".join(f"{name} {v}" for name, v in environment.get("versions", {}).items() if v)
+        + f". {report['shape']}'s shape with random weights, rank 1 in layers {settings['layers']}, "
+        f"{settings['prompts']} prompts of {settings['prompt_tokens']} tokens for each member, "
+        f"{settings['tokens']} new tokens, greedy. Median and range of {settings['rounds']} rounds.",
+        "",
+        f"Command: `{' '.join(report['command'])}`",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        f"|{' --- |' * len(HEAD)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        *(f"- {r['way']}: {json.dumps({k: v for k, v in r.items() if k != 'environment'})}" for r in extra),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def show(rows: Rows) -> None:
+    """The table on the terminal."""
+    printed = Table(*HEAD)
+    for row in rows:
+        printed.add_row(*row)
+    Console(width=max(140, math.floor(Console().width))).print(printed)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,117 @@
+"""SGLang's arguments for a population: ours from the configuration, the rest as the user gives them."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from es_ray.config import Config
+from es_ray.engines.sglang.contract import SUPPORTED
+from es_ray.errors import UserError
+from es_ray.models import ModelSource
+
+ROWS: Final = 512
+"""Rows that run at once at most, unless engine.sglang.max_running_requests says otherwise; more wait."""
+
+OURS: Final[dict[str, str]] = {
+    "model_path": "model.path",
+    "revision": "model.revision",
+    "dtype": "model.dtype",
+    "tp_size": "engine.tensor_parallel",
+    "random_seed": "evolution.seed",
+    "enable_deterministic_inference": "engine.deterministic",
+    "max_lora_rank": "lora.rank",
+    "lora_target_modules": "lora.target_modules",
+    "max_loras_per_batch": "engine.shard",
+    "max_loaded_loras": "engine.shard",
+} | dict.fromkeys(
+    (
+        "enable_lora", "lora_paths", "enable_lora_overlap_loading", "skip_tokenizer_init", "tokenizer_path",
+        "schedule_policy", "sampling_defaults", "preferred_sampling_params", "custom_sigquit_handler",
+        "dp_size", "pp_size", "nnodes", "node_rank", "speculative_algorithm",
+    ),
+    "",
+)  # fmt: skip
+"""Arguments that engine.sglang may not hold, and the key that sets each; none where es-ray must set it."""
+
+
+def check_handed_through(given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise UserError for an engine.sglang key that is es-ray's, or that SGLang does not have.
+
+    known: the names of the installed version's arguments.
+    """
+    for key in given:
+        if key in OURS:
+            where = f"set {OURS[key]} instead" if OURS[key] else "es-ray sets it itself"
+            raise UserError(f"engine.sglang.{key}: {where}")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+            hint = f"did you mean {', '.join(near)}?" if near else "see sglang.launch_server --help"
+            raise UserError(f"engine.sglang.{key}: SGLang has no such argument; {hint}")
+
+
+def server_arguments(
+    config: Config, source: ModelSource, rows: int, known: Collection[str], lora: bool = True
+) -> dict[str, Any]:
+    """The keyword arguments of `sglang.Engine`.
+
+    rows: the largest batch that will be asked for; known: the names of the installed version's arguments;
+    lora: False starts the base model alone, otherwise the same. Raises UserError.
+    """
+    given = config.engine.sglang
+    check_handed_through(given, known)
+    if config.model.dtype == "float32":
+        raise UserError("model.dtype: SGLang has no float32; float16 or bfloat16, or the transformers engine")
+    running = int(given.get("max_running_requests") or min(rows, ROWS))
+    arguments: dict[str, Any] = {
+        "model_path": source.path,
+        "revision": source.revision,
+        "dtype": config.model.dtype,
+        "tp_size": config.engine.tensor_parallel,
+        "random_seed": config.evolution.seed % 2**31,
+        "enable_deterministic_inference": config.engine.deterministic,
+        "skip_tokenizer_init": True,
+        "sampling_defaults": "openai",  # nothing of the model's generation_config
+        "schedule_policy": "fcfs",
+        "max_running_requests": running,
+        "cuda_graph_max_bs_decode": running,  # a batch beyond it would run without graphs
+        "disable_prefill_cuda_graph": True,  # most of the start-up time, for prompts that are short
+        "disable_radix_cache": True,  # each adapter's prompts are seen once
+        "log_level": "error",  # each adapter slot would warn of all others
+    }
+    if lora:
+        arguments |= lora_arguments(config)
+    arguments |= given
+    missing = [key for key in arguments if key not in known]
+    if missing:
+        raise UserError(f"engine.kind: this SGLang has no argument {missing[0]}: {SUPPORTED}")
+    return arguments
+
+
+def lora_arguments(config: Config) -> dict[str, Any]:
+    """Arguments for as many adapters as a shard has candidates; the base model takes a slot of its own."""
+    slots = config.engine.shard + 1  # nothing is ever evicted: eviction would reload what was never there
+    return {
+        "enable_lora": True,
+        "max_loras_per_batch": slots,
+        "max_loaded_loras": slots,
+        "max_lora_rank": config.lora.rank,
+        "lora_target_modules": list(config.lora.target_modules),
+    }
+
+
+def adapter_config(config: Config) -> dict[str, Any]:
+    """What SGLang is told of each adapter; its rank is the pool's, so that A's rows lie as in pool_map."""
+    return {
+        "peft_type": "LORA",
+        "r": config.lora.rank,
+        "lora_alpha": config.lora.alpha,
+        "target_modules": list(config.lora.target_modules),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def adapter_name(slot: int) -> str:
+    """The name under which an adapter slot is registered."""
+    return f"es-ray-{slot}"

@@ -1,0 +1,181 @@
+"""Every SGLang name that es-ray reaches into, and a check that the installed version has it.
+
+The check reads SGLang's source and imports nothing of it: it takes a second, needs no GPU, and works on a
+machine that only unpacks the wheel. Run on a GPU with 0.5.17; 0.5.23 was read. What differs between them:
+
+- 0.5.23 asks the model's `should_apply_lora(module name)` before it wraps a module. 0.5.17 wraps the modules
+  of all layers, so `LoRAManager.update_lora_info` is wrapped and switches `set_lora` off in the others.
+  Both hooks are installed in both versions; each does nothing where the other has done it.
+- 0.5.17 calls `run_scheduler_process` with more ranks (attention CP, MoE DP and EP) than 0.5.23. They are
+  handed through as they come; only the fourth, the tensor parallel rank, is read, the same in both.
+- In 0.5.17 `ServerArgs` is a dataclass in `server_args.py`; 0.5.23 puts it together from
+  `arg_groups/fields`, with all names in `arg_groups/field_order.py`. Those that es-ray sets are in both.
+- 0.5.23 holds max_loras_per_batch and other settings in `get_lora()`; es-ray reads them from neither.
+- `cuda_graph_max_bs_decode` is what `cuda_graph_max_bs` was before 0.5.15.
+"""
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from es_ray.errors import UserError
+
+OLDEST = (0, 5, 15)
+"""Before it, the default LoRA kernels could skip adapters when a CUDA graph was replayed."""
+SUPPORTED = "es-ray supports sglang >= 0.5.15 (run with 0.5.17; 0.5.23 read)"
+
+NAMES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("srt/entrypoints/engine.py", "Engine"): (
+        "run_scheduler_process_func",
+        "collective_rpc",
+        "load_lora_adapter_from_tensors",
+        "generate",
+        "get_all_child_pids",
+        "shutdown",
+    ),
+    ("srt/managers/scheduler.py", ""): ("run_scheduler_process",),
+    ("srt/managers/scheduler.py", "Scheduler"): (
+        "handle_rpc_request",
+        "flush_cache",
+        "model_config",
+        "tp_worker",
+    ),
+    ("srt/managers/tp_worker.py", "TpModelWorker"): ("model_runner",),
+    ("srt/model_executor/model_runner.py", "ModelRunner"): ("lora_manager", "model"),
+    ("srt/configs/model_config.py", "ModelConfig"): ("hf_eos_token_id",),
+    ("srt/lora/lora_manager.py", "LoRAManager"): (
+        "init_lora_modules",
+        "update_lora_info",
+        "fetch_new_loras",
+        "lora_modules",
+        "lora_refs",
+        "memory_pool",
+        "base_model",
+        "dtype",
+    ),
+    ("srt/lora/mem_pool.py", "LoRAMemoryPool"): (
+        "get_lora_A_shape",
+        "get_lora_B_shape",
+        "A_buffer",
+        "B_buffer",
+        "uid_to_buffer_id",
+    ),
+    ("srt/lora/layers.py", "BaseLayerWithLoRA"): (
+        "set_lora",
+        "base_layer",
+        "slice_lora_a_weights",
+        "slice_lora_b_weights",
+    ),
+    ("srt/lora/lora_registry.py", "LoRARef"): ("lora_name", "lora_id"),
+    ("srt/layers/sampler.py", "Sampler"): ("forward",),
+    ("srt/layers/logits_processor.py", "LogitsProcessorOutput"): ("next_token_logits",),
+    ("srt/layers/utils/common.py", ""): ("get_layer_id",),
+}
+"""What must be there: by file below the package and class (or none), methods and attributes."""
+
+
+def installed() -> Path | None:
+    """The folder of the installed sglang package, None where there is none. Imports nothing."""
+    spec = importlib.util.find_spec("sglang")
+    places = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(places))) if places else None
+
+
+def package() -> Path:
+    """The folder of the installed sglang package; raises UserError where there is none."""
+    root = installed()
+    if root is None:
+        raise UserError(
+            "engine.kind: sglang is not installed; pip install 'es-ray[sglang]', or use transformers"
+        )
+    return root
+
+
+def version(root: Path) -> str:
+    """The version of an sglang package, as its files tell it."""
+    for name in ("_version.py", "version.py"):
+        file = root / name
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        found = re.search(r"^(?:__version__|version)\b[^\n]*?['\"](\d[^'\"]*)['\"]", text, re.MULTILINE)
+        if found:
+            return found.group(1)
+    for folder in sorted(root.parent.glob("sglang-*.dist-info")):
+        return folder.name.removeprefix("sglang-").removesuffix(".dist-info")
+    return "of unknown version"
+
+
+def parsed(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (0, 5, 17) for 0.5.17.post1."""
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def check(root: Path) -> None:
+    """Raise UserError for an sglang package that is too old, or lacks a name that es-ray needs."""
+    found = version(root)
+    if (0,) <= parsed(found) < OLDEST:
+        raise UserError(f"engine.kind: sglang {found} is too old: {SUPPORTED}")
+    for (file, owner), names in NAMES.items():
+        there = _names(root / file, owner)
+        for name in names:
+            if name not in there:
+                full = f"{owner}.{name}" if owner else f"{file}: {name}"
+                raise UserError(f"engine.kind: SGLang {found} has no {full}: {SUPPORTED}")
+    argument_names(root)
+
+
+@cache
+def argument_names(root: Path) -> frozenset[str]:
+    """The names of ServerArgs' fields; raises UserError where they are not where they are known to be."""
+    fields = _fields(root / "srt/server_args.py", "ServerArgs")
+    order = root / "srt/arg_groups/field_order.py"
+    if not fields and order.is_file():
+        for node in ast.parse(order.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+                fields = {str(item.value) for item in node.value.elts if isinstance(item, ast.Constant)}
+    if "model_path" not in fields:
+        raise UserError(
+            f"engine.kind: SGLang {version(root)} does not tell its arguments as known: {SUPPORTED}"
+        )
+    return frozenset(fields)
+
+
+def _fields(file: Path, owner: str) -> set[str]:
+    return {
+        item.target.id
+        for node in _body(file)
+        if isinstance(node, ast.ClassDef) and node.name == owner
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    }
+
+
+def _names(file: Path, owner: str) -> set[str]:
+    """What a module defines, or a class: methods, class attributes, and what is assigned to `self`."""
+    if not owner:
+        return {name for node in _body(file) for name in _defined(node)}
+    names: set[str] = set()
+    for node in _body(file):
+        if isinstance(node, ast.ClassDef) and node.name == owner:
+            for item in node.body:
+                names.update(_defined(item))
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
+                    names.add(inner.attr)
+    return names
+
+
+def _defined(node: ast.stmt) -> Iterator[str]:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id
+    elif isinstance(node, ast.Assign):
+        yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def _body(file: Path) -> list[ast.stmt]:
+    return ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else []

@@ -1,0 +1,103 @@
+"""Starting an `sglang.Engine`, and noticing its end."""
+
+import contextlib
+import functools
+import logging
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from es_ray.engines.sglang import scheduler_side
+from es_ray.engines.sglang.failures import reason, tail
+from es_ray.errors import RunError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+DIED = 70
+"""Exit code of a process whose engine died under it."""
+
+
+def keep_alive(signum: int, frame: Any) -> None:
+    """SGLang's processes send SIGQUIT when they fail to start, which kills their parent unless this takes it.
+
+    The start then ends in an exception, as the failed process's pipe is closed.
+    """
+    log.error("a process of SGLang's failed")
+
+
+def start(arguments: dict[str, Any], options: scheduler_side.Options) -> Any:
+    """A running `sglang.Engine` whose scheduler runs our hooks; raises RunError with the cause.
+
+    Call it from the main thread only.
+    """
+    from sglang.srt.entrypoints.engine import Engine
+
+    class PopulationEngine(Engine):
+        run_scheduler_process_func = staticmethod(functools.partial(scheduler_side.run, options=options))
+
+    try:
+        return PopulationEngine(**arguments, custom_sigquit_handler=keep_alive)
+    except (Exception, SystemExit) as error:
+        kill_children()
+        cause = reason(tail(Path(options.log_file))) or f"{type(error).__name__}: {error}"
+        raise RunError(f"SGLang did not start: {cause} (its log: {options.log_file})") from error
+
+
+def log_file() -> str:
+    """A new file for the output of an engine's scheduler."""
+    folder = Path(tempfile.gettempdir()) / f"es-ray-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return str(folder / f"sglang-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log")
+
+
+def kill_children() -> None:
+    """End what this process started, and wait for it, so that the GPU's memory is free."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(children, timeout=30)
+
+
+class DeathWatch:
+    """Ends this process when one of the engine's dies: a call that waits for an answer would wait forever.
+
+    A Ray actor that ends so is a lost worker, which the pool notices at once and replaces.
+    """
+
+    def __init__(self, pids: list[int], log_file: str) -> None:
+        self._pids = pids
+        self._log_file = log_file
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="es-ray-death-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """The engine is about to be shut down."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            dead = [pid for pid in self._pids if not running(pid)]
+            if dead and not self._over.is_set():
+                cause = reason(tail(Path(self._log_file)))
+                print(
+                    f"es-ray: SGLang's process {dead[0]} died: {cause} (its log: {self._log_file})",
+                    flush=True,
+                )
+                os._exit(DIED)
+
+
+def running(pid: int) -> bool:
+    """Whether a process lives; one that has ended but was not waited for does not."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,333 @@
+"""What runs inside SGLang's scheduler process: hooks at its start, and the calls that es-ray makes there.
+
+`Engine` starts its scheduler with a function that a subclass may name. Ours, `run`, is that function: in the
+new process it adds `es_ray_call` to `Scheduler`, keeps LoRA out of the layers that are not adapted, and then
+runs SGLang's own.
+"""
+
+import functools
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from es_ray.engines.sglang.arguments import adapter_name
+from es_ray.engines.sglang.mailbox import Mailbox, Message, ReplyBox
+from es_ray.engines.sglang.pool_map import Buffer, Share, fused_name, runs
+from es_ray.engines.sglang.pool_writer import PoolWriter
+from es_ray.evolution.noise import Noise
+from es_ray.lora.layout import LoraLayout
+
+log = logging.getLogger(__name__)
+
+_RANK = 3  # place of the tensor parallel rank among run_scheduler_process' arguments
+_BUSY = "busy"
+_ATTRIBUTE = "_es_ray_host"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the scheduler's process is told when it starts. log_file: where its output goes."""
+
+    layout: LoraLayout
+    ranks: int
+    stop_ids: tuple[int, ...]
+    log_file: str
+
+
+def run(*args: Any, options: Options, **kwargs: Any) -> None:
+    """Run SGLang's scheduler process with our hooks; the arguments are SGLang's."""
+    _redirect_output(options.log_file)
+    from sglang.srt.managers.scheduler import Scheduler, run_scheduler_process
+
+    rank = int(args[_RANK])
+
+    def es_ray_call(scheduler: Any, what: str, number: int, request: str, checksum: int, reply: str) -> None:
+        host = getattr(scheduler, _ATTRIBUTE, None)
+        if host is None:
+            host = SchedulerHost(scheduler, rank, options)
+            setattr(scheduler, _ATTRIBUTE, host)
+        host.call(what, number, request, checksum, reply)
+
+    Scheduler.es_ray_call = es_ray_call
+    keep_lora_to(frozenset(options.layout.layers))
+    watch_logits()
+    run_scheduler_process(*args, **kwargs)
+
+
+def _redirect_output(log_file: str) -> None:
+    """The process writes where its failure can be read later, whatever its parent's output is."""
+    file = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def keep_lora_to(layers: frozenset[int]) -> None:
+    """Make LoRA cost nothing in other layers: no pool memory, and no kernels in the forward pass."""
+    from sglang.srt.layers.utils.common import get_layer_id
+    from sglang.srt.lora.lora_manager import LoRAManager
+    from sglang.srt.lora.mem_pool import LoRAMemoryPool
+
+    def shape_with_rank_0_elsewhere(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def shape(pool: Any, module_name: str, base_model: Any, rank: int, layer: int) -> Any:
+            return original(pool, module_name, base_model, rank if layer in layers else 0, layer)
+
+        return shape
+
+    def asking_the_layer(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def init_lora_modules(manager: Any) -> Any:
+            before = getattr(manager.base_model, "should_apply_lora", None)
+
+            def should_apply_lora(name: str) -> bool:
+                return get_layer_id(name + ".") in layers and (before is None or before(name))
+
+            manager.base_model.should_apply_lora = should_apply_lora  # asked from 0.5.23 on
+            return original(manager)
+
+        return init_lora_modules
+
+    def then_switch_off(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def update_lora_info(manager: Any) -> None:
+            original(manager)
+            for layer, modules in enumerate(manager.lora_modules):
+                for module in modules.values():
+                    if layer not in layers:
+                        module.set_lora = False  # 0.5.17 has wrapped the module; it runs as if it had not
+
+        return update_lora_info
+
+    LoRAMemoryPool.get_lora_A_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_A_shape)
+    LoRAMemoryPool.get_lora_B_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_B_shape)
+    LoRAManager.init_lora_modules = asking_the_layer(LoRAManager.init_lora_modules)
+    LoRAManager.update_lora_info = then_switch_off(LoRAManager.update_lora_info)
+
+
+class _LogitsWatch:
+    """Whether all logits since the last question had a finite maximum: one flag, on the GPU."""
+
+    def __init__(self) -> None:
+        self._finite: Tensor | None = None
+
+    def look(self, logits: Tensor | None) -> None:
+        """Take a batch's logits into account, shape [rows, vocabulary]."""
+        if logits is None:
+            return
+        finite = logits.amax(dim=-1).isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
+
+    def answer(self) -> bool:
+        """Whether all were finite; starts anew."""
+        seen, self._finite = self._finite, None
+        return seen is None or bool(seen)
+
+
+_watch = _LogitsWatch()
+
+
+def watch_logits() -> None:
+    """Look at the logits before SGLang's sampler does, which turns NaN into a token without a word."""
+    from sglang.srt.layers.sampler import Sampler
+
+    original = Sampler.forward
+
+    @functools.wraps(original)
+    def forward(sampler: Any, logits_output: Any, *args: Any, **kwargs: Any) -> Any:
+        _watch.look(logits_output.next_token_logits)
+        return original(sampler, logits_output, *args, **kwargs)
+
+    Sampler.forward = forward
+
+
+class Busy(Exception):  # noqa: N818 - ask again
+    """The scheduler has not come to rest yet."""
+
+
+class SchedulerHost:
+    """Answers es-ray's calls in one scheduler process, which may be one of several tensor parallel ranks."""
+
+    def __init__(self, scheduler: Any, rank: int, options: Options) -> None:
+        self._scheduler = scheduler
+        self._rank = rank
+        self._ranks = options.ranks
+        self._layout = options.layout
+        runner = scheduler.tp_worker.model_runner
+        self._model = runner.model
+        self._manager = runner.lora_manager
+        scheduler.model_config.hf_eos_token_id = set(options.stop_ids)  # those, and no others
+        self._modules = self._find_modules()
+        self._shares = {key: _share(*key, module) for key, module in self._modules.items()}
+        self._boxes: dict[str, Any] = {}
+        self._theta: Tensor | None = None
+        self._theta_checksum: int | None = None
+        self._writer: PoolWriter | None = None
+
+    def call(self, what: str, number: int, request: str, checksum: int, reply: str) -> None:
+        """Do what is asked in a mailbox, and answer in another; whatever fails is told in the answer."""
+        answer = self._box(reply, lambda name: ReplyBox.open(name, self._ranks))
+        try:
+            message = self._box(request, Mailbox.open).read(checksum)
+            result = getattr(self, f"do_{what}")(message)
+        except Busy:
+            result = Message({"error": _BUSY})
+        except Exception as error:
+            log.error("es-ray: %s failed: %s", what, traceback.format_exc())
+            result = Message({"error": f"{type(error).__name__}: {error}"})
+        answer.write(self._rank, number, result)
+
+    def do_describe(self, _: Message) -> Message:
+        """What the engine is: sums of |W| of the adapted modules, entries, parameters, device, dtype."""
+        sums = [self._abs_sum(module) for module in self._layout.modules]
+        return Message(
+            {
+                "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
+                "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
+                "dtype": str(self._manager.dtype).removeprefix("torch."),
+            },
+            {
+                "abs_sums": np.array([total for total, _ in sums], dtype=np.float64),
+                "entries": np.array([count for _, count in sums], dtype=np.int64),
+            },
+        )
+
+    def do_place(self, message: Message) -> Message:
+        """Write the message's candidates into slots 0, 1, 2 ... of the pool.
+
+        Their digests come back, and the seconds it took.
+        """
+        started = time.perf_counter()
+        if not self._scheduler.flush_cache(empty_cache=False):
+            raise Busy
+        indices = message.arrays["candidates"].tolist()
+        slots = self._slots(len(indices))
+        theta, writer = self._load_theta(message), self._pool_writer()
+        values = message.values
+        writer.place(theta, self._sigma(message, theta), _noise(values), values["generation"], indices, slots)
+        digests = writer.digests(slots)
+        self._synchronize()  # the forward pass runs on another stream
+        _watch.answer()
+        return Message(
+            {"seconds": time.perf_counter() - started}, {"digests": np.array(digests, dtype=np.int64)}
+        )
+
+    def do_tell(self, message: Message) -> Message:
+        """Entries [start, stop) of theta + step * sum of advantage * noise (* sigma, if that is there)."""
+        values = message.values
+        theta, start, stop = self._load_theta(message), values["start"], values["stop"]
+        weights = torch.from_numpy(message.arrays["advantages"]).to(theta.device)
+        total = self._pool_writer().weighted_sum(_noise(values), values["generation"], weights, start, stop)
+        if "sigma_values" in message.arrays:
+            total = total * self._sigma(message, theta)[start:stop]
+        step = torch.tensor(values["step"], dtype=torch.float32, device=theta.device)
+        result = theta[start:stop] + step * total
+        return Message(arrays={"theta": result.cpu().numpy()} if self._rank == 0 else {})
+
+    def do_finite(self, _: Message) -> Message:
+        """Whether all logits since the last placing, or the last such question, were finite."""
+        self._synchronize()
+        return Message({"finite": _watch.answer()})
+
+    def _box(self, name: str, opened: Callable[[str], Any]) -> Any:
+        if name not in self._boxes:
+            self._boxes[name] = opened(name)
+        return self._boxes[name]
+
+    def _find_modules(self) -> dict[tuple[str, int], Any]:
+        found = {}
+        for module in self._layout.modules:
+            fused, _ = fused_name(module)
+            inside = self._manager.lora_modules[module.layer]
+            matching = [wrapped for name, wrapped in inside.items() if name.rsplit(".", 1)[-1] == fused]
+            if len(matching) != 1:
+                raise LookupError(
+                    f"SGLang has {len(matching)} modules {fused} with LoRA in layer {module.layer}"
+                )
+            found[fused, module.layer] = matching[0]
+        return found
+
+    def _abs_sum(self, module: Any) -> tuple[float, int]:
+        """The sum of |W| over this rank's part of a projection, and how many weights those are."""
+        fused, place = fused_name(module)
+        share = self._shares[fused, module.layer]
+        before = sum(share.outputs[:place])
+        mine = np.flatnonzero((share.rows >= before) & (share.rows < before + share.outputs[place]))
+        weight = self._modules[fused, module.layer].base_layer.weight
+        if not weight.is_floating_point() or weight.shape[0] != len(share.rows):
+            raise TypeError(
+                f"the weight of {module.name} is not a plain matrix; quantised models are not supported"
+            )
+        part = weight[int(mine[0]) : int(mine[-1]) + 1]
+        return float(part.abs().sum(dtype=torch.float64)), part.numel()
+
+    def _pool_writer(self) -> PoolWriter:
+        if self._writer is None:
+            pool = self._manager.memory_pool
+            buffers = {}
+            for fused, layer in self._modules:
+                buffers[Buffer("A", fused, layer)] = pool.A_buffer[fused][layer]
+                buffers[Buffer("B", fused, layer)] = pool.B_buffer[fused][layer]
+            found = runs(self._layout, self._shares)
+            self._writer = PoolWriter(found, buffers, triton=next(iter(buffers.values())).is_cuda)
+        return self._writer
+
+    def _slots(self, count: int) -> list[int]:
+        """The pool's slots of the first adapters, all of which are made to stay in the pool."""
+        ids = {ref.lora_name: lora_id for lora_id, ref in self._manager.lora_refs.items()}
+        self._manager.fetch_new_loras({None, *ids.values()})
+        place = self._manager.memory_pool.uid_to_buffer_id
+        return [place[ids[adapter_name(slot)]] for slot in range(count)]
+
+    def _load_theta(self, message: Message) -> Tensor:
+        checksum = message.values["theta_checksum"]
+        if self._theta is None or checksum != self._theta_checksum:
+            box = self._box(message.values["theta"], Mailbox.open)
+            theta = box.read(checksum).arrays["theta"]
+            self._theta = torch.from_numpy(theta).to(self._device)
+            self._theta_checksum = checksum
+        return self._theta
+
+    def _sigma(self, message: Message, theta: Tensor) -> Tensor:
+        ends = np.diff(message.arrays["sigma_ends"], prepend=0)
+        values = torch.from_numpy(message.arrays["sigma_values"]).to(theta.device)
+        return torch.repeat_interleave(
+            values, torch.from_numpy(ends).to(theta.device), output_size=theta.shape[-1]
+        )
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+
+def _noise(values: Any) -> Noise:
+    return Noise(int(values["seed"]), values["antithetic"])
+
+
+def _share(fused: str, layer: int, module: Any) -> Share:
+    """What this rank holds of a module, as the module's own slicing tells it."""
+    base = module.base_layer
+    outputs: tuple[int, ...]
+    if fused == "qkv_proj":
+        replicas = base.num_kv_head_replicas  # SGLang counts replicated heads in the sizes of k and v
+        q, k, v = base.output_sizes
+        outputs = (q, k // replicas, v // replicas)
+    elif fused == "gate_up_proj":
+        outputs = tuple(base.output_sizes[:2])
+    else:
+        outputs = (base.output_size,)
+    rows = module.slice_lora_b_weights(torch.arange(sum(outputs))[:, None])
+    columns = module.slice_lora_a_weights(torch.arange(base.input_size)[None])
+    return Share(columns.flatten().numpy(), rows.flatten().numpy(), outputs)

@@ -1,0 +1,108 @@
+"""What es-ray needs of SGLang, against the source of real versions where they are at hand.
+
+ES_RAY_SGLANG_SOURCES: folders of unpacked sglang packages, separated by colons; without it, the installed
+one, if any.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from es_ray.config import Config
+from es_ray.engines.sglang import arguments, contract
+from es_ray.errors import UserError
+from es_ray.models import ModelSource
+
+GIVEN = os.environ.get("ES_RAY_SGLANG_SOURCES", "")
+SOURCES = [Path(folder) for folder in GIVEN.split(":") if folder] or (
+    [contract.installed()] if contract.installed() else []
+)
+
+
+@pytest.fixture(params=SOURCES or [None], ids=lambda path: str(path))
+def root(request):
+    if request.param is None:
+        pytest.skip("sglang is not installed, and ES_RAY_SGLANG_SOURCES names no unpacked one")
+    return request.param
+
+
+def fake(folder: Path, version: str = "0.5.20") -> Path:
+    """A package with the names that es-ray needs, and nothing else: the check's input, not SGLang."""
+    root = folder / "sglang"
+    by_file: dict[str, list[str]] = {}
+    for (file, owner), names in contract.NAMES.items():
+        lines = [f"    def {name}(self): ..." for name in names]
+        text = "\n".join([f"class {owner}:", *lines] if owner else [line.strip() for line in lines])
+        by_file.setdefault(file, []).append(text)
+    by_file["srt/server_args.py"] = ["class ServerArgs:\n    model_path: str\n    dtype: str = 'auto'"]
+    by_file["_version.py"] = [f"__version__ = version = '{version}'"]
+    for file, texts in by_file.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("\n".join(texts) + "\n")
+    return root
+
+
+def test_real_versions_have_every_name(root):
+    contract.check(root)
+
+
+def test_real_versions_have_every_argument_that_is_set(root):
+    known = contract.argument_names(root)
+    config = Config().replace(engine__kind="sglang", engine__shard=32)
+    made = arguments.server_arguments(config, ModelSource.of(config.model), 60, known)
+    assert set(made) <= known
+    assert "custom_sigquit_handler" in known
+    assert set(arguments.OURS) <= known
+
+
+def test_a_name_near_a_real_argument_is_suggested(root):
+    known = contract.argument_names(root)
+    with pytest.raises(UserError, match="engine.sglang.mem_fraction: .*mem_fraction_static"):
+        arguments.check_handed_through({"mem_fraction": 0.5}, known)
+
+
+def test_a_whole_package_passes(tmp_path):
+    contract.check(fake(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "told"),
+    [
+        ("srt/lora/lora_manager.py", "update_lora_info", "LoRAManager.update_lora_info"),
+        ("srt/managers/scheduler.py", "flush_cache", "Scheduler.flush_cache"),
+        ("srt/entrypoints/engine.py", "collective_rpc", "Engine.collective_rpc"),
+        ("srt/layers/utils/common.py", "get_layer_id", "get_layer_id"),
+    ],
+)
+def test_a_name_that_moved_is_told_with_the_version(tmp_path, file, name, told):
+    root = fake(tmp_path)
+    text = (root / file).read_text()
+    (root / file).write_text(text.replace(f"def {name}(", f"def moved_{name}("))
+    with pytest.raises(UserError, match=rf"SGLang 0.5.20 has no .*{told}: es-ray supports sglang >= 0.5.15"):
+        contract.check(root)
+
+
+def test_a_file_that_moved_is_told(tmp_path):
+    root = fake(tmp_path)
+    shutil.rmtree(root / "srt/lora")
+    with pytest.raises(UserError, match="has no LoRAManager.init_lora_modules"):
+        contract.check(root)
+
+
+@pytest.mark.parametrize(("version", "fine"), [("0.5.14.post2", False), ("0.5.15", True), ("0.6.0rc1", True)])
+def test_old_versions_are_refused(tmp_path, version, fine):
+    root = fake(tmp_path, version)
+    if fine:
+        contract.check(root)
+    else:
+        with pytest.raises(UserError, match="0.5.14.post2 is too old"):
+            contract.check(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0.5.17", (0, 5, 17)), ("0.5.17.post1", (0, 5, 17)), ("1.0rc2", (1, 0)), ("?", ())]
+)
+def test_versions_are_parsed(text, numbers):
+    assert contract.parsed(text) == numbers
