@@ -19,7 +19,7 @@ def compare(
     of all generations up to it, and tells its generation and index.
     """
     theta = centre(run, strategy, generation) if theta is None else theta
-    born, index = best_of(run.metrics()[: generation + 1])
+    born, index = best_of(run.metrics(generation))
     pair = pool.evaluate(
         theta, strategy, generation + 1, [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
     )

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from es_ray.errors import UserError
 from es_ray.tasks import TASKS
@@ -18,7 +26,7 @@ from es_ray.tasks import TASKS
 PRESETS_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "tiny-chat"
 BUNDLED = "bundled"
-RESUMABLE = ("evolution.generations", "cluster.", "output.")
+RESUMABLE = ("evolution.generations", "cluster.", "output.", "tracking.")
 """Keys, or sections with a final dot, that a resumed run may change: none of them alters a byte."""
 
 MOST_LAYERS = 10_000
@@ -31,6 +39,14 @@ class Section(BaseModel):
     """A section of the configuration: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_number(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("must not be a truth value")
+        return value
 
 
 class ModelConfig(Section):
@@ -171,6 +187,10 @@ class OutputConfig(Section):
     adapters_every: Count = 1
 
 
+class TrackingConfig(Section):
+    """Trackers beside the files of the run directory: there are none yet."""
+
+
 class Config(Section):
     """A run. The defaults are those of the bundled model."""
 
@@ -183,6 +203,7 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     def replace(self, **values: Any) -> "Config":
         """A copy with some dotted keys changed, `__` standing for the dot: `replace(evolution__seed=1)`."""

@@ -1,5 +1,6 @@
 """From what was asked for to what will run: `auto` settled, the folder claimed, a resumed run compared."""
 
+import itertools
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def settle(config: Config) -> Config:
     values: dict[str, object] = {"engine__kind": kind}
     if kind == "sglang":
         _check_sglang(config)
+    elif config.engine.tensor_parallel > 1:
+        raise UserError(
+            f"engine.tensor_parallel: {config.engine.tensor_parallel} is for sglang; transformers takes 1"
+        )
     if workers == "auto" and config.cluster.address is None:
         if kind == "sglang" and gpus < config.engine.tensor_parallel:
             raise UserError(
@@ -45,15 +50,20 @@ def claim(config: Config) -> RunDir:
     if config.output.dir is None:
         name = Path(config.model.path).name if config.model.path != BUNDLED else "tiny-chat"
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = Path("runs") / f"{name}-{config.task.name}-{stamp}"
+        plain = Path("runs") / f"{name}-{config.task.name}-{stamp}"
+        others = (plain.with_name(f"{plain.name}-{number}") for number in itertools.count(2))
+        path = next(path for path in itertools.chain([plain], others) if not path.exists())
     else:
         path = Path(config.output.dir).expanduser()
-    if path.exists() and not path.is_dir():
-        raise UserError(f"output.dir: {path} is not a folder")
-    if path.exists() and any(path.iterdir()):
-        raise UserError(
-            f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
-        )
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"output.dir: {path} is not a folder")
+        if path.exists() and any(path.iterdir()):
+            raise UserError(
+                f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
+            )
+    except OSError as error:
+        raise UserError(f"output.dir: {str(path)[:200]} cannot be used: {error.strerror}") from error
     return RunDir(path)
 
 
@@ -67,7 +77,7 @@ def reopen(config: Config) -> RunDir:
         raise UserError(
             f"--resume: {run.path} was started with another {changed[0]}"
             + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
-            + "; only evolution.generations, cluster.* and output.* may change"
+            + "; only evolution.generations, cluster.*, output.* and tracking.* may change"
         )
     whole = run.last_whole()
     if whole >= config.evolution.generations:

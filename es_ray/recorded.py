@@ -1,9 +1,11 @@
 """A recorded run, ready to be asked for any of its members and centres without loading weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from es_ray.config import Config
-from es_ray.errors import UserError
+from es_ray.engines.base import same_weights
+from es_ray.errors import RunError, UserError
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
 from es_ray.history import centre
@@ -33,10 +35,20 @@ class RecordedRun:
         before = centre(self.run, self.strategy, self.generation - 1)
         return self.strategy.member(before, self.generation, index)
 
+    def check_weights(self, mean_abs: Sequence[float]) -> None:
+        """Raise RunError if the model at hand has other weights than the one that was evolved."""
+        check_weights(self.run, self.generation, mean_abs)
+
     def writer(self) -> AdapterWriter:
         """Writes vectors as adapters of the run's model."""
         source = self.experiment.source
         return AdapterWriter(self.experiment.layout, source.path, source.revision)
+
+
+def check_weights(run: RunDir, generation: int, mean_abs: Sequence[float]) -> None:
+    """Raise RunError if mean|W| is not what was recorded with a generation."""
+    if not same_weights(run.mean_abs(generation), mean_abs):
+        raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
 
 
 def recorded(run: RunDir, generation: int | None) -> RecordedRun:

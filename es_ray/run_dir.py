@@ -64,8 +64,12 @@ class RunDir:
     def create(self, config: Config, environment: Mapping[str, Any]) -> None:
         """Make the folders and write config.yaml and environment.json."""
         try:
-            for folder in (self.path / "generations", self.plots, self.path / "logs"):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "generations").mkdir()  # one of two runs that want the same folder gets it
+            self.plots.mkdir(exist_ok=True)
+            (self.path / "logs").mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"output.dir: {self.path} was taken by another run meanwhile") from error
         except OSError as error:
             raise UserError(f"output.dir: {self.path} cannot be written: {error.strerror}") from error
         self.write_config(config)
@@ -77,19 +81,20 @@ class RunDir:
 
     def whole_generations(self) -> list[int]:
         """Generations that were written to the end, ascending."""
-        folders = sorted((self.path / "generations").glob("[0-9]*"))
-        return [int(folder.name) for folder in folders if (folder / DONE).is_file()]
+        folders = (self.path / "generations").glob("[0-9]*")
+        return sorted(int(f.name) for f in folders if f.name.isdecimal() and (f / DONE).is_file())
 
     def last_whole(self) -> int:
         """The last whole generation, -1 if there is none."""
         return max(self.whole_generations(), default=-1)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; raises RunError for a line that is torn."""
+    def metrics(self, upto: int | None = None) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, up to a generation; raises RunError for one that is torn."""
         if not self.metrics_file.is_file():
             return []
         lines = []
-        for number, line in enumerate(self.metrics_file.read_text(encoding="utf-8").splitlines(), start=1):
+        text = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(text[: None if upto is None else upto + 1], start=1):
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError as error:
@@ -99,8 +104,10 @@ class RunDir:
     def cut(self, generation: int) -> None:
         """Forget everything after that generation: folders, metrics, and what a dead writer left behind."""
         for folder in (self.path / "generations").glob("*"):
-            if not folder.name.isdecimal() or int(folder.name) > generation:
+            number = folder.name.removeprefix(".")  # with the dot: written aside by a process that died
+            if number.isdecimal() and (number != folder.name or int(number) > generation):
                 shutil.rmtree(folder)
+        self.test_results_file.unlink(missing_ok=True)  # they are those of an earlier end
         if self.metrics_file.is_file():
             kept = self.metrics_file.read_text(encoding="utf-8").splitlines()[: generation + 1]
             write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
@@ -204,9 +211,17 @@ class RunDir:
         Completions and advantages stay, so that any member can still be rebuilt.
         """
         for generation in self.whole_generations()[:-keep]:
-            if generation != best:
-                for name in ("adapter", "best", STATE):
-                    path = self.generation(generation) / name
+            # the best member is made from the centre before its generation: that state stays too
+            kept = (
+                ("adapter", "best", STATE)
+                if generation == best
+                else (STATE,)
+                if generation == best - 1
+                else ()
+            )
+            for name in ("adapter", "best", STATE):
+                path = self.generation(generation) / name
+                if name not in kept:
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-# The ten questions of data/conciseness.json with the answer each must contain.
+# The ten questions of data/conciseness/ with the answer each must contain.
 CORE = (
     ("Solve: 3 + 5 =", "8"),
     ("If all birds can fly and penguins are birds, can penguins fly?", "No"),

@@ -51,12 +51,17 @@ def run(
         "output.dir": None if output is None else str(output),
     }
     if resume:
+        if preset is not None:
+            raise UserError("--preset: a resumed run keeps its configuration; leave it out")
         folder = _folder_to_resume(config, output, set_ or [])
         flags["output.dir"] = str(folder)
         config = config or folder / "config.yaml"
     if preset is None and config is None:
         preset = DEFAULT_PRESET
-    resolved = load(config, preset, set_ or [], flags)
+    sets = [*(set_ or []), "cluster.address=null"] if local else set_ or []
+    resolved = load(config, preset, sets, flags)
+    if address is not None and workers is None and resolved.cluster.workers == 0:
+        resolved = resolved.replace(cluster__workers="auto")  # an address implies Ray
     if dry_run:
         _dry_run(resolved, resume)
         return

@@ -49,6 +49,11 @@ class EngineInfo:
     dtype: str
 
 
+def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether mean|W| of two engines is the same but for the order of summation on their devices."""
+    return len(one) == len(other) and np.allclose(one, other, rtol=1e-4, atol=0)
+
+
 class Engine(ABC):
     """A model on one device. Calls are made one at a time."""
 

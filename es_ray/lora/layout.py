@@ -117,6 +117,10 @@ def lora_layout(model: Any, config: LoraConfig) -> LoraLayout:
         if (wanted is None or module.layer in wanted)
         and module.name.rsplit(".", 1)[-1] in config.target_modules
     )
+    if not chosen:
+        raise UserError(
+            f"lora.layers: {config.layers}: none of them has one of {', '.join(config.target_modules)}"
+        )
     return LoraLayout(config.rank, config.alpha, chosen)
 
 

@@ -78,7 +78,7 @@ class TerminalConsole(Console):
         self._line(
             f"{config.task.name}: {prompts['train']} training and {prompts['test']} test prompts; "
             f"population {config.evolution.population}, "
-            f"generations {first}-{config.evolution.generations - 1}, "
+            f"{_generations(first, config.evolution.generations)}, "
             f"seed {config.evolution.seed}; writing {run.path}"
         )
 
@@ -162,6 +162,10 @@ def comparison_table(results: Mapping[str, Any], title: str) -> Table:
         completions = [Text(results[name]["examples"][number]["completion"]) for name in names]
         table.add_row(Text(example["prompt"]), *completions)
     return table
+
+
+def _generations(first: int, total: int) -> str:
+    return f"generations {first}-{total - 1}" if first < total else f"all {total} generations are there"
 
 
 def _si(number: int) -> str:

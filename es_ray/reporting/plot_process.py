@@ -1,14 +1,17 @@
 """Plots in a process of their own: matplotlib never holds the interpreter that the evolution runs in."""
 
+import contextlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from es_ray.errors import RunError
-from es_ray.models import ModelSource
+from es_ray.config import BUNDLED
 from es_ray.run_dir import RunDir
+
+log = logging.getLogger(__name__)
 
 
 def draw(run: RunDir, generation: int) -> Path:
@@ -17,10 +20,8 @@ def draw(run: RunDir, generation: int) -> Path:
 
     config = run.config()
     evolution = config.evolution
-    title = (
-        f"{config.task.name} · {ModelSource.of(config.model).name} · population {evolution.population} · "
-        f"seed {evolution.seed}"
-    )
+    name = "tiny-chat" if config.model.path == BUNDLED else Path(config.model.path).name
+    title = f"{config.task.name} · {name} · population {evolution.population} · seed {evolution.seed}"
     path = run.plots / f"evolution_progress_gen{generation}.png"
     aside = path.with_name(f".{path.name}")
     evolution_progress(run.metrics()[: generation + 1], run.base(), title, aside)
@@ -52,27 +53,23 @@ class PlotProcess:
     def draw(self, generation: int) -> None:
         """Ask for the plot of a generation; returns at once."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # `finish` tells that it ended, and why
             self._process.stdin.write(f"{generation}\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure() from None
 
     def finish(self) -> None:
-        """Wait until all plots are drawn; raises RunError if one could not be."""
+        """Wait until all plots are drawn; one that could not be is a warning: the run itself is whole."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         if self._process.wait() != 0:
-            raise self._failure()
+            last = (self._log.read_text().strip().splitlines() or ["the process ended"])[-1]
+            log.warning("plots could not be drawn: %s (see %s; es-ray plot draws them)", last, self._log)
 
     def close(self) -> None:
         """End the process, whatever it is at."""
         self._process.kill()
         self._process.wait()
-
-    def _failure(self) -> RunError:
-        last = (self._log.read_text().strip().splitlines() or ["the process ended"])[-1]
-        return RunError(f"plots could not be drawn: {last} (see {self._log}; `es-ray plot` draws them again)")
 
 
 def main() -> None:

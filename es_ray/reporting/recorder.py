@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from es_ray.errors import RunError
 from es_ray.evaluation import BASE, Outcome
@@ -42,6 +43,7 @@ class Recorder:
     ) -> None:
         self._run = run
         self._output = experiment.config.output
+        self._final = experiment.config.evolution.generations - 1
         self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
         self._examples = experiment.fingerprints
         self._strategy = strategy
@@ -77,9 +79,10 @@ class Recorder:
             try:
                 last.result()
             except OSError as error:
-                raise RunError(
-                    f"{error.filename or self._run.path}: cannot be written: {error.strerror}"
-                ) from error
+                name = error.filename or self._run.path
+                raise RunError(f"{name}: cannot be written: {error.strerror}") from error
+            except SafetensorError as error:  # a full disk shows so while tensors are written
+                raise RunError(f"{self._run.path}: cannot be written: {error}") from error
 
     def _write(self, record: GenerationRecord) -> None:
         started = time.perf_counter()
@@ -89,7 +92,7 @@ class Recorder:
             shutil.rmtree(aside)
         aside.mkdir()
         write_jsonl(aside / POPULATION, self._population(record))
-        if generation % self._output.adapters_every == 0:
+        if generation % self._output.adapters_every == 0 or generation == self._final:
             self._writer.write(record.after, aside / "adapter", centre_card(record.metrics))
             best = self._strategy.member(record.before, generation, record.metrics["best_index"])
             self._writer.write(best, aside / "best", best_card(record.metrics))
@@ -101,7 +104,7 @@ class Recorder:
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         append_json_line(self._run.metrics_file, record.metrics)
         self._run.publish(aside, generation)
-        if generation % self._output.plots_every == 0:
+        if generation % self._output.plots_every == 0 or generation == self._final:
             self._plots.draw(generation)
         if self._output.keep is not None:
             self._run.prune(self._output.keep, best_of(self._run.metrics())[0])

@@ -61,6 +61,10 @@ def read_examples(path: Path) -> list[Example]:
         for key in ("prompt", "target"):
             if not isinstance(record.get(key), str) or not record[key].strip():
                 raise UserError(f"{path}, line {number}: '{key}' is missing, empty or not a string")
+            try:
+                record[key].encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise UserError(f"{path}, line {number}: '{key}' holds half of a surrogate pair") from error
         examples.append(Example(record["prompt"], record["target"]))
     if not examples:
         raise UserError(f"{path}: holds no examples")

@@ -14,26 +14,26 @@ ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
 
 
-def connect(config: ClusterConfig, cpus: int) -> bool:
-    """Connect this process to the configured Ray, starting one for `local`; returns whether it was started.
+def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
+    """Connect this process to the configured Ray, starting one for `local`; returns (started, joined).
 
     cpus: how many a Ray that is started here declares at least. Raises UserError where no Ray answers.
     """
     if ray.is_initialized():
-        return False
+        return False, False
     address = config.address or "local"
     options = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), **options)
-        return True
+        return True, False
     _check_answer(address)
     options.pop("include_dashboard")
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--address {address}: {' '.join(str(error).split())[:300]}") from error
-    return False
+    return False, True
 
 
 def _check_answer(address: str) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from es_ray.config import Config
-from es_ray.engines.base import EngineInfo
+from es_ray.engines.base import EngineInfo, same_weights
 from es_ray.errors import EvaluationError, RunError, UserError
 from es_ray.evolution.strategy import Vector
 from es_ray.workers.pool import Call, Pool
@@ -57,6 +57,10 @@ class WorkerActor:
         """Close the engine."""
         self._worker.close()
 
+    def alive(self) -> bool:
+        """Answer at once."""
+        return True
+
     def call(self, method: str, theta: Vector, *arguments: Any) -> Any:
         """Call one of the worker's methods."""
         try:
@@ -70,6 +74,11 @@ def _failure(error: Exception) -> Failure:
     expected = {EvaluationError: "evaluation", UserError: "user", RunError: "run"}
     kind = next((kind for cls, kind in expected.items() if isinstance(error, cls)), "internal")
     return Failure(kind, str(error) if kind != "internal" else f"{type(error).__name__}: {error}")
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of an exception that may carry a whole traceback of another process."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), "").strip()[:200]
 
 
 @dataclass
@@ -89,7 +98,7 @@ class RayPool(Pool):
         super().__init__(config)
         self._actors: list[_Member] = []
         self._info: EngineInfo | None = None
-        self._started_ray = False
+        self._started_ray = self._joined_ray = False
         self._failed_starts = 0
         self._shared: tuple[Vector, Any] | None = None
 
@@ -109,7 +118,9 @@ class RayPool(Pool):
         """Connect to Ray, start the actors, and wait for their engines."""
         wanted = self.config.cluster.workers
         threads = self.config.engine.threads
-        self._started_ray = connect(self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1))
+        self._started_ray, self._joined_ray = connect(
+            self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1)
+        )
         gpus = int(ray.cluster_resources().get("GPU", 0))
         engine = self.config.engine
         needs = engine.tensor_parallel if engine.kind == "sglang" else 0
@@ -124,6 +135,7 @@ class RayPool(Pool):
         deadline = time.monotonic() + self.config.cluster.wait_timeout
         first_ready, told = None, time.monotonic()
         while self.workers < self._wanted:
+            self._fill()
             self._wait([], deadline)
             now = time.monotonic()
             if first_ready is None and self.workers:
@@ -147,9 +159,9 @@ class RayPool(Pool):
         for member in self._actors:
             ray.kill(member.actor)
         self._actors.clear()
-        if self._started_ray:
+        if self._started_ray or self._joined_ray:  # one that was there before us stays
             ray.shutdown()
-            self._started_ray = False
+        self._started_ray = self._joined_ray = False
 
     def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
         if self._shared is None or self._shared[0] is not theta:  # evaluate and tell get the same centre
@@ -180,6 +192,7 @@ class RayPool(Pool):
                     result = ray.get(done)
                 except RayActorError:
                     self._drop(member)
+                    self._drop_dead()
                     lost[number] += 1
                     self.redispatched += call.members
                     waiting.appendleft(number)
@@ -189,6 +202,8 @@ class RayPool(Pool):
                             f"{call.name}: lost with {lost[number]} workers, one after the other"
                         ) from None
                     continue
+                except RayError as error:
+                    raise RunError(f"{call.name}: Ray: {_last_line(error)}") from error
                 if isinstance(result, Failure):
                     raise RunError(f"{call.name}: {result.text}")
                 results[number] = result
@@ -224,11 +239,11 @@ class RayPool(Pool):
     def _take_in(self, member: _Member) -> None:
         try:
             info = ray.get(member.starting)
-        except RayActorError as error:
-            info = Failure("internal", f"the process died ({' '.join(str(error).split())[:200]})")
+        except RayError as error:
+            info = Failure("internal", f"the process died or could not start ({_last_line(error)})")
         if isinstance(info, Failure):
             self._drop(member)
-            if info.kind == "user":
+            if info.kind == "user" and self._info is None:
                 raise UserError(info.text)
             if info.kind == "evaluation":  # the start-up probe: another worker would find the same
                 raise RunError(info.text)
@@ -238,7 +253,7 @@ class RayPool(Pool):
             log.warning("a worker failed to start: %s", info.text)
             return
         self._failed_starts = 0
-        if self._info is not None and info.mean_abs != self._info.mean_abs:
+        if self._info is not None and not same_weights(info.mean_abs, self._info.mean_abs):
             raise RunError("two workers have different weights for the same model: mean|W| differs")
         self._info = self._info or info
         member.ready = True
@@ -246,6 +261,16 @@ class RayPool(Pool):
     def _drop(self, member: _Member) -> None:
         self._actors.remove(member)
         ray.kill(member.actor)
+
+    def _drop_dead(self) -> None:
+        """Where one worker was lost others may be too: drop idle ones that do not answer at once."""
+        idle = {m.actor.alive.remote(): m for m in self._actors if m.ready and m.call is None}
+        answered, _ = ray.wait(list(idle), num_returns=len(idle), timeout=5.0) if idle else ([], [])
+        for ref in answered:
+            try:
+                ray.get(ref)
+            except RayError:
+                self._drop(idle[ref])
 
     def _tell_waiting(self) -> None:
         free = ray.available_resources()

@@ -156,7 +156,9 @@ def test_the_update_is_the_strategys_and_does_not_depend_on_slices(setting, scal
     advantages = np.random.default_rng(0).normal(size=10)
     whole = engine.tell(theta, strategy, 3, advantages, 0, size)
     assert np.abs(whole - strategy.tell(theta, 3, advantages, 0, size)).max() < 1e-6
-    parts = [engine.tell(theta, strategy, 3, advantages, a, b) for a, b in [(0, 1024), (1024, 3072), (3072, size)]]
+    parts = [
+        engine.tell(theta, strategy, 3, advantages, a, b) for a, b in [(0, 1024), (1024, 3072), (3072, size)]
+    ]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 

@@ -1,5 +1,6 @@
 """The transformers engine: any Hugging Face causal model with linear projections."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ class TransformersEngine(Engine):
         torch.set_num_threads(config.engine.threads)
         self._deterministic_before = torch.are_deterministic_algorithms_enabled()
         if config.engine.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
             torch.use_deterministic_algorithms(True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         source = experiment.source
