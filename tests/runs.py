@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,8 @@ def tensors(adapter: Path) -> dict[str, np.ndarray]:
 def vector(adapter: Path) -> np.ndarray:
     """All entries of an adapter in float64, in the order of its tensors' names."""
     return np.concatenate([tensor.ravel() for _, tensor in sorted(tensors(adapter).items())])
+
+
+def hear_ctrl_c() -> None:
+    """For a child: take SIGINT also where this process ignores it, as one in the background does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

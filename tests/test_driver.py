@@ -10,11 +10,13 @@ import pytest
 import yaml
 from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import es_ray
 from es_ray.config import Config, load
+from es_ray.errors import UserError
 from es_ray.paths import data_dir
+from es_ray.run_dir import RunDir
 from es_ray.tasks import TASKS
 from tests import philox, plain_peft
 from tests.runs import (
@@ -490,3 +492,45 @@ def test_the_configuration_file_is_plain_yaml_with_every_key(finished):
         "cluster",
         "output",
     }
+
+
+def test_the_last_generation_always_has_its_adapters_and_its_plot(tmp_path):
+    run = tmp_path / "run"
+    es_ray.run(config(run, evolution__generations=3, output__plots_every=10, output__adapters_every=10))
+    written = [(run / f"generations/{g:04d}/adapter").is_dir() for g in range(3)]
+    assert written == [True, False, True]
+    assert (run / "plots/latest.png").read_bytes() == (run / "plots/evolution_progress_gen2.png").read_bytes()
+
+
+def test_other_weights_than_the_runs_are_refused(tmp_path, cli):
+    folder = small_model(tmp_path / "model")
+    es_ray.run(config(tmp_path / "run", model__path=str(folder), evolution__generations=1))
+    tensors = load_file(folder / "model.safetensors")
+    changed = {name: t * np.float32(0.5) if "mlp" in name else t for name, t in tensors.items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    for command in (
+        ["evaluate", tmp_path / "run"],
+        ["run", "--resume", "--output", tmp_path / "run", "--generations", 2],
+    ):
+        ended = cli(*command)
+        assert ended.code == 1
+        assert len(ended.err.splitlines()) == 1
+        assert "other weights" in ended.err
+
+
+def test_edited_examples_are_refused_on_resume(tmp_path, cli):
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"prompt": "What is 1 + 1?", "target": "2"}\n')
+    es_ray.run(config(tmp_path / "run", task__train=str(data), evolution__generations=1))
+    data.write_text('{"prompt": "What is 1 + 1?", "target": "two"}\n')
+    ended = cli("run", "--resume", "--output", tmp_path / "run", "--generations", 2)
+    assert ended.code == 2
+    assert "task.train" in ended.err
+    assert not (tmp_path / "run/generations/0001").exists()
+
+
+def test_a_folder_is_given_to_one_of_two_runs(tmp_path):
+    """Both found it empty; the second to write is told."""
+    RunDir(tmp_path / "run").create(config(tmp_path / "run"), {})
+    with pytest.raises(UserError, match="another run"):
+        RunDir(tmp_path / "run").create(config(tmp_path / "run"), {})

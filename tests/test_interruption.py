@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import GENERATIONS, SETTINGS, command, evolved
+from tests.runs import GENERATIONS, SETTINGS, command, evolved, hear_ctrl_c
 
 
 def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedProcess[str]:
@@ -19,6 +19,7 @@ def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedPro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     while not (output / once).exists():
         assert process.poll() is None, process.communicate()

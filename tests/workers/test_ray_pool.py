@@ -11,7 +11,7 @@ import pytest
 import es_ray
 from es_ray.config import Config, load
 from es_ray.reporting.console import Console
-from tests.runs import GENERATIONS, POPULATION, SETTINGS, command, evolved, json_lines
+from tests.runs import GENERATIONS, POPULATION, SETTINGS, command, evolved, hear_ctrl_c, json_lines
 from tests.runs import es_ray as run_es_ray
 from tests.small_models import small_model
 
@@ -187,6 +187,7 @@ def test_ctrl_c_stops_a_ray_run_and_its_ray(finished, tmp_path, cli):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     while not (run / "generations/0000/DONE").exists():
         assert process.poll() is None, process.communicate()
