@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from es_ray.errors import UserError
 
-_FEW = 4  # up to this rank, one scaled add per rank beats a batched product
+_FEW = 4  # up to this rank, dot products and scaled adds beat batched products
 
 
 def by_row(x: Tensor, rows: int) -> Tensor:
@@ -54,13 +54,11 @@ class SharedShrink:
         if x is not self._x:
             assert self._a is not None
             wide = by_row(x, len(self._a)).float()
-            if (
-                wide.shape[1] == 1 and self._a.shape[1] == 1
-            ):  # one token, rank 1, alone: a dot product per row
-                self._low = [torch.linalg.vecdot(wide, self._a)[..., None]]
+            if wide.shape[1] == 1 and self._a.shape[1] <= _FEW:  # one token, few A's: dot products
+                low = torch.linalg.vecdot(wide, self._a)[:, None]
             else:
                 low = torch.bmm(wide, self._a.transpose(1, 2))
-                self._low = list(low.chunk(len(self._members), dim=-1))
+            self._low = [low] if len(self._members) == 1 else list(low.chunk(len(self._members), dim=-1))
             self._x = x
         return self._low[place]
 
