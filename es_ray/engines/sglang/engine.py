@@ -103,7 +103,7 @@ class SGLangEngine(Engine):
         start: int,
         stop: int,
     ) -> Vector:
-        """Entries [start, stop) of the next centre, computed on the GPU; equal bytes for any slices."""
+        """Entries [start, stop) of the next centre, on the GPU; equal bytes for slices of whole tiles."""
         parts = [np.empty(0, dtype=np.float32)]
         for low in range(start, stop, SLICE):
             values = self._link.about(theta, strategy, generation)
