@@ -8,10 +8,12 @@ its full length, greedy. Each engine runs in a process of its own, one after the
 - stock loading: `load_lora_adapter_from_tensors` for each member, then the batch;
 - full parameters: for each member all weights are perturbed in place from a seed, its rows generated, and the
   weights restored (what es-fine-tuning-paper does);
-- loop: generations through the driver, one Ray worker.
+- loop: generations through the driver, one Ray worker for each GPU; with more workers the population grows
+  with them (members for each worker), and the table says how much of linear that is.
 The slow ways run on 16 members and are extrapolated, which the table says.
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -42,7 +44,9 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds that are timed, after one that is not.")] = 5,
     slow_members: Annotated[int, typer.Option(help="Members that the slow ways really evaluate.")] = 16,
     generations: Annotated[int, typer.Option(help="Generations of the loop.")] = 10,
-    workers: Annotated[int, typer.Option(help="Workers of the loop, one GPU each.")] = 1,
+    workers: Annotated[
+        str, typer.Option(help="Numbers of workers of the loop, one GPU each, separated by commas.")
+    ] = "1",
     shape: Annotated[str, typer.Option(help=f"Shape of the model: {', '.join(SHAPES)}.")] = "qwen2.5-7b",
     ways: Annotated[str, typer.Option(help=f"Ways, separated by commas: {', '.join(WAYS)}.")] = ",".join(
         WAYS
@@ -62,11 +66,13 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), SHAPES[shape], prompts, prompt_tokens)
         for way in chosen:
-            for size in [0] if way == "machine" else map(int, members.split(",")):
+            sizes = [0] if way == "machine" else map(int, members.split(","))
+            counts = map(int, workers.split(",")) if way == "loop" else [1]
+            for size, count in itertools.product(sizes, counts):
                 spec = {
                     "way": way, "members": size, "prompts": prompts, "prompt_tokens": prompt_tokens,
                     "tokens": tokens, "layers": layers, "rounds": rounds, "slow_members": slow_members,
-                    "generations": generations, "workers": workers, "model": folder,
+                    "generations": generations, "workers": count, "model": folder,
                     "sglang": {"load_format": "dummy", **json.loads(sglang)}, "lines": str(lines),
                 }  # fmt: skip
                 run_child(spec)
@@ -106,19 +112,25 @@ def table(results: list[dict[str, Any]], shape: dict[str, Any], spec: dict[str, 
     """A row for each way and population size."""
     machine = next((r for r in results if r["way"] == "machine"), None)
     base = {r["members"]: statistics.median(r["seconds"]) for r in results if r["way"] == "base"}
+    alone = {
+        r["members"]: statistics.median(r["seconds"])
+        for r in results
+        if r["way"] == "loop" and r["workers"] == 1
+    }
     rows = []
     for r in results:
         if "seconds" not in r:
             continue
         median = statistics.median(r["seconds"])
-        count = r["members"] * spec["prompts"] * spec["tokens"]
+        workers = r.get("workers", 1)
+        count = r["members"] * workers * spec["prompts"] * spec["tokens"]
         update = r.get("update_ms")
         floor = (
             None if machine is None else floor_seconds(machine, shape, spec, r["members"], r["way"] != "base")
         )
         rows.append((
             str(r["members"]),
-            r["way"] + (f" (extrapolated from {r['measured_members']})" if r.get("measured_members") else ""),
+            label(r, alone),
             f"{median:.3f}",
             f"{min(r['seconds']):.3f}-{max(r['seconds']):.3f}",
             f"{count / median:.0f}",
@@ -129,6 +141,18 @@ def table(results: list[dict[str, Any]], shape: dict[str, Any], spec: dict[str, 
             f"{floor / median:.2f}" if floor else "",
         ))  # fmt: skip
     return rows
+
+
+def label(result: dict[str, Any], alone: dict[int, float]) -> str:
+    """A way's name, with what must be known to read its figures."""
+    way, workers = result["way"], result.get("workers", 1)
+    if result.get("measured_members"):
+        return f"{way} (extrapolated from {result['measured_members']})"
+    if workers == 1:
+        return way
+    linear = alone.get(result["members"])
+    share = "" if linear is None else f", {linear / statistics.median(result['seconds']):.3f} of linear"
+    return f"{way}, {workers} workers with as many each{share}"
 
 
 def floor_seconds(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import random
 import statistics
 import sys
@@ -256,12 +257,16 @@ def full(spec: Spec) -> None:
 
 
 def loop(spec: Spec) -> None:
-    """Generations through the driver, with Ray, recording and plotting."""
+    """Generations through the driver, recording and plotting; the population grows with the workers."""
     from es_ray import driver
     from es_ray.run_dir import RunDir
 
+    workers, population = spec["workers"], spec["members"] * spec["workers"]
+    # the population and the centre in equal parts; the base model, in generation 0 alone, makes one more
+    shard = math.ceil((population + 1) / workers)
+    config = config_of(spec).replace(evolution__population=population, engine__shard=shard)
     with tempfile.TemporaryDirectory() as folder:
-        driver.run(config_of(spec).replace(output__dir=f"{folder}/run"))
+        driver.run(config.replace(output__dir=f"{folder}/run"))
         lines = RunDir(Path(folder) / "run").metrics()[1:]  # the first one warms up
     phases = {phase: [line["seconds"][phase] for line in lines] for phase in lines[0]["seconds"]}
     shares = [line["seconds"]["evaluate"] / line["seconds"]["total"] for line in lines]

@@ -14,7 +14,7 @@ from es_ray.engines.sglang.link import SchedulerLink, sigma_arrays
 from es_ray.engines.sglang.mailbox import Message
 from es_ray.engines.sglang.pool_map import fused_name
 from es_ray.engines.sglang.probe import probe
-from es_ray.engines.sglang.scheduler_side import Options
+from es_ray.engines.sglang.scheduler_host import Options
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
@@ -103,7 +103,10 @@ class SGLangEngine(Engine):
         start: int,
         stop: int,
     ) -> Vector:
-        """Entries [start, stop) of the next centre, on the GPU; equal bytes for slices of whole tiles."""
+        """Entries [start, stop) of the next centre, computed on the GPU.
+
+        Slices of whole tiles, as the pool makes them, give the same bytes however theta is cut.
+        """
         parts = [np.empty(0, dtype=np.float32)]
         for low in range(start, stop, SLICE):
             values = self._link.about(theta, strategy, generation)

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from es_ray.engines.sglang import scheduler_side
+from es_ray.engines.sglang import scheduler_process
 from es_ray.engines.sglang.failures import reason, tail
+from es_ray.engines.sglang.scheduler_host import Options
 from es_ray.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def keep_alive(signum: int, frame: Any) -> None:
     log.error("a process of SGLang's failed")
 
 
-def start(arguments: dict[str, Any], options: scheduler_side.Options) -> Any:
+def start(arguments: dict[str, Any], options: Options) -> Any:
     """A running `sglang.Engine` whose scheduler runs our hooks; raises RunError with the cause.
 
     Call it from the main thread only.
@@ -37,7 +38,7 @@ def start(arguments: dict[str, Any], options: scheduler_side.Options) -> Any:
     from sglang.srt.entrypoints.engine import Engine
 
     class PopulationEngine(Engine):
-        run_scheduler_process_func = staticmethod(functools.partial(scheduler_side.run, options=options))
+        run_scheduler_process_func = staticmethod(functools.partial(scheduler_process.run, options=options))
 
     try:
         return PopulationEngine(**arguments, custom_sigquit_handler=keep_alive)

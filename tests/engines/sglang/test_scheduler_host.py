@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from es_ray.engines.sglang import scheduler_side
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.link import SchedulerLink, sigma_arrays
+from es_ray.engines.sglang.logits_watch import LogitsWatch
 from es_ray.engines.sglang.mailbox import Message
 from es_ray.engines.sglang.pool_map import FUSED, fused_name
-from es_ray.engines.sglang.scheduler_side import Options, SchedulerHost
+from es_ray.engines.sglang.scheduler_host import Options, SchedulerHost
 from es_ray.errors import RunError
 from tests.engines.sglang.test_pool import FULL, SLOTS, WIDTH, layout, share, strategy
 
@@ -168,7 +168,7 @@ def test_what_fails_there_is_told_here(link):
 
 
 def test_logits_that_are_not_finite_are_remembered_until_asked():
-    watch = scheduler_side._LogitsWatch()
+    watch = LogitsWatch()
     assert watch.answer()
     fine = torch.randn(4, 10)
     for bad in (torch.nan, torch.inf):
