@@ -161,13 +161,19 @@ class EngineConfig(Section):
 class ClusterConfig(Section):
     """Where it runs. workers 0: in this process, without Ray; auto: 0 without a GPU, else one for each.
 
-    wait_timeout: seconds to wait for room for a worker; max_attempts: workers that one shard, and one
-    start, may cost before the run stops.
+    placement: pack engines onto few nodes, or spread them; wait_timeout: seconds to wait for a worker where
+    there is none; start_timeout, shard_timeout: seconds that an engine may take to start, and a shard to be
+    evaluated; heartbeat: seconds of silence after which a worker is given up; max_attempts: workers that one
+    shard, and one start, may cost before the run stops.
     """
 
     workers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto"] = "auto"
     address: str | None = None
+    placement: Literal["pack", "spread"] = "pack"
     wait_timeout: Positive = 600.0
+    start_timeout: Positive = 1800.0
+    shard_timeout: Positive = 1800.0
+    heartbeat: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = 30.0
     max_attempts: Count = 3
 
     @field_validator("workers", mode="before")

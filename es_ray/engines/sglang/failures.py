@@ -10,7 +10,13 @@ _KNOWN = (
         "out of GPU memory; lower engine.sglang.mem_fraction_static or engine.shard",
     ),
     (
-        ("Not enough memory", "increase --mem-fraction-static", "mem_fraction_static is too small"),
+        (
+            "Not enough memory",
+            "no GPU memory for the KV cache",
+            "increase --mem-fraction-static",
+            "Raise --mem-fraction-static",
+            "mem_fraction_static is too small",
+        ),
         "no GPU memory left for the KV cache; raise engine.sglang.mem_fraction_static or lower engine.shard",
     ),
     (

@@ -23,6 +23,10 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 130.00 MiB. GPU 0 
             "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.",
             "raise engine.sglang",
         ),
+        (
+            "ValueError: Loaded weights leave no GPU memory for the KV cache under the fraction.",
+            "raise engine.sglang",
+        ),
         ("RuntimeError: No CUDA GPUs are available", "no CUDA GPU"),
         ("Traceback:\n  x\nValueError: head size 17 is odd\nbye\n", "ValueError: head size 17 is odd"),
         ("just a line\n", "just a line"),

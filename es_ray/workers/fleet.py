@@ -1,0 +1,232 @@
+"""The actors of a pool: started where there is room, watched, given up when they fail or fall silent."""
+
+import itertools
+import logging
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from es_ray.config import Config
+from es_ray.engines.base import EngineInfo
+from es_ray.workers.actor import BEATS, Failure, Pulse, WorkerActor
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 30.0
+"""How long engines may take to give their memory back before their actors are killed."""
+PING_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Lost(Failure):
+    """A worker that is gone, or was given up; text says how."""
+
+
+@dataclass(eq=False)
+class Actor:
+    """An actor of the fleet.
+
+    number: of the call that it has in hand; since: when it began that, or its start, monotonic seconds, None
+    while its process is still to come.
+    """
+
+    key: int
+    handle: Any
+    info: EngineInfo | None = None
+    number: int | None = None
+    since: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can take a call."""
+        return self.info is not None and self.number is None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A start (number None) or a call that came to its end: with its result, or why there is none."""
+
+    actor: Actor
+    number: int | None
+    result: Any
+
+
+@dataclass
+class _Seen:
+    """What the heartbeats said last: seconds of silence by actor, and when that was asked."""
+
+    ages: dict[int, float] = field(default_factory=dict)
+    asked: float = 0.0
+
+
+class Fleet:
+    """N actors. Ray neither restarts them nor repeats their calls: what ends is told, once, by `wait`.
+
+    Futures are waited for and not `ray.wait`, which scans every reference at each call.
+    """
+
+    def __init__(self, config: Config, wanted: int, gpus: int) -> None:
+        self.wanted = wanted
+        self._config = config
+        self._limits = config.cluster
+        spread = {"spread": "SPREAD", "pack": "DEFAULT"}[config.cluster.placement]
+        self._options = {
+            "num_cpus": config.engine.threads,
+            "num_gpus": gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "scheduling_strategy": spread,
+        }
+        self._actors: dict[int, Actor] = {}
+        self._keys = itertools.count()
+        self._events: queue.SimpleQueue[Callable[[], Ended | None]] = queue.SimpleQueue()
+        self._seen = _Seen()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # this one may restart: all it holds is how long ago a worker was heard
+        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+        self._pulse = ray.remote(Pulse).options(**options).remote()
+
+    @property
+    def ready(self) -> int:
+        """Actors whose engine is ready."""
+        return sum(actor.info is not None for actor in self._actors.values())
+
+    @property
+    def idle(self) -> list[Actor]:
+        """Actors that can take a call, the oldest first."""
+        return [actor for actor in self._actors.values() if actor.idle]
+
+    @property
+    def starting(self) -> int:
+        """Actors whose process runs, and whose engine is not ready yet."""
+        return sum(actor.info is None and actor.since is not None for actor in self._actors.values())
+
+    def fill(self) -> None:
+        """Ask for as many actors as are missing; Ray starts each as soon as there is room."""
+        while len(self._actors) < self.wanted:
+            key = next(self._keys)
+            made = ray.remote(WorkerActor).options(**self._options).remote(self._config, self._pulse, key)
+            actor = self._actors[key] = Actor(key, made)
+            self._follow(actor, None, made.start.remote())
+
+    def submit(self, actor: Actor, number: int, method: str, *arguments: Any) -> None:
+        """Have an idle actor make a call, known by its number."""
+        actor.number, actor.since = number, time.monotonic()
+        self._follow(actor, number, actor.handle.call.remote(method, *arguments))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """What has ended, as soon as something has; nothing if nothing did for so long."""
+        self._ask_for_heartbeats()
+        ended: list[Ended] = []
+        try:
+            ended += self._taken(self._events.get(timeout=seconds))
+            while True:
+                ended += self._taken(self._events.get_nowait())
+        except queue.Empty:
+            pass
+        return ended + self._overdue()
+
+    def drop(self, actor: Actor) -> None:
+        """Kill an actor. What it still says is ignored."""
+        if self._actors.pop(actor.key, None) is not None:
+            ray.kill(actor.handle)
+
+    def drop_dead(self) -> None:
+        """Where one worker was lost others may be too: drop idle ones that do not answer at once."""
+        pings = {actor.handle.alive.remote().future(): actor for actor in self.idle}
+        wait_for(pings, timeout=PING_SECONDS)
+        for ping, actor in pings.items():
+            if not ping.done() or ping.exception() is not None:
+                self.drop(actor)
+
+    def close(self) -> None:
+        """Have the idle engines close, and kill all actors."""
+        closing = [actor.handle.close.remote().future() for actor in self.idle]
+        wait_for(closing, timeout=CLOSE_SECONDS)
+        for actor in list(self._actors.values()):
+            self.drop(actor)
+        ray.kill(self._pulse)
+
+    def _follow(self, actor: Actor, number: int | None, ref: Any) -> None:
+        def end(future: "Future[Any]") -> None:
+            self._events.put(lambda: self._end(actor, number, future))
+
+        ref.future().add_done_callback(end)
+
+    def _taken(self, event: Callable[[], Ended | None]) -> list[Ended]:
+        ended = event()
+        return [] if ended is None else [ended]
+
+    def _end(self, actor: Actor, number: int | None, future: "Future[Any]") -> Ended | None:
+        if actor.key not in self._actors:
+            return None
+        error = future.exception()
+        if error is not None and not isinstance(error, RayError):
+            raise error
+        if error is not None:
+            what = "the process died" if isinstance(error, RayActorError) else "Ray failed"
+            # the second too is a lost worker: for one, its node went before the result was fetched
+            result: Any = Lost("internal", f"{what} ({last_line(error)})")
+        else:
+            result = future.result()
+        return self._ended(actor, result)
+
+    def _ended(self, actor: Actor, result: Any) -> Ended:
+        number, actor.number, actor.since = actor.number, None, time.monotonic()
+        if isinstance(result, Failure) and (number is None or result.kind == "internal"):
+            self.drop(actor)
+        elif number is None:
+            actor.info = result
+        return Ended(actor, number, result)
+
+    def _ask_for_heartbeats(self) -> None:
+        now = time.monotonic()
+        if now - self._seen.asked < self._limits.heartbeat / BEATS:
+            return
+        self._seen.asked = now
+
+        def answered(future: "Future[Any]") -> None:
+            self._events.put(lambda: self._hear(future))
+
+        self._pulse.ages.remote().future().add_done_callback(answered)
+
+    def _hear(self, future: "Future[Any]") -> None:
+        if future.exception() is None:  # else it restarts: nobody is given up for that
+            self._seen.ages = future.result()
+            for key in self._seen.ages.keys() & self._actors.keys():
+                actor = self._actors[key]
+                if actor.since is None:
+                    actor.since = time.monotonic()  # its process is there: now the start's time runs
+
+    def _overdue(self) -> list[Ended]:
+        now, ended = time.monotonic(), []
+        for actor in list(self._actors.values()):
+            silent = self._seen.ages.get(actor.key, 0.0)
+            busy = 0.0 if actor.since is None or actor.idle else now - actor.since
+            allowed = self._limits.start_timeout if actor.info is None else self._limits.shard_timeout
+            if silent > self._limits.heartbeat:
+                cause = f"not heard of for {silent:.0f} s (cluster.heartbeat)"
+            elif busy > allowed:
+                key = "start" if actor.info is None else "shard"
+                cause = f"not done after {busy:.0f} s (cluster.{key}_timeout)"
+            else:
+                continue
+            if actor.idle:
+                log.warning("an idle worker is given up: %s", cause)
+                self.drop(actor)
+            else:
+                ended.append(self._ended(actor, Lost("internal", cause)))
+        return ended
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an exception that may carry a whole traceback of another process."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), "").strip()[:200]
