@@ -107,7 +107,9 @@ def plain_engine(spec: Spec, lora: bool, run_scheduler: Any = None, **more: Any)
     cls = Engine
     if run_scheduler is not None:
         cls = type("Full", (Engine,), {"run_scheduler_process_func": staticmethod(run_scheduler)})
-    return cls(**arguments)
+    engine = cls(**arguments)
+    engine.freeze_gc()  # as ours does
+    return engine
 
 
 def generate(engine: Any, spec: Spec, members: int, names: list[str] | None = None) -> None:

@@ -82,7 +82,7 @@ def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, d
 def test_sums_over_members_do_not_depend_on_the_slices(antithetic):
     from es_ray.engines.sglang.kernels import TILE
 
-    made = layout(2)
+    made = layout(8)
     s = strategy(made.size, antithetic)
     buffers = {k: b.cuda() for k, b in pool(made, whole(made)).items()}
     writer = PoolWriter(runs(made, whole(made)), buffers, triton=True)
@@ -90,6 +90,7 @@ def test_sums_over_members_do_not_depend_on_the_slices(antithetic):
     whole_sum = writer.weighted_sum(s.noise, 4, weights.cuda(), 0, made.size).cpu()
     wanted = torch_noise.weighted_sum(s.noise, 4, weights, 0, made.size)
     assert (whole_sum - wanted).abs().max() < 1e-5
+    assert made.size > 2 * TILE
     for start, stop in [(0, 1), (3, 1030), (TILE, made.size), (1021, made.size), (made.size - 1, made.size)]:
         part = writer.weighted_sum(Noise(s.noise.seed, antithetic), 4, weights.cuda(), start, stop).cpu()
         assert part.numpy().tobytes() == whole_sum[start:stop].numpy().tobytes()

@@ -28,8 +28,10 @@ pytestmark = [
     pytest.mark.skipif(contract.installed() is None, reason="sglang is not installed"),
 ]
 CANDIDATES = [*range(8), CENTRE, BASE]
-TOLERANCE = 0.05
-"""How far a token's log-probability may be from plain PEFT's in float32, in nats."""
+ROUNDING = 1.5
+"""How much further from plain PEFT in float32 a log-probability may be than plain PEFT in float16 is."""
+NEAR_TIE = 0.05
+"""Two tokens whose scores are so close, in nats, may change places between two engines in float16."""
 SETTINGS = {
     "rank 1, all": {"lora": {"rank": 1}},
     "rank 4, some": {
@@ -116,23 +118,28 @@ def test_completions_equal_the_transformers_engines(setting, tmp_path, report):
     other.close()
     report(equal=same, total=total, gaps=gaps)
     assert same >= 0.85 * total
-    # a near tie: each token's score may be off by the tolerance, one up and the other down
-    assert max((apart for _, apart in gaps), default=0.0) <= 2 * TOLERANCE
+    assert max((apart for _, apart in gaps), default=0.0) <= NEAR_TIE
 
 
 def test_log_probabilities_equal_plain_pefts(setting, tmp_path, report):
     experiment, engine, strategy = setting
-    largest = 0.0
+    ours = half = 0.0
     for number, prompt in enumerate(experiment.prompt_ids["test"][:3]):
         found = score(engine, strategy.initial(), strategy, CANDIDATES, prompt)
         for candidate in CANDIDATES:
             model = reference(experiment, strategy, 0, candidate, tmp_path / f"{number}.{candidate}")
-            wanted = plain_peft.logits(model, list(prompt)).log_softmax(dim=-1)
-            scored = wanted[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
-            scored.append(float(wanted[-1].max()))  # the first new token is the likeliest
-            largest = max(largest, float(np.abs(found[candidate] - scored).max()))
-    report(largest_difference=largest)
-    assert largest <= TOLERANCE
+            wanted = log_probabilities(model, prompt)
+            ours = max(ours, float(np.abs(found[candidate] - wanted).max()))
+            half = max(half, float(np.abs(log_probabilities(model.half(), prompt) - wanted).max()))
+    report(largest_difference=ours, of_plain_peft_in_float16=half)
+    assert 0 < ours <= ROUNDING * half
+
+
+def log_probabilities(model, prompt) -> np.ndarray:
+    """Of each token of a prompt after the first, and of the likeliest one after it."""
+    scores = plain_peft.logits(model, list(prompt)).log_softmax(dim=-1)
+    of_tokens = scores[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
+    return np.array([*of_tokens, float(scores[-1].max())])
 
 
 def test_a_generation_is_the_same_twice_and_after_others(setting):
@@ -210,7 +217,8 @@ def test_a_run_learns_and_writes_all_files(tmp_path):
 
 
 def test_a_failed_start_is_one_line_that_names_the_setting(tmp_path):
-    arguments = settings("--output", tmp_path / "run", "--set", "engine.sglang.mem_fraction_static=0.0001")
+    arguments = settings("--output", tmp_path / "run", "--set", "engine.sglang.mem_fraction_static=0.0001",
+                         "--set", "cluster.max_attempts=1")  # fmt: skip
     started = time.monotonic()
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 1

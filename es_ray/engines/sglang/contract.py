@@ -33,6 +33,7 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "collective_rpc",
         "load_lora_adapter_from_tensors",
         "generate",
+        "freeze_gc",
         "get_all_child_pids",
         "shutdown",
     ),

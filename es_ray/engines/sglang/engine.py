@@ -70,6 +70,8 @@ class SGLangEngine(Engine):
             self.info = self._describe()
             if probed:
                 probe(self, experiment)
+            # what lives for good is not looked through again: that took 0.7 s of every 2500 requests
+            self._engine.freeze_gc()
         except BaseException:
             self.close()
             raise

@@ -100,7 +100,7 @@ def _digest_kernel(
     tl.atomic_add(digests + tl.program_id(1), tl.sum(((bits + 1) * factor).to(tl.int32) * inside, axis=0))
 
 
-# one program for all slices: Triton would compile another for a start that 16 divides, whose last bits differ
+# one program for all slices, so that equal bytes do not rest on two that Triton makes for different starts
 @triton.jit(do_not_specialize=["start", "stop"])
 def _sum_kernel(
     out,

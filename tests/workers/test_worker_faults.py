@@ -1,0 +1,268 @@
+"""Workers that die, stop, block or misbehave: real processes, real signals, the bytes of an undisturbed run."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import es_ray
+from es_ray.config import Config, load
+from es_ray.errors import RunError
+from es_ray.reporting.console import Console
+from tests.runs import SETTINGS, es_ray as run_es_ray, evolved, json_lines
+
+FAULTY = Path(__file__).parent / "faulty"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray for the module: a run in this process joins it."""
+    import ray
+
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def actors() -> dict[int, str]:
+    """Ray's worker actors on this machine: what each is doing, by pid."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (process / "cmdline").read_bytes().decode(errors="replace").strip("\0")
+            if title.startswith("ray::WorkerActor"):
+                found[int(process.name)] = title
+    return found
+
+
+def shared(finished, output: Path, **values) -> Config:
+    """The finished run's configuration with two workers, and short patience."""
+    patience = {"cluster__heartbeat": 8.0, "cluster__workers": 2}
+    return load(finished.path / "config.yaml").replace(output__dir=str(output), **patience, **values)
+
+
+@contextlib.contextmanager
+def once(condition, action) -> Iterator[list]:
+    """In a thread: wait for a condition, take what it returns, act on it once."""
+    done: list = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            if found := condition():
+                done.append(found)
+                action(found)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield done
+    over.set()
+    thread.join()
+
+
+def first(title: str, since: Path | None = None):
+    """The first actor's pid whose process does that, once a file is there."""
+    ours = os.getpid()
+
+    def condition() -> int | None:
+        if since is not None and not since.exists():
+            return None
+        return next((pid for pid, told in actors().items() if title in told and descends(pid, ours)), None)
+
+    return condition
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether a process is a child of another, at any depth: other tests have actors too."""
+    while pid > 1:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            pid = int(fields[1])
+            if pid == ancestor:
+                return True
+            continue
+        return False
+    return False
+
+
+@pytest.mark.parametrize("title", ["WorkerActor.start", "WorkerActor.call"])
+def test_a_worker_killed_at_its_start_or_in_a_shard(finished, cluster, tmp_path, title):
+    run = tmp_path / "run"
+    with once(first(title), lambda pid: os.kill(pid, signal.SIGKILL)) as killed:
+        es_ray.run(shared(finished, run))
+    assert killed
+    assert evolved(run) == evolved(finished.path)
+    assert killed[0] not in actors()
+
+
+def test_a_worker_killed_between_two_generations(finished, cluster, tmp_path):
+    run, killed, console = tmp_path / "run", [], Console()
+
+    def kill(metrics: dict) -> None:
+        if metrics["generation"] == 1:
+            killed.extend(pid for pid in actors() if descends(pid, os.getpid()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    console.generation = kill
+    es_ray.run(shared(finished, run), console=console)
+    assert len(killed) == 2
+    assert evolved(run) == evolved(finished.path)
+    assert json_lines(run / "metrics.jsonl")[1]["redispatched"] == 0
+
+
+def test_a_stopped_worker_is_given_up_and_what_it_says_later_is_ignored(finished, cluster, tmp_path, caplog):
+    run = tmp_path / "run"
+
+    def stop(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        # it wakes up when it has been given up, and may still answer before Ray ends it
+        threading.Timer(13.0, lambda: os.path.exists(f"/proc/{pid}") and os.kill(pid, signal.SIGCONT)).start()
+
+    with once(first("WorkerActor.call", run / "generations/0000/DONE"), stop) as stopped:
+        es_ray.run(shared(finished, run))
+    assert stopped
+    assert evolved(run) == evolved(finished.path)
+    assert "not heard of for" in caplog.text
+    assert "cluster.heartbeat" in caplog.text
+    assert stopped[0] not in actors()
+
+
+@pytest.mark.faults
+def test_all_workers_stopped_at_once(finished, cluster, tmp_path):
+    run = tmp_path / "run"
+
+    def stop(_: int) -> None:
+        for pid in actors():
+            if descends(pid, os.getpid()):
+                os.kill(pid, signal.SIGSTOP)
+
+    with once(first("WorkerActor.call", run / "generations/0000/DONE"), stop) as stopped:
+        es_ray.run(shared(finished, run))
+    assert stopped
+    assert evolved(run) == evolved(finished.path)
+
+
+def test_a_shard_that_kills_every_worker_stops_the_run_with_its_name(finished, cluster, tmp_path):
+    run, over = tmp_path / "run", threading.Event()
+
+    def kill_all() -> None:
+        while not over.wait(0.005):
+            for pid, title in actors().items():
+                if "WorkerActor.call" in title and descends(pid, os.getpid()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_all, daemon=True)
+    thread.start()
+    with pytest.raises(RunError, match=r"of generation 0: lost with 2 workers, one after the other: the process"):
+        es_ray.run(shared(finished, run, cluster__max_attempts=2))
+    over.set()
+    thread.join()
+
+
+def faulty_run(tmp_path: Path, fault: str, *more: object):
+    """The command with two workers and a reward that misbehaves in them."""
+    environment = os.environ | {"PYTHONPATH": f"{FAULTY}:{os.environ.get('PYTHONPATH', '')}", "ES_RAY_FAULT": fault}
+    arguments = ("run", "--workers", 2, *SETTINGS, "--output", tmp_path / "run", *more)
+    return run_es_ray(*arguments, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raises", ["of generation 0", "ZeroDivisionError: the reward divides by zero"]),
+        ("nan", ["member 0 of generation 0", "nan"]),
+    ],
+)
+def test_a_reward_that_misbehaves_stops_the_run_with_one_line(tmp_path, fault, words):
+    done = faulty_run(tmp_path, fault)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert all(word in last for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.faults
+def test_a_reward_that_blocks_once_costs_its_worker(finished, tmp_path):
+    done = faulty_run(tmp_path, f"blocks {tmp_path / 'blocked'}", "--set", "cluster.shard_timeout=20")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "blocked").exists()
+    assert "cluster.shard_timeout" in done.stderr
+    assert evolved(tmp_path / "run") == evolved(finished.path)
+
+
+@pytest.mark.faults
+def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
+    patience = ("--set", "cluster.shard_timeout=5", "--set", "cluster.max_attempts=2")
+    done = faulty_run(tmp_path, "blocks", *patience)
+    assert done.returncode == 1, done.stderr
+    assert "of generation 0: lost with 2 workers" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.faults
+def test_a_start_that_takes_too_long_is_an_error(tmp_path):
+    patience = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2")
+    done = faulty_run(tmp_path, "", *patience)
+    assert done.returncode == 1, done.stderr
+    assert "2 workers in a row failed to start" in done.stderr.splitlines()[-1]
+    assert "cluster.start_timeout" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def nodes():
+    """A cluster of a head without room for a worker, and two nodes with room for two each."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    added = [made.add_node(num_cpus=2) for _ in range(2)]
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    yield made, added
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.faults
+def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
+    cluster, added = nodes
+    run, console, seen = tmp_path / "run", Console(), []
+
+    def change(metrics: dict) -> None:
+        seen.append(metrics["workers"])
+        if metrics["generation"] == 0:
+            cluster.remove_node(added[0], allow_graceful=False)
+        if metrics["generation"] == 1:
+            cluster.add_node(num_cpus=2)
+
+    console.generation = change
+    es_ray.run(shared(finished, run).replace(cluster__workers=4, cluster__placement="spread"), console=console)
+    assert seen[0] == 4
+    assert min(seen) == 2
+    assert evolved(run) == evolved(finished.path)
+
+
+@pytest.mark.faults
+def test_with_no_worker_left_it_says_what_it_waits_for_and_stops_resumably(finished, nodes, tmp_path, caplog):
+    cluster, added = nodes
+    run, console = tmp_path / "run", Console()
+
+    def remove(metrics: dict) -> None:
+        if metrics["generation"] == 1:
+            for node in added:
+                cluster.remove_node(node, allow_graceful=False)
+
+    console.generation = remove
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"no worker for 45 s \(cluster.wait_timeout\): 0 of 2 ready"):
+        es_ray.run(shared(finished, run, cluster__wait_timeout=45.0), console=console)
+    assert time.monotonic() - began < 200
+    assert "waiting for workers: 0 of 2 ready" in caplog.text
+    es_ray.run(load(run / "config.yaml").replace(output__dir=str(run), cluster__workers=0), resume=True)
+    assert evolved(run) == evolved(finished.path)
