@@ -18,6 +18,7 @@ ANSWER_SECONDS = 15
 MISMATCH = re.compile(
     r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL
 )
+RAY_MISMATCH = re.compile(r"cluster has Ray version (\S+) but local Ray version is ([\w.]+\w)")
 TOKEN = re.compile(
     r"InvalidAuthToken|no authentication token was found|find an authentication token|Unauthenticated",
     re.IGNORECASE,
@@ -61,6 +62,10 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 
 def _known(text: str) -> str | None:
     """What to say about a refusal that Ray explains at length; None for any other."""
+    found = RAY_MISMATCH.search(text)
+    if found is not None:
+        there, here = found.groups()
+        return f"the cluster runs Ray {there}, this process Ray {here}; they must be the same"
     found = MISMATCH.search(text)
     if found is not None:
         there, python_there, here, python_here = found.groups()

@@ -2,11 +2,13 @@
 
 import json
 import os
+import platform
 import secrets
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import pytest
 
@@ -14,7 +16,9 @@ from tests.runs import es_ray
 from tests.small_models import small_model
 
 CLUSTER = """
-import signal, sys
+import json, signal, sys
+from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 host = sys.argv[1]
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -22,7 +26,10 @@ head = dict(num_cpus=1, include_dashboard=host != "none", dashboard_host=host.re
 cluster = Cluster(initialize_head=True, head_node_args=head)
 try:
     print(cluster.address, flush=True)
-    sys.stdin.read()
+    for line in sys.stdin:
+        told = json.dumps(dict(zip(("ray_version", "python_version"), line.split()))).encode()
+        GcsClient(address=cluster.address).internal_kv_put(CLUSTER_METADATA_KEY, told, True, b"cluster")
+        print("done", flush=True)
 finally:
     cluster.shutdown()
 """
@@ -30,7 +37,10 @@ finally:
 
 @contextmanager
 def cluster(environment, dashboard="none"):
-    """A cluster in a process of its own: Ray reads its settings once. Gives its address."""
+    """A cluster in a process of its own: Ray reads its settings once. Gives its address and `pretend`.
+
+    pretend(ray, python): have the cluster say that it runs these versions.
+    """
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER, dashboard],
         env=os.environ | environment,
@@ -38,8 +48,14 @@ def cluster(environment, dashboard="none"):
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+
+        def pretend(ray, python):
+            process.stdin.write(f"{ray} {python}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "done\n"
+
         try:
-            yield process.stdout.readline().strip()
+            yield process.stdout.readline().strip(), pretend
         finally:
             process.send_signal(signal.SIGTERM)
             process.stdin.close()
@@ -114,21 +130,27 @@ def test_bad_usage_ends_it_with_2(cli, arguments, words):
 
 
 def test_a_cluster_with_a_token_is_healthy_to_one_who_has_it_and_closed_to_others(tmp_path):
-    mine, other, nobody = token(tmp_path / "mine"), token(tmp_path / "other"), {"HOME": str(tmp_path)}
-    with cluster(mine) as address:
+    mine, nobody = token(tmp_path / "mine"), {"HOME": str(tmp_path)}
+    with cluster(mine) as (address, pretend):
         done, told = doctor(address, mine)
-        refused = [doctor(address, environment)[0] for environment in (other, nobody)]
-        unset = doctor(address, nobody | {"RAY_AUTH_MODE": "token"})[0]
+        refused = [doctor(address, nobody | mode)[0] for mode in ({}, {"RAY_AUTH_MODE": "token"})]
+        pretend("2.54.0", platform.python_version())
+        other_ray, _ = doctor(address, mine)
+        pretend(version("ray"), "3.9.1")
+        other_python, _ = doctor(address, mine)
     assert done.returncode == 0, done.stdout + done.stderr
     (node,) = told["nodes"]
     assert node["head"]
     assert node["engines"]
     assert node["facts"]["auth"]["mode"] == "token"
-    for done in (*refused, unset):
+    for done in (*refused, other_ray, other_python):
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
-        assert "token" in done.stderr
+    for done in refused:
+        assert "asks for a token" in done.stderr
         assert "RAY_AUTH_MODE=token" in done.stderr
+    assert f"the cluster runs Ray 2.54.0, this process Ray {version('ray')}" in other_ray.stderr
+    assert f"Ray {version('ray')} on Python 3.9.1, this process Ray" in other_python.stderr
 
 
 @pytest.mark.slow
@@ -141,7 +163,7 @@ def test_rays_own_dashboard(tmp_path, mode, host, level):
     pytest.importorskip("aiohttp_cors")
     pytest.importorskip("opencensus")
     environment = token(tmp_path) | {"RAY_AUTH_MODE": mode}
-    with cluster(environment, host) as address:
+    with cluster(environment, host) as (address, _):
         done, told = doctor(address, environment)
     found = [f["level"] for f in told["findings"] if f"dashboard listens on {host}:" in f["what"]]
     assert found == ([level] if level else [])
