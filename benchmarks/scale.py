@@ -125,8 +125,11 @@ def measure(
     config = Config().replace(cluster__workers=workers, cluster__address="local", engine__kind="transformers")
     with patch.object(ray_pool, "WorkerActor", LightActor), ray_pool.RayPool(config) as pool:
         pool.start()
-        if pool.workers < workers:
-            raise SystemExit(f"only {pool.workers} of {workers} actors started")
+        deadline = time.monotonic() + config.cluster.wait_timeout
+        while pool.workers < workers:  # a pool begins with those that are ready, and takes in others
+            timed(pool, config, 2 * workers, 1, 1)
+            if time.monotonic() > deadline:
+                raise SystemExit(f"only {pool.workers} of {workers} actors started")
         cases = [(size, parameters) for size in sizes] + [(max(sizes), parameters * larger)]
         return [timed(pool, config, size, entries, rounds) | {"workers": workers} for size, entries in cases]
 
@@ -219,8 +222,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# The driver's own cost",
         "",
-        f"{report['date']}, {hardware['cpu']}, {hardware['cores']} cores for driver and actors together; "
-        f"ray {versions['ray']}. Real generations (`es_ray.driver.step`) on actors that answer at once, shards "
+        f"{report['date']}, {hardware['cpu']}, {hardware['cores']} cores for driver and actors together; ray "
+        f"{versions['ray']}. Real generations (`es_ray.driver.step`) on actors that answer at once, shards "
         f"of {report['shard']}, theta of {report['parameters']:,} entries unless said; medians of "
         f"{report['rounds']} generations.",
         "",
@@ -237,10 +240,10 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         *(f"- {what}: {formula(fitted)}" for what, fitted in report["fit"].items()),
         "",
-        f"**Extrapolation, not measured** (the fit of `driver`, and {GPU_MEMBERS_PER_SECOND:.1f} members/s for "
-        f"one H100 in Qwen2.5-7B's shape): {GPUS} GPUs would take {limits['wanted']:,.0f} members/s, the driver "
-        f"could hand out {limits['members_per_second']:,.0f}; {limits['gpus']:,.0f} GPUs would keep it busy all "
-        "the time.",
+        f"**Extrapolation, not measured** (the fit of `driver`, and {GPU_MEMBERS_PER_SECOND:.1f} members/s "
+        f"for one H100 in Qwen2.5-7B's shape): {GPUS} GPUs would take {limits['wanted']:,.0f} members/s, the "
+        f"driver could hand out {limits['members_per_second']:,.0f}; {limits['gpus']:,.0f} GPUs would keep "
+        "it busy all the time.",
         "",
     ]
     return "\n".join(lines)
