@@ -10,6 +10,11 @@ from es_ray.errors import UserError
 from es_ray.paths import data_dir
 
 
+def looks_local(path: str) -> bool:
+    """Whether a model's path can only be a folder: a name on the hub is owner/name."""
+    return path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """A model's files: a folder, or a name on the Hugging Face hub with a revision."""
@@ -25,8 +30,7 @@ class ModelSource:
         folder = Path(config.path).expanduser()
         if (folder / "config.json").is_file():
             return cls(str(folder.resolve()))
-        looks_local = config.path.startswith((".", "/", "~")) or config.path.count("/") != 1
-        if folder.exists() or looks_local:
+        if folder.exists() or looks_local(config.path):
             raise UserError(
                 f"model.path: {config.path} is neither a folder with a config.json, nor '{BUNDLED}', "
                 "nor a name on the Hugging Face hub (owner/name)"

@@ -13,6 +13,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import typer
 
+from es_ray.cli.doctor import doctor
 from es_ray.cli.evaluate import evaluate
 from es_ray.cli.member import member
 from es_ray.cli.plot import plot
@@ -41,7 +42,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-for command in (run, evaluate, member, plot):
+for command in (run, evaluate, member, plot, doctor):
     app.command()(interruptible(command))
 
 

@@ -1,9 +1,12 @@
 """Joining or starting Ray, with answers instead of silence."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
@@ -12,6 +15,14 @@ from es_ray.errors import UserError
 
 ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
+MISMATCH = re.compile(
+    r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL
+)
+RAY_MISMATCH = re.compile(r"cluster has Ray version (\S+) but local Ray version is ([\w.]+\w)")
+TOKEN = re.compile(
+    r"InvalidAuthToken|no authentication token was found|find an authentication token|Unauthenticated",
+    re.IGNORECASE,
+)
 
 
 def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
@@ -32,8 +43,42 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--address {address}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(
+            f"--address {address}: {_known(str(error)) or ' '.join(str(error).split())[:300]}"
+        ) from error
     return False, True
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[None]:
+    """Connected to the configured Ray, and no longer than that; raises UserError where no Ray answers."""
+    started, joined = connect(config, cpus=1)
+    try:
+        yield
+    finally:
+        if started or joined:  # one that was there before us stays
+            ray.shutdown()
+
+
+def _known(text: str) -> str | None:
+    """What to say about a refusal that Ray explains at length; None for any other."""
+    found = RAY_MISMATCH.search(text)
+    if found is not None:
+        there, here = found.groups()
+        return f"the cluster runs Ray {there}, this process Ray {here}; they must be the same"
+    found = MISMATCH.search(text)
+    if found is not None:
+        there, python_there, here, python_here = found.groups()
+        return (
+            f"the cluster runs Ray {there} on Python {python_there}, this process Ray {here} on Python "
+            f"{python_here}; they must be the same"
+        )
+    if TOKEN.search(text):
+        return (
+            "the cluster asks for a token that this process does not have; set RAY_AUTH_MODE=token, and copy "
+            "what `ray get-auth-token` prints on the head to ~/.ray/auth_token"
+        )
+    return None
 
 
 def _check_answer(address: str) -> None:
@@ -55,4 +100,5 @@ def _check_answer(address: str) -> None:
         raise UserError(f"--address {address}: no Ray answered within {ANSWER_SECONDS} s") from error
     if done.returncode != 0:
         reason = next((line for line in reversed(done.stderr.strip().splitlines()) if line.strip()), "")
-        raise UserError(f"--address {address}: no Ray cluster answers there ({reason.strip()[:200]})")
+        said = _known(done.stderr) or f"no Ray cluster answers there ({reason.strip()[:200]})"
+        raise UserError(f"--address {address}: {said}")

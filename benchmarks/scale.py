@@ -1,0 +1,293 @@
+"""The driver's own cost: real generations on Ray actors whose engine answers at once.
+
+The actors hold no model and no torch; they answer a shard, or a slice of the update, without computing
+anything. What is left is the driver: splitting, handing out, taking back, rewards, advantages, metrics. Each
+point is `es_ray.driver.step`, the loop's body, on a pool of light actors.
+
+- wall: seconds of a generation, in which the actors share this machine's cores with the driver;
+- driver: CPU seconds of the driver's own thread in it, which is what grows on a machine of its own too;
+- record: seconds of writing it, which runs beside the next generation but shares the interpreter.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import numpy as np
+import typer
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from es_ray.config import Config
+from es_ray.driver import step
+from es_ray.engines.base import EngineInfo
+from es_ray.environment import environment
+from es_ray.evaluation import Answer, Outcome, Shard
+from es_ray.evolution.noise import Noise
+from es_ray.evolution.strategy import Segments, Strategy, Vector
+from es_ray.experiment import Experiment
+from es_ray.reporting.console import Console
+from es_ray.reporting.recorder import Recorder
+from es_ray.run_dir import RunDir
+from es_ray.workers import ray_pool
+from es_ray.workers.local import LocalPool
+
+GPU_MEMBERS_PER_SECOND = 30 / 0.868
+"""One H100 in Qwen2.5-7B's shape: 30 members x 2 prompts x 100 tokens (benchmarks/results/throughput.md)."""
+GPUS = 1000
+TEXT = "The capital of France is Paris, as everybody knows who has been there once. " * 2
+
+
+LIGHT = EngineInfo(mean_abs=(1.0,), parameters=0, device="none", dtype="none")
+
+
+class LightWorker:
+    """Answers like a Worker, without a model: two prompts to a member, as the conciseness task has."""
+
+    def evaluate(self, theta: Vector, strategy: Strategy, shard: Shard) -> list[Outcome]:
+        """Outcomes with texts of the usual length, and rewards that differ."""
+        return [
+            Outcome(c.index, {split: answers(c.index) for split in c.splits}, "light/0")
+            for c in shard.candidates
+        ]
+
+    def tell(
+        self, theta: Vector, strategy: Strategy, generation: int, advantages: Any, start: int, stop: int
+    ) -> Vector:
+        """A slice of the right size that differs from the one before."""
+        return theta[start:stop] + np.float32(1e-3)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class LightActor(ray_pool.WorkerActor):
+    """The pool's actor with that worker."""
+
+    def start(self, config: Config) -> EngineInfo:
+        """No engine to load."""
+        self._worker: Any = LightWorker()
+        return LIGHT
+
+
+def answers(index: int) -> list[Answer]:
+    """Two answers, with a reward of their own."""
+    reward = -float(index % 97)
+    return [
+        Answer("What is the capital of France?", "Paris", TEXT, reward, True, False, 30, "stop")
+        for _ in range(2)
+    ]
+
+
+def main(
+    populations: Annotated[str, typer.Option(help="Members of a generation.")] = "30,128,512,2048,4096,8192",
+    workers: Annotated[str, typer.Option(help="Light actors.")] = "1,2,4,8,16,32,64",
+    parameters: Annotated[
+        int, typer.Option(help="Entries of theta; default: rank 1 in 10 of 7B's layers.")
+    ] = 901_120,
+    larger: Annotated[int, typer.Option(help="Times as many entries, at the largest population.")] = 8,
+    rounds: Annotated[int, typer.Option(help="Generations that are timed, after one that is not.")] = 5,
+    output: Annotated[Path, typer.Option(help="Where scale.json and scale.md go.")] = Path(
+        "benchmarks/results"
+    ),
+) -> None:
+    """Measure, fit, print a table, and write it down."""
+    sizes = [int(text) for text in populations.split(",")]
+    counts = [int(text) for text in workers.split(",")]
+    points = [point for count in counts for point in measure(count, sizes, parameters, larger, rounds)]
+    report = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "environment": environment(),
+        "parameters": parameters,
+        "shard": Config().engine.shard,
+        "rounds": rounds,
+        "points": points,
+        "record": {str(size): record_seconds(size) for size in [2, *sizes]},  # the first one imports
+    }
+    same = [point for point in points if point["parameters"] == parameters]
+    report["fit"] = {what: fit(same, what) for what in ("driver", "wall")}
+    report["limit"] = limit(report["fit"]["driver"])
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "scale.json").write_text(json.dumps(report, indent=2) + "\n")
+    (output / "scale.md").write_text(markdown(report))
+    show(report)
+
+
+def measure(
+    workers: int, sizes: list[int], parameters: int, larger: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Points of every population on that many actors; the largest one with a longer theta too."""
+    config = Config().replace(cluster__workers=workers, cluster__address="local", engine__kind="transformers")
+    with patch.object(ray_pool, "WorkerActor", LightActor), ray_pool.RayPool(config) as pool:
+        pool.start()
+        deadline = time.monotonic() + config.cluster.wait_timeout
+        while pool.workers < workers:  # a pool begins with those that are ready, and takes in others
+            timed(pool, config, 2 * workers, 1, 1)
+            if time.monotonic() > deadline:
+                raise SystemExit(f"only {pool.workers} of {workers} actors started")
+        cases = [(size, parameters) for size in sizes] + [(max(sizes), parameters * larger)]
+        return [timed(pool, config, size, entries, rounds) | {"workers": workers} for size, entries in cases]
+
+
+def timed(pool: Any, config: Config, population: int, parameters: int, rounds: int) -> dict[str, Any]:
+    """Seconds of `rounds` generations, after one that warms up."""
+    config = config.replace(evolution__population=population, evaluation__every=10**6)
+    strategy = strategy_of(population, parameters)
+    theta = np.zeros(parameters, dtype=np.float32)
+    wall, driver = [], []
+    for generation in range(1, rounds + 2):
+        started, cpu = time.perf_counter(), time.thread_time()
+        theta = step(pool, strategy, config, generation, theta, Console()).after
+        wall.append(round(time.perf_counter() - started, 5))
+        driver.append(round(time.thread_time() - cpu, 5))
+    return {"population": population, "parameters": parameters, "wall": wall[1:], "driver": driver[1:]}
+
+
+def strategy_of(population: int, parameters: int) -> Strategy:
+    """Any strategy of that size."""
+    sigma = Segments((parameters,), (0.01,))
+    return Strategy(Noise(0), population, sigma, None, sigma, learning_rate=1.0)
+
+
+class LightPool(LocalPool):
+    """One light worker in this process."""
+
+    def start(self) -> EngineInfo:
+        """No engine to load."""
+        self._worker: Any = LightWorker()
+        return LIGHT
+
+
+def record_seconds(population: int) -> float:
+    """Seconds of writing one generation, on the bundled model's layout: texts and JSON above all."""
+    config = Config().replace(
+        evolution__population=population, evolution__generations=9, output__plots_every=10**6
+    )
+    experiment = Experiment(config)
+    mean_abs = (1.0,) * len(experiment.layout.modules)
+    strategy = experiment.strategy(mean_abs)
+    with tempfile.TemporaryDirectory() as folder, LightPool(config) as pool:
+        pool.start()
+        run = RunDir(Path(folder) / "run")
+        run.create(config, {})
+        record = step(pool, strategy, config, 0, strategy.initial(), Console())
+        with Recorder(run, experiment, strategy, mean_abs) as recorder:
+            recorder.submit(record)
+            recorder.flush()
+    return float(record.metrics["seconds"]["record"])
+
+
+def fit(points: list[dict[str, Any]], what: str) -> dict[str, float]:
+    """Least squares of t = fixed + member x N + scan x N x W, with relative errors, over the points' medians.
+
+    N: members; W: actors; `scan` is what each call costs for every actor that the pool looks through. A term
+    that would come out below zero is left out.
+    """
+    n, w, t = np.array(
+        [(p["population"], p["workers"], statistics.median(p[what])) for p in points], dtype=np.float64
+    ).T
+    columns = np.stack([np.ones_like(n), n, n * w], axis=1)
+    solved, kept = np.zeros(3), [0, 1, 2]
+    while True:
+        found, *_ = np.linalg.lstsq(columns[:, kept] / t[:, None], np.ones_like(t), rcond=None)
+        if (found >= 0).all():
+            break
+        kept.pop(int(found.argmin()))
+    solved[kept] = found
+    off = np.abs(columns @ solved / t - 1)
+    return dict(zip(("fixed", "member", "scan"), map(float, solved), strict=True)) | {
+        "median_error": float(np.median(off)),
+        "largest_error": float(off.max()),
+    }
+
+
+def limit(fitted: dict[str, float]) -> dict[str, float]:
+    """Extrapolated: members/s that the driver can hand out to GPUS workers, and how many keep it busy."""
+    most = 1 / (fitted["member"] + fitted["scan"] * GPUS)
+    a, b = fitted["scan"], fitted["member"]  # G x rate x (b + a G) = 1
+    rate = GPU_MEMBERS_PER_SECOND
+    roots = np.roots([a * rate, b * rate, -1.0]) if a > 0 else np.array([1 / (b * rate)])
+    return {"members_per_second": most, "wanted": GPUS * rate, "gpus": float(roots.real.max())}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people."""
+    hardware, versions = report["environment"]["hardware"], report["environment"]["versions"]
+    limits = report["limit"]
+    lines = [
+        "# The driver's own cost",
+        "",
+        f"{report['date']}, {hardware['cpu']}, {hardware['cores']} cores for driver and actors together; ray "
+        f"{versions['ray']}. Real generations (`es_ray.driver.step`) on actors that answer at once, shards "
+        f"of {report['shard']}, theta of {report['parameters']:,} entries unless said; medians of "
+        f"{report['rounds']} generations.",
+        "",
+        f"Command: `python {' '.join(report['environment']['command'])}`",
+        "",
+        "`driver`: CPU time of the driver's own thread; `wall`: the whole generation, in which the actors "
+        "want the same cores; `record`: writing it, which runs beside the next generation.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{' --- |' * len(COLUMNS)}",
+        *(f"| {' | '.join(row)} |" for row in rows(report)),
+        "",
+        "Fitted to these points (N members, W actors), relative errors weighted alike:",
+        "",
+        *(f"- {what}: {formula(fitted)}" for what, fitted in report["fit"].items()),
+        "",
+        f"**Extrapolation, not measured** (the fit of `driver`, and {GPU_MEMBERS_PER_SECOND:.1f} members/s "
+        f"for one H100 in Qwen2.5-7B's shape): {GPUS} GPUs would take {limits['wanted']:,.0f} members/s, the "
+        f"driver could hand out {limits['members_per_second']:,.0f}; {limits['gpus']:,.0f} GPUs would keep "
+        "it busy all the time.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def formula(fitted: dict[str, float]) -> str:
+    """A fit in words."""
+    return (
+        f"{fitted['fixed'] * 1e3:.2f} ms + {fitted['member'] * 1e6:.2f} µs x N + "
+        f"{fitted['scan'] * 1e9:.1f} ns x N x W; off by {fitted['median_error']:.0%} in the median, "
+        f"{fitted['largest_error']:.0%} at most"
+    )
+
+
+COLUMNS = ("actors", "population", "wall", "driver", "record", "generations/s", "members/s")
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each point."""
+    table = []
+    for point in report["points"]:
+        size, wall = point["population"], statistics.median(point["wall"])
+        longer = point["parameters"] // report["parameters"]
+        table.append(
+            (
+                str(point["workers"]),
+                f"{size}" if longer == 1 else f"{size}, theta x {longer}",
+                f"{wall * 1e3:.1f} ms",
+                f"{statistics.median(point['driver']) * 1e3:.1f} ms",
+                f"{report['record'][str(size)] * 1e3:.0f} ms" if longer == 1 else "",
+                f"{1 / wall:.2f}",
+                f"{size / wall:.0f}",
+            )
+        )
+    return table
+
+
+def show(report: dict[str, Any]) -> None:
+    """The report on the terminal."""
+    table = Table(*COLUMNS)
+    for row in rows(report):
+        table.add_row(*row)
+    RichConsole().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

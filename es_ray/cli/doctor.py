@@ -1,0 +1,56 @@
+"""`es-ray doctor`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from es_ray.cli.options import Debug
+from es_ray.config import DEFAULT_PRESET, load, preset_names
+from es_ray.errors import UserError
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="A YAML file of configuration.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="This machine alone, without Ray.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The cluster: auto (the running one) or host:port; default: this machine."),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, transformers or sglang.")] = None,
+    model: Annotated[str | None, typer.Option(help="bundled, a folder, or a Hugging Face name.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key; may be repeated."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the nodes have to answer.", min=1)] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what the nodes of a run are like, and what is wrong with them. Ends with 1 if anything is."""
+    if local and address:
+        raise UserError("--local: looks at this machine alone; leave out --address")
+    flags = {"cluster.address": address, "engine.kind": engine, "model.path": model}
+    if preset is None and config is None:
+        preset = DEFAULT_PRESET
+    sets = [*(set_ or []), "cluster.address=null"] if local else set_ or []
+    resolved = load(config, preset, sets, flags)
+
+    from rich.console import Console
+
+    from es_ray.doctor import diagnose
+    from es_ray.reporting.health_table import finding_lines, health_table
+
+    diagnosis = diagnose(resolved, timeout)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+        console.print(health_table(diagnosis.driver, diagnosis.nodes))
+        for line in finding_lines(diagnosis.findings):
+            console.print(line, soft_wrap=True)
+    if not diagnosis.healthy:
+        raise typer.Exit(1)

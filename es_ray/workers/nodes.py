@@ -1,0 +1,148 @@
+"""Asking the nodes of a Ray cluster what they are like, with a deadline, and what a run needs of them."""
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from es_ray.config import Config
+from es_ray.errors import UserError
+from es_ray.workers import open_ports, probe
+from es_ray.workers.report import NodeReport, answered, listed
+from es_ray.workers.versions import mismatches, old_ray, uses_sglang
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 30.0
+"""How long a node may take: a new process must start there, on a cold disk perhaps."""
+
+
+def check_nodes(
+    config: Config, seconds: float = ANSWER_SECONDS, known: Collection[str] = ()
+) -> frozenset[str]:
+    """Check, before a run, that the nodes which would host its engines run the driver's software.
+
+    config: as settled, engine.kind among it. seconds: the deadline for all answers. known: ids of nodes that
+    need no second look. Ray must be connected. Returns known and the ids of those that answered; one that
+    doesn't is told in a warning, as it may be gone by the time of the first engine. Raises UserError, in one
+    line, for different versions of Ray, Python (its minor version), es-ray, torch or SGLang, and for a Ray
+    that is too old.
+    """
+    new = [node for node in living(config) if node.engines and node.node_id not in known]
+    reports = ask(new, probe.software, (), seconds)
+    for report in reports:
+        if report.failure is not None:
+            log.warning("%s (%s): %s", report.name, report.reached, report.failure)
+    driver = NodeReport("the driver", "this process", facts=probe.software())
+    found = [*old_ray([driver, *reports]), *mismatches(driver, reports, uses_sglang(config, reports))]
+    errors = [finding for finding in found if finding.level == "error"]
+    if errors:
+        same = [f.where for f in errors if (f.what, f.advice) == (errors[0].what, errors[0].advice)]
+        more = f" (and {len(errors) - len(same)} more)" if len(errors) > len(same) else ""
+        raise UserError(
+            f"the cluster's nodes do not match: {listed(same)}: {errors[0].what}; {errors[0].advice}{more}; "
+            "es-ray doctor shows all of it"
+        )
+    return frozenset(known) | {report.node_id for report in answered(reports) if report.node_id is not None}
+
+
+def living(config: Config) -> list[NodeReport]:
+    """The nodes that Ray holds for alive, of which nothing is known yet; the driver's own comes first."""
+    nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
+    mine = ray.get_runtime_context().get_node_id()
+    nodes.sort(key=lambda node: node["NodeID"] != mine)
+    names = Counter(node["NodeManagerHostname"] for node in nodes)
+    gpu_cluster = any(node["Resources"].get("GPU", 0) for node in nodes)
+    needed = config.engine.tensor_parallel if config.engine.kind == "sglang" else 1 if gpu_cluster else 0
+    reports = []
+    for node in nodes:
+        name, resources = node["NodeManagerHostname"], node["Resources"]
+        gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 0)
+        head = "node:__internal_head__" in resources
+        places = ["head"] * head + ["this machine"] * (node["NodeID"] == mine)
+        report = NodeReport(
+            name=name if names[name] == 1 else f"{name}/{node['NodeID'][:6]}",
+            reached=", ".join([f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", *places]),
+            node_id=node["NodeID"],
+            gpus=gpus,
+            cpus=cpus,
+            head=head,
+            engines=gpus >= needed and (needed > 0 or cpus >= config.engine.threads),
+        )
+        reports.append(report)
+    return reports
+
+
+def server_ports() -> dict[int, str]:
+    """Where the cluster says that its HTTP servers listen: what for open_ports.py, by port."""
+    url = ray._private.worker.get_dashboard_url() or ""
+    port = url.rpartition(":")[2]
+    ports = {int(port): open_ports.DASHBOARD} if port.isdecimal() else {}
+    agents = {node["DashboardAgentListenPort"] for node in ray.nodes() if node["Alive"]}
+    return {port: open_ports.AGENT for port in agents if port > 0} | ports
+
+
+def ask(
+    nodes: Sequence[NodeReport],
+    question: Callable[..., dict[str, Any]],
+    arguments: tuple[Any, ...],
+    seconds: float,
+) -> list[NodeReport]:
+    """The nodes with their answers, or why there is none; question: a function of probe.py.
+
+    One task for each, on that node or nowhere, without CPUs so that a busy node answers too.
+    """
+    started = time.monotonic()
+    with _sent_by_value():
+        task = ray.remote(num_cpus=0, max_retries=0)(question)
+        asked = {
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
+                *arguments
+            ): node
+            for node in nodes
+        }
+    waiting, reports = list(asked), {}
+    while waiting and (left := started + seconds - time.monotonic()) > 0:
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
+        for ref in done:
+            after = round(time.monotonic() - started, 2)
+            reports[asked[ref].node_id] = _answer(asked[ref], ref, after)
+    for ref in waiting:
+        ray.cancel(ref, force=True)
+        node = asked[ref]
+        reports[node.node_id] = replace(node, failure=f"it does not answer within {seconds:g} s")
+    return [reports[node.node_id] for node in nodes]
+
+
+def _answer(node: NodeReport, ref: Any, seconds: float) -> NodeReport:
+    try:
+        return replace(node, seconds=seconds, facts=ray.get(ref))
+    except RayTaskError as error:
+        failure = f"examining it failed: {_last_line(error)}"
+    except RayError as error:
+        failure = f"it could not be asked: {type(error).__name__}: {_last_line(error)}"
+    return replace(node, seconds=seconds, failure=failure)
+
+
+def _last_line(error: Exception) -> str:
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), "").strip()[:200]
+
+
+@contextlib.contextmanager
+def _sent_by_value() -> Iterator[None]:
+    """Functions of the probe travel as code: a node without es-ray could not import them."""
+    modules = (probe, open_ports)
+    for module in modules:
+        ray.cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            ray.cloudpickle.unregister_pickle_by_value(module)
