@@ -14,6 +14,11 @@ from es_ray.run_dir import RunDir
 log = logging.getLogger(__name__)
 
 
+def plot_file(run: RunDir, generation: int) -> Path:
+    """The plot of the progress up to a generation."""
+    return run.plots / f"evolution_progress_gen{generation}.png"
+
+
 def draw(run: RunDir, generation: int) -> Path:
     """Draw the progress up to a generation into plots/, and as plots/latest.png; returns the plot's path."""
     from es_ray.reporting.plots import evolution_progress
@@ -22,7 +27,7 @@ def draw(run: RunDir, generation: int) -> Path:
     evolution = config.evolution
     name = "tiny-chat" if config.model.path == BUNDLED else Path(config.model.path).name
     title = f"{config.task.name} · {name} · population {evolution.population} · seed {evolution.seed}"
-    path = run.plots / f"evolution_progress_gen{generation}.png"
+    path = plot_file(run, generation)
     # names of its own: the process of a driver that was killed may still be drawing
     aside, copy = (_aside(run, os.getpid(), name) for name in (path.name, "latest.png"))
     try:
@@ -85,8 +90,10 @@ class PlotProcess:
 
 def main() -> None:
     """Draw the generations whose numbers come in on standard input."""
-    run = RunDir(Path(sys.argv[1]))
+    run, driver = RunDir(Path(sys.argv[1])), os.getppid()
     for line in sys.stdin:
+        if os.getppid() != driver:  # killed; when the run goes on, the rest is drawn
+            break
         draw(run, int(line))
 
 

@@ -17,7 +17,7 @@ from es_ray.experiment import Experiment
 from es_ray.generation_folder import ADAPTER, BEST, POPULATION, publish, write_state
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.reporting.cards import best_card, centre_card
-from es_ray.reporting.plot_process import PlotProcess
+from es_ray.reporting.plot_process import PlotProcess, plot_file
 from es_ray.run_dir import RunDir
 
 
@@ -55,11 +55,9 @@ class Recorder:
             self._plots = PlotProcess(run)
 
     def __enter__(self) -> "Recorder":
-        last = self._run.last_whole()
         try:
-            if last >= 0:  # what a driver that was killed did not come to any more
-                with writing(self._run.path):
-                    self._tidy(last, drawn=(self._run.plots / f"evolution_progress_gen{last}.png").exists())
+            with writing(self._run.path):
+                self._catch_up()
         except BaseException:
             self._plots.close()
             raise
@@ -107,14 +105,29 @@ class Recorder:
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         line = append_json_line(self._run.metrics_file, record.metrics)
         publish(aside, self._run.generation(generation), line)
-        self._tidy(generation)
-
-    def _tidy(self, generation: int, drawn: bool = False) -> None:
-        """What follows once a generation is whole: its plot, and dropping what is not to be kept."""
-        if not drawn and (generation % self._output.plots_every == 0 or generation == self._final):
+        if self._has_plot(generation):
             self._plots.draw(generation)
+        self._prune()
+
+    def _has_plot(self, generation: int) -> bool:
+        return generation % self._output.plots_every == 0 or generation == self._final
+
+    def _prune(self) -> None:
         if self._output.keep is not None:
             self._run.prune(self._output.keep)
+
+    def _catch_up(self) -> None:
+        """Do what a driver that was killed did not come to: the plots since the last one, and pruning."""
+        missing: list[int] = []
+        whole = self._run.whole_generations()
+        for generation in filter(self._has_plot, reversed(whole)):
+            if plot_file(self._run, generation).exists():
+                break
+            missing.insert(0, generation)
+        for generation in missing:
+            self._plots.draw(generation)
+        if whole:
+            self._prune()
 
     def _population(self, record: GenerationRecord) -> list[dict[str, Any]]:
         return [

@@ -58,13 +58,14 @@ def test_ctrl_c_while_a_resumed_run_starts_its_engine(drivers, settings, referen
     reference.assert_equal(run)
 
 
-def test_the_plots_process_of_a_killed_driver_ends_by_itself(drivers, settings, tmp_path):
+def test_the_plots_process_of_a_killed_driver_ends_and_the_plots_are_drawn_later(drivers, settings, tmp_path):
     run = tmp_path / "run"
-    assert (
-        drivers("run", *settings, "--output", run, stage="recording", number=signal.SIGKILL, plots=True).code
-        == -9
-    )
+    at = {"stage": "recording", "number": signal.SIGKILL, "plots": True}
+    assert drivers("run", *settings, "--output", run, **at).code == -9
     deadline = time.monotonic() + 30
     while processes_of(run):
         assert time.monotonic() < deadline, processes_of(run)
         time.sleep(0.05)
+    assert drivers("run", "--resume", "--output", run, plots=True).code == 0
+    names = {file.name for file in (run / "plots").iterdir()}
+    assert names == {"latest.png", *(f"evolution_progress_gen{g}.png" for g in range(GENERATIONS))}

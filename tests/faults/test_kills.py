@@ -45,18 +45,16 @@ def test_a_kill_at_some_steps_of_recording_is_survived(drivers, settings, refere
         last(reference.steps, what)
         for what in (
             "open generations/.0001/.state.json",
-            "open metrics.jsonl",  # of the last generation
-            "os.rename generations/.0001",
+            "os.rename generations/.0002",  # its line in metrics.jsonl is there
             "os.rename generations/0001/.DONE",
             "os.rename .test_results.json",
-            "os.remove lock",
         )
     ]
     each_kill_is_survived(drivers, reference, steps, tmp_path, *settings)
 
 
 def test_a_kill_while_pruning_is_survived(drivers, settings, pruned, tmp_path):
-    steps = [last(pruned.steps, "os.rmdir"), last(pruned.steps, "os.remove")]
+    steps = [last(pruned.steps, "os.rmdir")]
     each_kill_is_survived(drivers, pruned, steps, tmp_path, *settings, "--set", "output.keep=1")
 
 
