@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-slow test-gpu lint format bench clean
+.PHONY: help run test test-slow test-faults test-gpu lint format bench clean
 
 help:
-	@echo "make run        install, then evolve the bundled model (ARGS='--seed 3' are handed through)"
-	@echo "make test       install, then run the tests"
-	@echo "make test-slow  the tests that take minutes"
-	@echo "make lint       ruff and mypy"
-	@echo "make bench      speed on this machine's CPU"
+	@echo "make run          install, then evolve the bundled model (ARGS='--seed 3' are handed through)"
+	@echo "make test         install, then run the tests"
+	@echo "make test-slow    the tests that take minutes"
+	@echo "make test-faults  the driver killed at every step, disks of every size"
+	@echo "make lint         ruff and mypy"
+	@echo "make bench        speed on this machine's CPU"
 
 $(BIN)/es-ray: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +31,9 @@ test: $(VENV)/dev
 
 test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-faults: $(VENV)/dev
+	$(BIN)/python -m pytest -m faults $(ARGS)
 
 test-gpu: $(VENV)/dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -9,17 +9,17 @@ import numpy as np
 
 from es_ray.comparison import compare
 from es_ray.config import Config
+from es_ray.durable import write_json, writing
 from es_ray.environment import environment
-from es_ray.errors import UserError
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcome
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
-from es_ray.history import centre
-from es_ray.preparation import claim, reopen, settle
+from es_ray.preparation import held, settle
 from es_ray.recorded import check_weights
 from es_ray.reporting.console import Console
 from es_ray.reporting.recorder import GenerationRecord, Recorder
-from es_ray.run_dir import RunDir, write_json
+from es_ray.resumption import Start, last_intact
+from es_ray.run_dir import RunDir
 from es_ray.workers.pool import Pool, open_pool
 
 
@@ -39,35 +39,36 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     """
     console = console or Console()
     config = settle(config)
-    directory = reopen(config) if resume else claim(config)
-    experiment = Experiment(config)
-    experiment.check()
-    if resume:
-        _check_examples(directory, experiment)
-    try:
-        with open_pool(config) as pool:
-            results = _evolve(pool, experiment, directory, resume, console)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_resume(directory)) from None
+    with held(config, resume) as directory:
+        try:
+            experiment = Experiment(config)
+            experiment.check()
+            start = last_intact(directory, experiment) if resume else None
+            with open_pool(config) as pool:
+                results = _evolve(pool, experiment, directory, resume, start, console)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_how_to_resume(directory)) from None
     console.finished(directory, results)
     return RunResult(directory.path, results)
 
 
 def _evolve(
-    pool: Pool, experiment: Experiment, directory: RunDir, resume: bool, console: Console
+    pool: Pool,
+    experiment: Experiment,
+    directory: RunDir,
+    resume: bool,
+    start: Start | None,
+    console: Console,
 ) -> dict[str, Any]:
     config = experiment.config
     info = pool.start()
-    first = directory.last_whole() + 1 if resume else 0
-    mean_abs = info.mean_abs
-    if first:
-        check_weights(directory, first - 1, mean_abs)
-        mean_abs = directory.mean_abs(first - 1)
+    if start is not None:
+        check_weights(directory, start.generation, info.mean_abs)
+    mean_abs = start.mean_abs if start else info.mean_abs
     strategy = experiment.strategy(mean_abs)
-    theta = centre(directory, strategy, first - 1)
+    first, theta = (start.generation + 1, start.theta) if start else (0, strategy.initial())
     if resume:
-        directory.cut(first - 1)
-        directory.write_config(config)
+        directory.go_on(config, environment(), first - 1)
     else:
         directory.create(config, environment())
     console.started(experiment, info, pool.where, directory, first)
@@ -87,17 +88,9 @@ def _evolve(
         recorder.flush()
         console.comparing()
         results = compare(pool, directory, strategy, last, "test", theta)
-        write_json(directory.test_results_file, results)
+        with writing(directory.test_results_file):
+            write_json(directory.test_results_file, results)
     return results
-
-
-def _check_examples(directory: RunDir, experiment: Experiment) -> None:
-    """Raise UserError if the examples are not those that the run began with."""
-    last = directory.last_whole()
-    recorded = directory.fingerprints(last) if last >= 0 else experiment.fingerprints
-    for split, fingerprint in experiment.fingerprints.items():
-        if recorded.get(split) != fingerprint:
-            raise UserError(f"task.{split}: not the examples that {directory.path} was started with")
 
 
 def _how_to_resume(directory: RunDir) -> str:

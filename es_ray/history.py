@@ -10,10 +10,10 @@ def centre(run: RunDir, strategy: Strategy, generation: int) -> Vector:
     Where the state was pruned, the updates since the last one that is stored are computed again.
     Raises RunError for what cannot be read.
     """
-    start = next((g for g in range(generation, -1, -1) if run.has_state(g)), -1)
-    theta = run.read_state(start) if start >= 0 else strategy.initial()
+    start = next((g for g in range(generation, -1, -1) if run.recorded(g).has_state), -1)
+    theta = run.recorded(start).state() if start >= 0 else strategy.initial()
     for replayed in range(start + 1, generation + 1):
-        advantages = run.advantages(replayed)
+        advantages = run.recorded(replayed).advantages()
         if advantages.any():
             theta = strategy.tell(theta, replayed, advantages, 0, len(theta))
     return theta

@@ -1,6 +1,9 @@
 """From what was asked for to what will run: `auto` settled, the folder claimed, a resumed run compared."""
 
 import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from es_ray.engines.sglang import arguments, contract
 from es_ray.errors import UserError
 from es_ray.models import ModelSource
 from es_ray.run_dir import RunDir
+from es_ray.run_lock import holder
 
 
 def settle(config: Config) -> Config:
@@ -45,6 +49,22 @@ def settle(config: Config) -> Config:
     return config.replace(**values)
 
 
+@contextmanager
+def held(config: Config, resume: bool) -> Iterator[RunDir]:
+    """The run directory to write, no other driver's until the end; raises UserError if it cannot be had.
+
+    That of a new run is locked when it is made (`RunDir.create`): until then nothing is written.
+    """
+    run = reopen(config) if resume else claim(config)
+    try:
+        if resume:
+            run.lock()
+            reopen(config)  # once more: another driver may have gone on with it before the lock was ours
+        yield run
+    finally:
+        run.release()
+
+
 def claim(config: Config) -> RunDir:
     """The run directory for a new run; raises UserError if it holds anything. Writes nothing."""
     if config.output.dir is None:
@@ -55,16 +75,21 @@ def claim(config: Config) -> RunDir:
         path = next(path for path in itertools.chain([plain], others) if not path.exists())
     else:
         path = Path(config.output.dir).expanduser()
+    run = RunDir(path)
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"output.dir: {path} is not a folder")
-        if path.exists() and any(path.iterdir()):
+        if not run.vacant():
             raise UserError(
-                f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
+                holder(path)
+                or f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
             )
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"output.dir: {path} cannot be written: {there} is read-only for this user")
     except OSError as error:
         raise UserError(f"output.dir: {str(path)[:200]} cannot be used: {error.strerror}") from error
-    return RunDir(path)
+    return run
 
 
 def reopen(config: Config) -> RunDir:

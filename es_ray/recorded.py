@@ -47,7 +47,7 @@ class RecordedRun:
 
 def check_weights(run: RunDir, generation: int, mean_abs: Sequence[float]) -> None:
     """Raise RunError if mean|W| is not what was recorded with a generation."""
-    if not same_weights(run.mean_abs(generation), mean_abs):
+    if not same_weights(run.recorded(generation).mean_abs, mean_abs):
         raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
 
 
@@ -61,4 +61,4 @@ def recorded(run: RunDir, generation: int | None) -> RecordedRun:
         raise UserError(f"--generation {chosen}: {run.path} has generations {whole[0]}-{whole[-1]}")
     config = run.config()
     experiment = Experiment(config)
-    return RecordedRun(run, config, experiment, experiment.strategy(run.mean_abs(chosen)), chosen)
+    return RecordedRun(run, config, experiment, experiment.strategy(run.recorded(chosen).mean_abs), chosen)

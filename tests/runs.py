@@ -50,6 +50,8 @@ def evolved(run: Path) -> dict[str, object]:
         name = str(file.relative_to(run))
         if file.name == "population.jsonl":
             result[name] = [_without(line, ("worker",)) for line in json_lines(file)]
+        elif file.name == "DONE":  # it holds the sums of population.jsonl and of the line in metrics.jsonl
+            result[name] = [line.split("  ")[1] for line in file.read_text().splitlines()]
         elif file.is_file():
             result[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     result["metrics.jsonl"] = [_without(line, VARYING) for line in json_lines(run / "metrics.jsonl")]

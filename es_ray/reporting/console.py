@@ -1,12 +1,11 @@
 """What the terminal shows: rich progress where someone watches, plain lines elsewhere."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -48,6 +47,17 @@ class Console:
         """The run is over; results as in test_results.json."""
 
 
+class _Lines(logging.Handler):
+    """What is logged, a line each and never wrapped: for people, and for whoever searches the output."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}")
+
+
 class TerminalConsole(Console):
     """Lines on standard output, and progress bars if it is a terminal."""
 
@@ -59,9 +69,8 @@ class TerminalConsole(Console):
         self._no_spread = False
         self._generations: Any = None
         self._members: Any = None
-        handler = RichHandler(console=self._out, show_time=False, show_path=False, markup=False)
         logger = logging.getLogger("es_ray")
-        logger.handlers = [handler]
+        logger.handlers = [_Lines(self._line)]
         logger.propagate = False
 
     def started(self, experiment: Experiment, info: EngineInfo, where: str, run: RunDir, first: int) -> None:

@@ -14,6 +14,11 @@ from es_ray.run_dir import RunDir
 log = logging.getLogger(__name__)
 
 
+def plot_file(run: RunDir, generation: int) -> Path:
+    """The plot of the progress up to a generation."""
+    return run.plots / f"evolution_progress_gen{generation}.png"
+
+
 def draw(run: RunDir, generation: int) -> Path:
     """Draw the progress up to a generation into plots/, and as plots/latest.png; returns the plot's path."""
     from es_ray.reporting.plots import evolution_progress
@@ -22,20 +27,29 @@ def draw(run: RunDir, generation: int) -> Path:
     evolution = config.evolution
     name = "tiny-chat" if config.model.path == BUNDLED else Path(config.model.path).name
     title = f"{config.task.name} · {name} · population {evolution.population} · seed {evolution.seed}"
-    path = run.plots / f"evolution_progress_gen{generation}.png"
-    aside = path.with_name(f".{path.name}")
-    evolution_progress(run.metrics()[: generation + 1], run.base(), title, aside)
-    aside.replace(path)
-    copy = path.with_name(".latest.png")
-    shutil.copyfile(path, copy)
-    copy.replace(path.with_name("latest.png"))
+    path = plot_file(run, generation)
+    # names of its own: the process of a driver that was killed may still be drawing
+    aside, copy = (_aside(run, os.getpid(), name) for name in (path.name, "latest.png"))
+    try:
+        evolution_progress(run.metrics(generation), run.base(), title, aside)
+        shutil.copyfile(aside, copy)
+        aside.replace(path)
+        copy.replace(run.plots / "latest.png")
+    finally:
+        aside.unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
     return path
+
+
+def _aside(run: RunDir, pid: int, name: str) -> Path:
+    return run.plots / f".{pid}.{name}"
 
 
 class PlotProcess:
     """A child process that draws the generations it is told, in order."""
 
     def __init__(self, run: RunDir) -> None:
+        self._run = run
         package = Path(__file__).resolve().parents[2]
         paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._log = run.path / "logs" / "plots.log"
@@ -70,12 +84,16 @@ class PlotProcess:
         """End the process, whatever it is at."""
         self._process.kill()
         self._process.wait()
+        for left in self._run.plots.glob(_aside(self._run, self._process.pid, "*").name):
+            left.unlink()
 
 
 def main() -> None:
     """Draw the generations whose numbers come in on standard input."""
-    run = RunDir(Path(sys.argv[1]))
+    run, driver = RunDir(Path(sys.argv[1])), os.getppid()
     for line in sys.stdin:
+        if os.getppid() != driver:  # killed; when the run goes on, the rest is drawn
+            break
         draw(run, int(line))
 
 

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
+from es_ray.durable import append_json_line, write_jsonl, writing
 from es_ray.errors import RunError
 from es_ray.evaluation import BASE, Outcome
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
+from es_ray.generation_folder import ADAPTER, BEST, POPULATION, publish, write_state
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.reporting.cards import best_card, centre_card
-from es_ray.reporting.plot_process import PlotProcess
-from es_ray.run_dir import POPULATION, RunDir, append_json_line, best_of, write_jsonl
+from es_ray.reporting.plot_process import PlotProcess, plot_file
+from es_ray.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,16 @@ class Recorder:
         self._mean_abs = mean_abs
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._last: Future[None] | None = None
-        self._plots = PlotProcess(run)
+        with writing(run.path):
+            self._plots = PlotProcess(run)
 
     def __enter__(self) -> "Recorder":
+        try:
+            with writing(self._run.path):
+                self._catch_up()
+        except BaseException:
+            self._plots.close()
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -76,13 +84,8 @@ class Recorder:
         """Wait for what is being written; raises RunError if it could not be."""
         last, self._last = self._last, None
         if last is not None:
-            try:
+            with writing(self._run.path):
                 last.result()
-            except OSError as error:
-                name = error.filename or self._run.path
-                raise RunError(f"{name}: cannot be written: {error.strerror}") from error
-            except SafetensorError as error:  # a full disk shows so while tensors are written
-                raise RunError(f"{self._run.path}: cannot be written: {error}") from error
 
     def _write(self, record: GenerationRecord) -> None:
         started = time.perf_counter()
@@ -93,21 +96,38 @@ class Recorder:
         aside.mkdir()
         write_jsonl(aside / POPULATION, self._population(record))
         if generation % self._output.adapters_every == 0 or generation == self._final:
-            self._writer.write(record.after, aside / "adapter", centre_card(record.metrics))
+            self._writer.write(record.after, aside / ADAPTER, centre_card(record.metrics))
             best = self._strategy.member(record.before, generation, record.metrics["best_index"])
-            self._writer.write(best, aside / "best", best_card(record.metrics))
+            self._writer.write(best, aside / BEST, best_card(record.metrics))
         base = record.outcomes.get(BASE)
         summary = None if base is None else {split: base.summary(split) for split in base.answers}
-        self._run.write_state(
-            aside, generation, record.after, record.advantages, self._mean_abs, self._examples, summary
-        )
+        write_state(aside, generation, record.after, self._mean_abs, self._examples, summary)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
-        append_json_line(self._run.metrics_file, record.metrics)
-        self._run.publish(aside, generation)
-        if generation % self._output.plots_every == 0 or generation == self._final:
+        line = append_json_line(self._run.metrics_file, record.metrics)
+        publish(aside, self._run.generation(generation), line)
+        if self._has_plot(generation):
             self._plots.draw(generation)
+        self._prune()
+
+    def _has_plot(self, generation: int) -> bool:
+        return generation % self._output.plots_every == 0 or generation == self._final
+
+    def _prune(self) -> None:
         if self._output.keep is not None:
-            self._run.prune(self._output.keep, best_of(self._run.metrics())[0])
+            self._run.prune(self._output.keep)
+
+    def _catch_up(self) -> None:
+        """Do what a driver that was killed did not come to: the plots since the last one, and pruning."""
+        missing: list[int] = []
+        whole = self._run.whole_generations()
+        for generation in filter(self._has_plot, reversed(whole)):
+            if plot_file(self._run, generation).exists():
+                break
+            missing.insert(0, generation)
+        for generation in missing:
+            self._plots.draw(generation)
+        if whole:
+            self._prune()
 
     def _population(self, record: GenerationRecord) -> list[dict[str, Any]]:
         return [
