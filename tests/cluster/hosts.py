@@ -154,6 +154,14 @@ class Lan(Host):
         """Plug it in again."""
         self.run("ip", "link", "set", host.name, "up")
 
+    @contextmanager
+    def mended(self, host: Host) -> Iterator[None]:
+        """Leave with the host's cable plugged in, also after a failure."""
+        try:
+            yield
+        finally:
+            self.mend(host)
+
     def close(self) -> None:
         """End everything that runs on any host, and wait until it has ended."""
         self._process.kill()
