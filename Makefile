@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-slow test-faults test-gpu lint format bench clean
+.PHONY: help run test test-slow test-faults test-cluster test-gpu lint format bench clean
 
 help:
 	@echo "make run          install, then evolve the bundled model (ARGS='--seed 3' are handed through)"
 	@echo "make test         install, then run the tests"
 	@echo "make test-slow    the tests that take minutes"
-	@echo "make test-faults  the driver killed at every step, disks of every size"
+	@echo "make test-faults  drivers and workers killed at every step, disks of every size"
+	@echo "make test-cluster ray up on three hosts made of namespaces, as root"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        speed on this machine's CPU"
 
@@ -37,6 +38,9 @@ test-faults: $(VENV)/dev
 
 test-gpu: $(VENV)/dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-cluster: $(VENV)/dev
+	$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -1,0 +1,200 @@
+"""`ray up cluster/onprem.yaml` on three hosts, and a run that loses two of them and a link.
+
+The hosts are namespaces of this machine (hosts.py): root is needed, and programs that Debian has as packages.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import Lan, lan, missing
+from tests.cluster.onprem import CHECKOUT, OnPrem, raylets, until
+from tests.runs import evolved, json_lines
+
+pytestmark = pytest.mark.cluster
+
+GENERATIONS = 12
+SETTINGS = (
+    "--population", "12",
+    "--generations", str(GENERATIONS),
+    "--seed", "12345678901",
+    "--set", "engine.shard=2",
+    "--set", "evolution.noise.multiplier=40",
+    "--set", "task.max_new_tokens=24",
+    "--set", "output.plots_every=100",
+)  # fmt: skip
+SHORT = 5.0
+"""Seconds without a link that no connection notices."""
+GIVEN_UP = 240.0
+"""Seconds for a cut host to be declared dead (about 65 by Ray's defaults), and the run to go on without."""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    if reason := missing():
+        pytest.skip(reason)
+    with lan(tmp_path_factory.mktemp("hosts"), keep=[CHECKOUT]) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(desk: Lan, tmp_path_factory: pytest.TempPathFactory) -> OnPrem:
+    made = OnPrem(desk, tmp_path_factory.mktemp("key"))
+    made.up()
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: OnPrem) -> Path:
+    """The run as README tells it: `ray exec` from the desk, on the cluster that the head belongs to."""
+    home, head = cluster.head.home, cluster.head
+    words = [
+        *cluster.project(),
+        "run",
+        "--address",
+        "auto",
+        "--workers",
+        3,
+        "--output",
+        home / "calm",
+        *SETTINGS,
+    ]
+    cluster.ray("exec", cluster.file, " ".join(map(str, words)), timeout=600)
+    run = head.outside(home / "calm")
+    lines = json_lines(run / "metrics.jsonl")
+    assert {line["workers"] for line in lines} == {3}
+    assert {line["redispatched"] for line in lines} == {0}
+    return run
+
+
+def whole(run: Path) -> int:
+    """How many generations are whole."""
+    return len(list(run.glob("generations/*/DONE")))
+
+
+def hosts(run: Path, generation: int) -> set[str]:
+    """The hosts that answered in a generation."""
+    lines = json_lines(run / f"generations/{generation:04d}/population.jsonl")
+    return {line["worker"].partition("/")[0] for line in lines}
+
+
+def test_the_head_hosts_no_engine(cluster, undisturbed):
+    answered = set().union(*(hosts(undisturbed, generation) for generation in range(GENERATIONS)))
+    assert answered == {"one", "two"}
+
+
+def test_without_the_token_nothing_is_told(cluster):
+    ask = ("env", "RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN=" + "0" * 64, cluster.program("ray"), "status",
+           "--address", f"{cluster.head.address}:6379")  # fmt: skip
+    said = cluster.workers[0].run(*ask, check=False)
+    assert "CPU" not in said
+    assert "Unauthenticated" in said or "token" in said
+    known = cluster.workers[0].run(*(word for word in ask if "AUTH_TOKEN" not in word))
+    assert "CPU" in known
+
+
+def test_a_killed_raylet_and_a_cut_link_change_no_number(cluster, undisturbed, tmp_path):
+    one, two = cluster.workers
+    run = cluster.head.outside(cluster.head.home / "wild")
+    with (tmp_path / "said").open("w+") as said, cluster.desk.mended(two):
+        process = subprocess.Popen(
+            cluster.evolve(cluster.head.home / "wild", *SETTINGS), stdout=said, stderr=subprocess.STDOUT
+        )
+
+        def told() -> str:
+            said.seek(0)
+            return f"{said.read()}\n{cluster.status()}\n{cluster.log()}"
+
+        def reached(generations: int) -> bool:
+            assert process.poll() in (None, 0), told()
+            return whole(run) >= generations
+
+        until(lambda: reached(1), 240, told)
+        before = whole(run)
+        cluster.desk.cut(two)
+        time.sleep(SHORT)
+        cluster.desk.mend(two)
+        until(lambda: reached(before + 1), 120, told)
+
+        before = whole(run)
+        one.kill("raylet")
+        until(lambda: reached(before + 2), 120, told)
+
+        cut = whole(run)
+        assert cut < GENERATIONS - 2, "the run was too short to be disturbed"
+        cluster.desk.cut(two)
+        # Either host may be back by now. What counts: the run goes on, on hosts that can be reached.
+        until(lambda: reached(cut + 2), GIVEN_UP, told)
+        cluster.desk.mend(two)
+        code = process.wait(timeout=400)
+        assert code == 0, told()
+    lines = json_lines(run / "metrics.jsonl")
+    assert sum(line["redispatched"] for line in lines) > 0
+    assert hosts(run, cut + 1) == {"one"}
+    last = f"generations/{GENERATIONS - 1:04d}/adapter/adapter_model.safetensors"
+    assert (run / last).read_bytes() == (undisturbed / last).read_bytes()
+    assert evolved(run) == evolved(undisturbed)
+
+
+def test_the_launcher_brings_lost_hosts_back(cluster):
+    until(lambda: all(raylets(host) for host in cluster.workers), 120, cluster.log)
+    until(lambda: "/4.0 CPU" in cluster.status(), 120, cluster.log)
+
+
+def test_ray_stop_ends_what_runs_on_its_own_host_alone(cluster):
+    one, two = cluster.workers
+    others = raylets(two), raylets(cluster.head)
+    assert all(others)
+    one.run(cluster.program("ray"), "stop", "--force")
+    assert (raylets(two), raylets(cluster.head)) == others
+
+
+def test_ray_down_leaves_no_ray(cluster):
+    cluster.ray("down", "--yes", cluster.file)
+    assert not raylets(cluster.head)
+    # A worker is not told: it ends when it has not heard of its head for a minute.
+    until(lambda: not any(raylets(host) for host in cluster.workers), 180)
+
+
+def test_symmetric_run_as_under_slurm(cluster, undisturbed):
+    """The same command on all hosts at once; no launcher, and every host may have engines."""
+    head, run = cluster.head, cluster.head.home / "symmetric"
+    address = f"{head.address}:6379"
+    started = [
+        subprocess.Popen(
+            host.command(
+                *cluster.variables(), "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=180",
+                "ray", "symmetric-run", "--address", address, "--min-nodes", 3, "--num-cpus=1", "--",
+                *cluster.project(), "run", "--address", address, "--workers", 3, "--output", run,
+                *SETTINGS, "--generations", 2,
+            ),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for host in (head, *cluster.workers)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=400)[0] for process in started]
+    assert started[0].returncode == 0, "\n".join(said)
+    assert hosts(head.outside(run), 1) <= {"head", "one", "two"}
+    assert len(hosts(head.outside(run), 0) | hosts(head.outside(run), 1)) > 1
+    second = "generations/0001/adapter/adapter_model.safetensors"
+    assert (head.outside(run) / second).read_bytes() == (undisturbed / second).read_bytes()
+    assert not any(raylets(host) for host in (head, *cluster.workers))
+
+
+def test_when_the_desk_is_gone_all_is_gone(tmp_path):
+    if reason := missing():
+        pytest.skip(reason)
+    with pytest.raises(ZeroDivisionError), lan(tmp_path / "lan") as desk:
+        (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA nobody\n")
+        host = desk.host("lonely", tmp_path / "key.pub")
+        inside = host.processes("sshd")
+        assert inside
+        assert host.run("cat", "/proc/sys/kernel/hostname").strip() == "lonely"
+        1 / 0  # noqa: B018
+    assert not any(Path(f"/proc/{process}").exists() for process in inside)
+    assert "lonely" not in os.listdir("/sys/class/net")
+    assert not [line for line in Path("/proc/mounts").read_text().splitlines() if str(tmp_path) in line]
