@@ -115,12 +115,14 @@ def reopen(config: Config) -> RunDir:
 
 def _check_sglang(config: Config) -> None:
     """Raise UserError for what the SGLang engine would refuse, before anything is written."""
-    root = contract.package()
     if config.cluster.workers == 0:
         raise UserError(
             "engine.kind: sglang runs in Ray workers, as a failed engine ends its process; "
             "leave out --local, or use transformers"
         )
+    if config.cluster.address is not None and contract.installed() is None:
+        return  # the driver hosts no engine: each worker checks what its node has
+    root = contract.package()
     contract.check(root)
     arguments.check_handed_through(config.engine.sglang, contract.argument_names(root))
 

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import queue
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,9 +26,14 @@ CLOSE_SECONDS = 30.0
 PING_SECONDS = 5.0
 
 
+NODE = re.compile("its node has died|actor's node|never ran", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Lost(Failure):
-    """A worker that is gone, or was given up; text says how."""
+    """A worker that is gone, or was given up; text says how. node: it went with its machine."""
+
+    node: bool = False
 
 
 @dataclass(eq=False)
@@ -174,7 +180,7 @@ class Fleet:
         if error is not None:
             what = "the process died" if isinstance(error, RayActorError) else "Ray failed"
             # the second too is a lost worker: for one, its node went before the result was fetched
-            result: Any = Lost("internal", f"{what} ({last_line(error)})")
+            result: Any = Lost("internal", f"{what} ({last_line(error)})", bool(NODE.search(str(error))))
         else:
             result = future.result()
         return self._ended(actor, result)

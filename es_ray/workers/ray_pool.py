@@ -18,6 +18,7 @@ from es_ray.errors import RunError, UserError
 from es_ray.evolution.strategy import Vector
 from es_ray.workers.actor import Failure
 from es_ray.workers.fleet import Ended, Fleet, Lost
+from es_ray.workers.nodes import check_nodes
 from es_ray.workers.pool import Call, Pool
 from es_ray.workers.ray_cluster import connect
 
@@ -60,6 +61,8 @@ class RayPool(Pool):
         self._started_ray, self._joined_ray = connect(
             self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1)
         )
+        if not self._started_ray:
+            check_nodes(self.config)
         wanted, gpus = self._placement()
         fleet = self._fleet = Fleet(self.config, wanted, gpus)
         first_ready = None
@@ -154,7 +157,8 @@ class RayPool(Pool):
                 raise UserError(info.text)
             if info.kind == "evaluation":  # the start-up probe: another worker would find the same
                 raise RunError(info.text)
-            self._failed_starts += 1
+            # a machine that went was no attempt: until its loss is noticed Ray goes on placing actors there
+            self._failed_starts += not (isinstance(info, Lost) and info.node)
             if self._failed_starts >= self.config.cluster.max_attempts:
                 raise RunError(f"{self._failed_starts} workers in a row failed to start: {info.text}")
             log.warning("a worker failed to start: %s", info.text)

@@ -1,4 +1,4 @@
-"""Workers that die, stop, block or misbehave: real processes, real signals, the bytes of an undisturbed run."""
+"""Workers that die, stop, block or misbehave: real processes and signals, the bytes of an undisturbed run."""
 
 import contextlib
 import os
@@ -14,7 +14,8 @@ import es_ray
 from es_ray.config import Config, load
 from es_ray.errors import RunError
 from es_ray.reporting.console import Console
-from tests.runs import SETTINGS, es_ray as run_es_ray, evolved, json_lines
+from tests.runs import SETTINGS, evolved, json_lines
+from tests.runs import es_ray as run_es_ray
 
 FAULTY = Path(__file__).parent / "faulty"
 
@@ -160,7 +161,8 @@ def test_a_shard_that_kills_every_worker_stops_the_run_with_its_name(finished, c
 
     thread = threading.Thread(target=kill_all, daemon=True)
     thread.start()
-    with pytest.raises(RunError, match=r"of generation 0: lost with 2 workers, one after the other: the process"):
+    message = r"of generation 0: lost with 2 workers, one after the other: the process"
+    with pytest.raises(RunError, match=message):
         es_ray.run(shared(finished, run, cluster__max_attempts=2))
     over.set()
     thread.join()
@@ -168,7 +170,8 @@ def test_a_shard_that_kills_every_worker_stops_the_run_with_its_name(finished, c
 
 def faulty_run(tmp_path: Path, fault: str, *more: object):
     """The command with two workers and a reward that misbehaves in them."""
-    environment = os.environ | {"PYTHONPATH": f"{FAULTY}:{os.environ.get('PYTHONPATH', '')}", "ES_RAY_FAULT": fault}
+    path = f"{FAULTY}:{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {"PYTHONPATH": path, "ES_RAY_FAULT": fault}
     arguments = ("run", "--workers", 2, *SETTINGS, "--output", tmp_path / "run", *more)
     return run_es_ray(*arguments, env=environment)
 
@@ -242,7 +245,8 @@ def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
             cluster.add_node(num_cpus=2)
 
     console.generation = change
-    es_ray.run(shared(finished, run).replace(cluster__workers=4, cluster__placement="spread"), console=console)
+    values = {"cluster__workers": 4, "cluster__placement": "spread"}
+    es_ray.run(shared(finished, run).replace(**values), console=console)
     assert seen[0] == 4
     assert min(seen) == 2
     assert evolved(run) == evolved(finished.path)

@@ -105,7 +105,7 @@ class SGLangEngine(Engine):
         start: int,
         stop: int,
     ) -> Vector:
-        """Entries [start, stop) of the next centre, computed on the GPU: the same bytes however theta is cut."""
+        """Entries [start, stop) of the next centre, on the GPU: the same bytes however theta is cut."""
         parts = [np.empty(0, dtype=np.float32)]
         for low in range(start, stop, SLICE):
             values = self._link.about(theta, strategy, generation)

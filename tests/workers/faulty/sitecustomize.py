@@ -1,7 +1,6 @@
 """For PYTHONPATH of a run under test: a conciseness reward that misbehaves, in every process of the run.
 
-ES_RAY_FAULT says how: `raises`, `nan`, or `blocks FILE`: it waits for ever, but only the first to make FILE does;
-`blocks` alone blocks always.
+ES_RAY_FAULT says how: `raises`, `nan`, `blocks` for ever, or `blocks FILE`: only the first to make FILE does.
 """
 
 import contextlib
