@@ -16,7 +16,6 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
-from unittest.mock import patch
 
 import numpy as np
 import typer
@@ -27,15 +26,16 @@ from es_ray.config import Config
 from es_ray.driver import step
 from es_ray.engines.base import EngineInfo
 from es_ray.environment import environment
-from es_ray.evaluation import Answer, Outcome, Shard
+from es_ray.evaluation import Answer, ShardOutcome
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.strategy import Segments, Strategy, Vector
 from es_ray.experiment import Experiment
 from es_ray.reporting.console import Console
 from es_ray.reporting.recorder import Recorder
 from es_ray.run_dir import RunDir
-from es_ray.workers import ray_pool
+from es_ray.workers.actor import WorkerActor
 from es_ray.workers.local import LocalPool
+from es_ray.workers.ray_pool import RayPool
 
 GPU_MEMBERS_PER_SECOND = 30 / 0.868
 """One H100 in Qwen2.5-7B's shape: 30 members x 2 prompts x 100 tokens (benchmarks/results/throughput.md)."""
@@ -49,15 +49,17 @@ LIGHT = EngineInfo(mean_abs=(1.0,), parameters=0, device="none", dtype="none")
 class LightWorker:
     """Answers like a Worker, without a model: two prompts to a member, as the conciseness task has."""
 
-    def evaluate(self, theta: Vector, strategy: Strategy, shard: Shard) -> list[Outcome]:
-        """Outcomes with texts of the usual length, and rewards that differ."""
-        return [
-            Outcome(c.index, {split: answers(c.index) for split in c.splits}, "light/0")
-            for c in shard.candidates
-        ]
+    info = LIGHT
+
+    def evaluate(
+        self, theta: Vector, strategy: Strategy, generation: int, candidates: list[Any]
+    ) -> ShardOutcome:
+        """Texts of the usual length, and rewards that differ."""
+        answered = {(index, split): answers(index) for index, *splits in candidates for split in splits}
+        return ShardOutcome.of("light/0", answered)
 
     def tell(
-        self, theta: Vector, strategy: Strategy, generation: int, advantages: Any, start: int, stop: int
+        self, theta: Vector, strategy: Strategy, advantages: Any, generation: int, start: int, stop: int
     ) -> Vector:
         """A slice of the right size that differs from the one before."""
         return theta[start:stop] + np.float32(1e-3)
@@ -66,13 +68,18 @@ class LightWorker:
         """Nothing to close."""
 
 
-class LightActor(ray_pool.WorkerActor):
+class LightActor(WorkerActor):
     """The pool's actor with that worker."""
 
-    def start(self, config: Config) -> EngineInfo:
+    def load(self, config: Config) -> LightWorker:
         """No engine to load."""
-        self._worker: Any = LightWorker()
-        return LIGHT
+        return LightWorker()
+
+
+class LightRayPool(RayPool):
+    """The real pool with light actors."""
+
+    actor_class = LightActor
 
 
 def answers(index: int) -> list[Answer]:
@@ -123,7 +130,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Points of every population on that many actors; the largest one with a longer theta too."""
     config = Config().replace(cluster__workers=workers, cluster__address="local", engine__kind="transformers")
-    with patch.object(ray_pool, "WorkerActor", LightActor), ray_pool.RayPool(config) as pool:
+    with LightRayPool(config) as pool:
         pool.start()
         deadline = time.monotonic() + config.cluster.wait_timeout
         while pool.workers < workers:  # a pool begins with those that are ready, and takes in others

@@ -1,6 +1,5 @@
 """Base model, centre and best member side by side on one split."""
 
-from dataclasses import asdict
 from typing import Any
 
 from es_ray.evaluation import BASE, CENTRE, Candidate
@@ -24,10 +23,10 @@ def compare(
         theta, strategy, generation + 1, [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
     )
     best = pool.evaluate(centre(run, strategy, born - 1), strategy, born, [Candidate(index, (split,))])
-    outcomes = {"base": pair[BASE], "centre": pair[CENTRE], "best": best[index]}
+    found = {"base": (pair, BASE), "centre": (pair, CENTRE), "best": (best, index)}
     results: dict[str, Any] = {
-        name: outcome.summary(split) | {"examples": [asdict(answer) for answer in outcome.answers[split]]}
-        for name, outcome in outcomes.items()
+        name: outcomes.summary(who, split) | {"examples": outcomes.examples(who, split)}
+        for name, (outcomes, who) in found.items()
     }
     results["best"] |= {"generation": born, "index": index}
     return results

@@ -1,5 +1,6 @@
 """The generation loop: ask, evaluate, tell, record."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from es_ray.comparison import compare
 from es_ray.config import Config
 from es_ray.durable import write_json, writing
 from es_ray.environment import environment
-from es_ray.evaluation import BASE, CENTRE, Candidate, Outcome
+from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
 from es_ray.preparation import held, settle
@@ -115,7 +116,7 @@ def step(
     outcomes = pool.evaluate(theta, strategy, generation, candidates, console.evaluated)
     evaluated = time.perf_counter()
 
-    rewards = np.array([outcomes[index].reward() for index in strategy.ask(generation)])
+    rewards = outcomes.members["reward"].copy()
     advantages = strategy.advantages(rewards)
     after = pool.tell(theta, strategy, generation, advantages) if advantages.any() else theta
     updated = time.perf_counter()
@@ -124,37 +125,46 @@ def step(
     metrics = {
         "generation": generation,
         **_population_metrics(rewards, outcomes),
-        **_centre_metrics(outcomes[CENTRE], tested),
+        **_centre_metrics(outcomes, tested),
         "kl": None,
-        # not np.linalg.norm: its sum depends on the number of BLAS threads
-        "update_norm": float(np.sqrt(np.square(after.astype(np.float64) - theta).sum())),
+        "update_norm": _distance(theta, after),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,
         "workers": pool.workers,
     }
-    tokens = sum(a.tokens for o in outcomes.values() for answers in o.answers.values() for a in answers)
     metrics |= {
-        "tokens": tokens,
+        "tokens": outcomes.tokens,
         "seconds": seconds,
-        "tokens_per_second": round(tokens / (evaluated - started), 1),
+        "tokens_per_second": round(outcomes.tokens / (evaluated - started), 1),
     }
     return GenerationRecord(generation, theta, after, outcomes, advantages, metrics)
 
 
-def _population_metrics(rewards: np.ndarray, outcomes: dict[int, Outcome]) -> dict[str, Any]:
-    answers = [answer for index in range(len(rewards)) for answer in outcomes[index].answers["train"]]
+def _distance(before: Vector, after: Vector) -> float:
+    """Length of an update, in float64."""
+    # not np.linalg.norm: its sum depends on the number of BLAS threads; in pieces that stay in the cache
+    pieces = range(0, len(before), 1 << 16)
+    steps = (after[at : at + (1 << 16)].astype(np.float64) - before[at : at + (1 << 16)] for at in pieces)
+    return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))
+
+
+def _population_metrics(rewards: np.ndarray, outcomes: Outcomes) -> dict[str, Any]:
+    members = outcomes.members
+    answers = int(members["answers"].sum())
     return {
         "reward_mean": float(rewards.mean()),
         "reward_std": float(rewards.std()),
         "reward_best": float(rewards.max()),
         "reward_worst": float(rewards.min()),
         "best_index": int(rewards.argmax()),  # the lowest index on ties
-        "completion_length": float(np.mean([len(answer.completion) for answer in answers])),
-        "truncated": float(np.mean([answer.finish == "length" for answer in answers])),
+        "completion_length": int(members["characters"].sum()) / answers,
+        "truncated": int(members["truncated"].sum()) / answers,
     }
 
 
-def _centre_metrics(outcome: Outcome, tested: bool) -> dict[str, Any]:
-    metrics: dict[str, Any] = {f"centre_{key}": value for key, value in outcome.summary("train").items()}
-    test = outcome.summary("test") if tested else dict.fromkeys(("reward", "correct", "exact"))
-    return metrics | {f"test_{key}": value for key, value in test.items()}
+def _centre_metrics(outcomes: Outcomes, tested: bool) -> dict[str, Any]:
+    train = outcomes.summary(CENTRE, "train")
+    test = outcomes.summary(CENTRE, "test") if tested else dict.fromkeys(train)
+    return {f"centre_{key}": value for key, value in train.items()} | {
+        f"test_{key}": value for key, value in test.items()
+    }

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,11 +25,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_jsonl(path: Path, records: Iterable[object]) -> None:
-    """Write records as JSON lines, atomically."""
-    write_text(path, "".join(f"{json.dumps(r, ensure_ascii=False, allow_nan=False)}\n" for r in records))
 
 
 def append_json_line(path: Path, value: object) -> str:

@@ -3,15 +3,15 @@
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.durable import append_json_line, write_jsonl, writing
+from es_ray.durable import append_json_line, write_text, writing
 from es_ray.errors import RunError
-from es_ray.evaluation import BASE, Outcome
+from es_ray.evaluation import BASE, Outcomes
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
 from es_ray.generation_folder import ADAPTER, BEST, POPULATION, publish, write_state
@@ -31,7 +31,7 @@ class GenerationRecord:
     generation: int
     before: Vector
     after: Vector
-    outcomes: dict[int, Outcome]
+    outcomes: Outcomes
     advantages: NDArray[np.float64]
     metrics: dict[str, Any]
 
@@ -94,14 +94,13 @@ class Recorder:
         if aside.exists():
             shutil.rmtree(aside)
         aside.mkdir()
-        write_jsonl(aside / POPULATION, self._population(record))
+        write_text(aside / POPULATION, "".join(record.outcomes.lines(record.advantages)))
         if generation % self._output.adapters_every == 0 or generation == self._final:
             self._writer.write(record.after, aside / ADAPTER, centre_card(record.metrics))
             best = self._strategy.member(record.before, generation, record.metrics["best_index"])
             self._writer.write(best, aside / BEST, best_card(record.metrics))
-        base = record.outcomes.get(BASE)
-        summary = None if base is None else {split: base.summary(split) for split in base.answers}
-        write_state(aside, generation, record.after, self._mean_abs, self._examples, summary)
+        base = {split: record.outcomes.summary(BASE, split) for split in record.outcomes.splits(BASE)}
+        write_state(aside, generation, record.after, self._mean_abs, self._examples, base or None)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         line = append_json_line(self._run.metrics_file, record.metrics)
         publish(aside, self._run.generation(generation), line)
@@ -128,15 +127,3 @@ class Recorder:
             self._plots.draw(generation)
         if whole:
             self._prune()
-
-    def _population(self, record: GenerationRecord) -> list[dict[str, Any]]:
-        return [
-            {
-                "index": index,
-                "reward": record.outcomes[index].reward(),
-                "advantage": float(advantage),
-                "worker": record.outcomes[index].worker,
-                "examples": [asdict(answer) for answer in record.outcomes[index].answers["train"]],
-            }
-            for index, advantage in enumerate(record.advantages)
-        ]

@@ -10,7 +10,6 @@ from typing import Any
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import EvaluationError, RunError, UserError
-from es_ray.evolution.strategy import Vector
 
 BEATS = 4
 """Heartbeats within the time after which a silent worker is given up."""
@@ -66,14 +65,18 @@ class WorkerActor:
 
     def start(self) -> "EngineInfo | Failure":
         """Load the engine."""
-        # here, not above: where torch is slow to load, the heartbeat has begun
-        from es_ray.workers.worker import Worker
-
         try:
-            self._worker = Worker(self._config)
+            self._worker = self.load(self._config)
         except Exception as error:
             return _failure(error)
         return self._worker.info
+
+    def load(self, config: Config) -> Any:
+        """The worker, with its engine loaded."""
+        # here, not above: where torch is slow to load, the heartbeat has begun
+        from es_ray.workers.worker import Worker
+
+        return Worker(config)
 
     def close(self) -> None:
         """Close the engine."""
@@ -84,12 +87,18 @@ class WorkerActor:
         """Answer at once."""
         return True
 
-    def call(self, method: str, theta: Vector, *arguments: Any) -> Any:
-        """Call one of the worker's methods."""
-        try:
-            return getattr(self._worker, method)(theta, *arguments)
-        except Exception as error:
-            return _failure(error)
+    def calls(self, method: str, each: list[list[Any]], *shared: Any) -> list[Any]:
+        """Results of a worker's method for each list of arguments, up to the first that is a Failure.
+
+        shared: the arguments before those; not in a list, so that Ray puts objects for references.
+        """
+        results: list[Any] = []
+        for arguments in each:
+            try:
+                results.append(getattr(self._worker, method)(*shared, *arguments))
+            except Exception as error:
+                return [*results, _failure(error)]
+        return results
 
 
 def _failure(error: Exception) -> Failure:

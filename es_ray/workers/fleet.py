@@ -40,29 +40,33 @@ class Lost(Failure):
 class Actor:
     """An actor of the fleet.
 
-    number: of the call that it has in hand; since: when it began that, or its start, monotonic seconds, None
-    while its process is still to come.
+    numbers: of the calls that it has in hand; since: when it began those, or its start, monotonic seconds,
+    None while its process is still to come.
     """
 
     key: int
     handle: Any
     info: EngineInfo | None = None
-    number: int | None = None
+    numbers: tuple[int, ...] = ()
     since: float | None = None
 
     @property
     def idle(self) -> bool:
         """Whether it can take a call."""
-        return self.info is not None and self.number is None
+        return self.info is not None and not self.numbers
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A start (number None) or a call that came to its end: with its result, or why there is none."""
+    """A start (no numbers) or calls that came to an end.
 
-    actor: Actor
-    number: int | None
+    result: an EngineInfo, or the calls' results, as far as there are any; else why there are none. seconds:
+    what they took.
+    """
+
+    numbers: tuple[int, ...]
     result: Any
+    seconds: float
 
 
 @dataclass
@@ -79,8 +83,9 @@ class Fleet:
     Futures are waited for and not `ray.wait`, which scans every reference at each call.
     """
 
-    def __init__(self, config: Config, wanted: int, gpus: int) -> None:
+    def __init__(self, config: Config, wanted: int, gpus: int, actor_class: type[WorkerActor]) -> None:
         self.wanted = wanted
+        self._actor_class = actor_class
         self._config = config
         self._limits = config.cluster
         spread = {"spread": "SPREAD", "pack": "DEFAULT"}[config.cluster.placement]
@@ -119,14 +124,18 @@ class Fleet:
         """Ask for as many actors as are missing; Ray starts each as soon as there is room."""
         while len(self._actors) < self.wanted:
             key = next(self._keys)
-            made = ray.remote(WorkerActor).options(**self._options).remote(self._config, self._pulse, key)
+            made = (
+                ray.remote(self._actor_class).options(**self._options).remote(self._config, self._pulse, key)
+            )
             actor = self._actors[key] = Actor(key, made)
-            self._follow(actor, None, made.start.remote())
+            self._follow(actor, made.start.remote())
 
-    def submit(self, actor: Actor, number: int, method: str, *arguments: Any) -> None:
-        """Have an idle actor make a call, known by its number."""
-        actor.number, actor.since = number, time.monotonic()
-        self._follow(actor, number, actor.handle.call.remote(method, *arguments))
+    def submit(
+        self, actor: Actor, numbers: tuple[int, ...], method: str, each: list[Any], *shared: Any
+    ) -> None:
+        """Have an idle actor make calls, known by their numbers; see WorkerActor.calls."""
+        actor.numbers, actor.since = numbers, time.monotonic()
+        self._follow(actor, actor.handle.calls.remote(method, each, *shared))
 
     def wait(self, seconds: float) -> list[Ended]:
         """What has ended, as soon as something has; nothing if nothing did for so long."""
@@ -161,9 +170,9 @@ class Fleet:
             self.drop(actor)
         ray.kill(self._pulse)
 
-    def _follow(self, actor: Actor, number: int | None, ref: Any) -> None:
+    def _follow(self, actor: Actor, ref: Any) -> None:
         def end(future: "Future[Any]") -> None:
-            self._events.put(lambda: self._end(actor, number, future))
+            self._events.put(lambda: self._end(actor, future))
 
         ref.future().add_done_callback(end)
 
@@ -171,7 +180,7 @@ class Fleet:
         ended = event()
         return [] if ended is None else [ended]
 
-    def _end(self, actor: Actor, number: int | None, future: "Future[Any]") -> Ended | None:
+    def _end(self, actor: Actor, future: "Future[Any]") -> Ended | None:
         if actor.key not in self._actors:
             return None
         error = future.exception()
@@ -186,12 +195,15 @@ class Fleet:
         return self._ended(actor, result)
 
     def _ended(self, actor: Actor, result: Any) -> Ended:
-        number, actor.number, actor.since = actor.number, None, time.monotonic()
-        if isinstance(result, Failure) and (number is None or result.kind == "internal"):
+        now = time.monotonic()
+        ended = Ended(actor.numbers, result, now - (actor.since or now))
+        actor.numbers, actor.since = (), now
+        last = result[-1] if ended.numbers and isinstance(result, list) else result
+        if isinstance(last, Failure) and (not ended.numbers or last.kind == "internal"):
             self.drop(actor)
-        elif number is None:
+        elif not ended.numbers:
             actor.info = result
-        return Ended(actor, number, result)
+        return ended
 
     def _ask_for_heartbeats(self) -> None:
         now = time.monotonic()
@@ -217,7 +229,11 @@ class Fleet:
         for actor in list(self._actors.values()):
             silent = self._seen.ages.get(actor.key, 0.0)
             busy = 0.0 if actor.since is None or actor.idle else now - actor.since
-            allowed = self._limits.start_timeout if actor.info is None else self._limits.shard_timeout
+            allowed = (
+                self._limits.start_timeout
+                if actor.info is None
+                else self._limits.shard_timeout * len(actor.numbers)
+            )
             if silent > self._limits.heartbeat:
                 cause = f"not heard of for {silent:.0f} s (cluster.heartbeat)"
             elif busy > allowed:

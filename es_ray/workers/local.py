@@ -5,7 +5,6 @@ from typing import Any
 
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import EvaluationError, RunError
-from es_ray.evolution.strategy import Vector
 from es_ray.workers.pool import Call, Pool
 from es_ray.workers.worker import Worker
 
@@ -36,12 +35,14 @@ class LocalPool(Pool):
             self._worker.close()
             self._worker = None
 
-    def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
+    def _map(
+        self, shared: tuple[Any, ...], calls: Sequence[Call], on_done: Callable[[Call], None]
+    ) -> list[Any]:
         results = []
         for call in calls:
             try:
-                results.append(getattr(self._worker, call.method)(theta, *call.arguments))
+                results.append(getattr(self._worker, call.method)(*shared, *call.arguments))
             except EvaluationError as error:
-                raise RunError(f"{call.name}: {error}") from error
+                raise RunError(f"{call.about}: {error}") from error
             on_done(call)
         return results

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
-from es_ray.evaluation import Candidate, Outcome, Shard
+from es_ray.evaluation import Candidate, Outcomes, Shard
 from es_ray.evolution.strategy import Strategy, Vector
 
 SLICE = {"transformers": 1 << 16, "sglang": 1 << 20}
@@ -24,12 +24,13 @@ OnDone = Callable[[int, int], None]
 class Call:
     """A call of a worker's method: any worker may make it, and make it again, with the same result.
 
-    members: how many candidates it evaluates; name: what it is about, for messages.
+    arguments: those after what all calls share, plain values; about: what to call it in messages, by its
+    str(); members: how many candidates it evaluates.
     """
 
     method: str
-    arguments: tuple[Any, ...]
-    name: str
+    arguments: list[Any]
+    about: object
     members: int = 0
 
 
@@ -60,8 +61,10 @@ class Pool(ABC):
         """Stop the workers."""
 
     @abstractmethod
-    def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
-        """The results of the calls, in order. A worker's method gets theta before the call's arguments."""
+    def _map(
+        self, shared: tuple[Any, ...], calls: Sequence[Call], on_done: Callable[[Call], None]
+    ) -> list[Any]:
+        """The results of the calls, in order. A worker's method gets what is shared, then the arguments."""
 
     def __enter__(self) -> "Pool":
         return self
@@ -76,8 +79,8 @@ class Pool(ABC):
         generation: int,
         candidates: Sequence[Candidate],
         on_done: OnDone = lambda done, total: None,
-    ) -> dict[int, Outcome]:
-        """Outcomes of all candidates by index. Raises RunError if one cannot be had."""
+    ) -> Outcomes:
+        """Outcomes of all candidates. Raises RunError if one cannot be had."""
         size = self.config.engine.shard
         shards = [
             Shard(generation, tuple(candidates[at : at + size])) for at in range(0, len(candidates), size)
@@ -89,24 +92,20 @@ class Pool(ABC):
             done += call.members
             on_done(done, len(candidates))
 
-        calls = [Call("evaluate", (strategy, s), str(s), len(s.candidates)) for s in shards]
-        outcomes = [outcome for part in self._map(theta, calls, count) for outcome in part]
-        return {outcome.index: outcome for outcome in outcomes}
+        calls = [Call("evaluate", shard.packed(), shard, len(shard.candidates)) for shard in shards]
+        return Outcomes(self._map((theta, strategy), calls, count))
 
     def tell(
         self, theta: Vector, strategy: Strategy, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:
         """The next centre, shape [P], put together from slices."""
         size = SLICE.get(self.config.engine.kind, SLICE["transformers"])
+        about = f"the update of generation {generation}"
         calls = [
-            Call(
-                "tell",
-                (strategy, generation, advantages, start, min(start + size, len(theta))),
-                f"the update of generation {generation}",
-            )
+            Call("tell", [generation, start, min(start + size, len(theta))], about)
             for start in range(0, len(theta), size)
         ]
-        return np.concatenate(self._map(theta, calls, lambda call: None))
+        return np.concatenate(self._map((theta, strategy, advantages), calls, lambda call: None))
 
 
 def open_pool(config: Config) -> Pool:

@@ -5,6 +5,7 @@ another, and nothing else in the run notices.
 """
 
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -15,8 +16,7 @@ import ray
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo, same_weights
 from es_ray.errors import RunError, UserError
-from es_ray.evolution.strategy import Vector
-from es_ray.workers.actor import Failure
+from es_ray.workers.actor import Failure, WorkerActor
 from es_ray.workers.fleet import Ended, Fleet, Lost
 from es_ray.workers.nodes import check_nodes
 from es_ray.workers.pool import Call, Pool
@@ -29,10 +29,14 @@ GRACE = 60.0
 TOLD_EVERY = 30.0
 POLL = 1.0
 """Seconds between two looks at deadlines while nothing happens."""
+LEAST, MOST = 0.02, 0.1
+"""Seconds that the calls take which a worker gets at once: where they are short, so many go out as one."""
 
 
 class RayPool(Pool):
     """N actors, replaced when they are lost."""
+
+    actor_class: type[WorkerActor] = WorkerActor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -40,7 +44,8 @@ class RayPool(Pool):
         self._info: EngineInfo | None = None
         self._started_ray = self._joined_ray = False
         self._failed_starts = 0
-        self._shared: tuple[Vector, Any] | None = None
+        self._shared: list[tuple[Any, Any]] = []
+        self._pace: dict[str, float] = {}  # seconds of one call, by method, when last seen
         self._told = self._alive = time.monotonic()
 
     @property
@@ -64,7 +69,7 @@ class RayPool(Pool):
         if not self._started_ray:
             check_nodes(self.config)
         wanted, gpus = self._placement()
-        fleet = self._fleet = Fleet(self.config, wanted, gpus)
+        fleet = self._fleet = Fleet(self.config, wanted, gpus, self.actor_class)
         first_ready = None
         self._told = self._alive = time.monotonic()
         while fleet.ready < wanted:
@@ -103,40 +108,72 @@ class RayPool(Pool):
             )
         return count, each
 
-    def _map(self, theta: Vector, calls: Sequence[Call], on_done: Callable[[Call], None]) -> list[Any]:
+    def _map(
+        self, shared: tuple[Any, ...], calls: Sequence[Call], on_done: Callable[[Call], None]
+    ) -> list[Any]:
         assert self._fleet is not None
-        if self._shared is None or self._shared[0] is not theta:  # evaluate and tell get the same centre
-            self._shared = theta, ray.put(theta)
-        fleet, waiting = self._fleet, deque(range(len(calls)))
-        failed: Counter[int] = Counter()
+        fleet, refs = self._fleet, self._put(shared)
         results: dict[int, Any] = {}
+        failed: Counter[int] = Counter()
+        waiting = deque(range(len(calls)))
         self._told = self._alive = time.monotonic()
         while len(results) < len(calls):
-            for actor in fleet.idle[: len(waiting)]:
-                number = waiting.popleft()
-                fleet.submit(actor, number, calls[number].method, self._shared[1], *calls[number].arguments)
+            for actor in fleet.idle:
+                if waiting:
+                    numbers = self._portion(waiting, failed, calls[0].method)
+                    method = calls[numbers[0]].method
+                    fleet.submit(actor, numbers, method, [calls[n].arguments for n in numbers], *refs)
             for ended in self._next(fleet):
-                assert ended.number is not None
-                number, result = ended.number, ended.result
-                call = calls[number]
-                if isinstance(result, Failure):
-                    failed[number] += 1
-                    self._again(call, result, failed[number])
-                    waiting.appendleft(number)
-                else:
-                    results[number] = result
-                    on_done(call)
+                self._pace[calls[0].method] = ended.seconds / len(ended.numbers)
+                returned = [] if isinstance(ended.result, Failure) else ended.result
+                failure = ended.result if isinstance(ended.result, Failure) else None
+                for number, result in zip(ended.numbers, returned, strict=False):
+                    if isinstance(result, Failure):
+                        failure = result
+                    else:
+                        results[number] = result
+                        on_done(calls[number])
+                if failure is not None:
+                    undone = [number for number in ended.numbers if number not in results]
+                    failed[undone[0]] += 1
+                    failed.update({number: 0 for number in undone})  # each goes alone from now on
+                    waiting.extendleft(reversed(undone))
+                    self._again(calls[undone[0]], failure, failed[undone[0]])
+                    self.redispatched += sum(calls[number].members for number in undone)
         return [results[number] for number in range(len(calls))]
+
+    def _put(self, shared: tuple[Any, ...]) -> list[Any]:
+        """References to what calls share; what the calls before shared too is not sent again."""
+        known = [(value, ref) for value, ref in self._shared]
+        self._shared = [
+            (value, next((ref for other, ref in known if other is value), None) or ray.put(value))
+            for value in shared
+        ]
+        return [ref for _, ref in self._shared]
+
+    def _portion(self, waiting: "deque[int]", failed: "Counter[int]", method: str) -> tuple[int, ...]:
+        """The next calls for one worker: one, or several where Ray's own work on each would be felt.
+
+        They are fewer towards the end, so that all workers end together. One that was lost goes alone, so
+        that it shows if it is the cause.
+        """
+        assert self._fleet is not None
+        pace = self._pace.get(method, math.inf)
+        share = math.ceil(len(waiting) / (2 * self._fleet.ready))
+        count = min(max(share, int(LEAST / pace)), int(MOST / pace))
+        numbers = [waiting.popleft()]
+        while waiting and len(numbers) < count and numbers[0] not in failed and waiting[0] not in failed:
+            numbers.append(waiting.popleft())
+        return tuple(numbers)
 
     def _again(self, call: Call, failure: Failure, times: int) -> None:
         """A call failed, for the nth time: may another worker try? Raises RunError if not."""
         if failure.kind != "internal":  # another worker would find the same
-            raise RunError(f"{call.name}: {failure.text}")
+            raise RunError(f"{call.about}: {failure.text}")
         how = "lost" if isinstance(failure, Lost) else "failed"
         if times >= self.config.cluster.max_attempts:
-            raise RunError(f"{call.name}: {how} with {times} workers, one after the other: {failure.text}")
-        log.warning("a worker %s with %s, which another takes over: %s", how, call.name, failure.text)
-        self.redispatched += call.members
+            raise RunError(f"{call.about}: {how} with {times} workers, one after the other: {failure.text}")
+        log.warning("a worker %s with %s, which another takes over: %s", how, call.about, failure.text)
         if self._fleet is not None:
             self._fleet.drop_dead()
 
@@ -145,10 +182,10 @@ class RayPool(Pool):
         fleet.fill()
         ended = fleet.wait(POLL)
         for start in ended:
-            if start.number is None:
+            if not start.numbers:
                 self._take_in(fleet, start)
         self._patience(fleet)
-        return [call for call in ended if call.number is not None]
+        return [calls for calls in ended if calls.numbers]
 
     def _take_in(self, fleet: Fleet, start: Ended) -> None:
         info = start.result

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from es_ray.config import Config
 from es_ray.engines import create_engine
 from es_ray.engines.base import Row
-from es_ray.evaluation import Answer, Outcome, Shard, candidate_name
+from es_ray.evaluation import Answer, Shard, ShardOutcome, candidate_name
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
 from es_ray.tasks.base import checked
@@ -24,8 +25,14 @@ class Worker:
         self.info = self._engine.info
         self.name = f"{socket.gethostname()}/{os.getpid()}"
 
-    def evaluate(self, theta: Vector, strategy: Strategy, shard: Shard) -> list[Outcome]:
-        """Generate and score the shard's candidates, in one batch; raises EvaluationError."""
+    def evaluate(
+        self, theta: Vector, strategy: Strategy, generation: int, candidates: list[list[Any]]
+    ) -> ShardOutcome:
+        """Generate and score the candidates of a shard, in one batch; raises EvaluationError.
+
+        generation, candidates: a packed Shard.
+        """
+        shard = Shard.of(generation, candidates)
         prompts, examples = self._experiment.prompt_ids, self._experiment.examples
         places = [
             (candidate, split, number)
@@ -35,13 +42,13 @@ class Worker:
         ]
         rows = [Row(candidate.index, prompts[split][number]) for candidate, split, number in places]
         completions = self._engine.generate(theta, strategy, shard.generation, rows)
-        answers: dict[int, dict[str, list[Answer]]] = {c.index: {} for c in shard.candidates}
+        answered: dict[tuple[int, str], list[Answer]] = {}
         for (candidate, split, number), completion in zip(places, completions, strict=True):
             example = examples[split][number]
             text = self._experiment.source.text(completion.token_ids)
             who = candidate_name(candidate.index, shard.generation)
             score = checked(self._experiment.task.score(example, text), who, example)
-            answers[candidate.index].setdefault(split, []).append(
+            answered.setdefault((candidate.index, split), []).append(
                 Answer(
                     prompt=example.prompt,
                     target=example.target,
@@ -53,14 +60,14 @@ class Worker:
                     finish=completion.finish,
                 )
             )
-        return [Outcome(index, by_split, self.name) for index, by_split in answers.items()]
+        return ShardOutcome.of(self.name, answered)
 
     def tell(
         self,
         theta: Vector,
         strategy: Strategy,
-        generation: int,
         advantages: NDArray[np.float64],
+        generation: int,
         start: int,
         stop: int,
     ) -> Vector:
