@@ -1,6 +1,7 @@
 """Workers that die, stop, block or misbehave: real processes and signals, the bytes of an undisturbed run."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from es_ray.reporting.console import Console
 from tests.runs import SETTINGS, evolved, json_lines
 from tests.runs import es_ray as run_es_ray
 
+pytestmark = pytest.mark.faults
 FAULTY = Path(__file__).parent / "faulty"
 
 
@@ -25,9 +27,20 @@ def cluster():
     """One Ray for the module: a run in this process joins it."""
     import ray
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What es-ray warns of in this process."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())
+    logging.getLogger("es_ray").addHandler(handler)
+    yield told
+    logging.getLogger("es_ray").removeHandler(handler)
 
 
 def actors() -> dict[int, str]:
@@ -117,7 +130,7 @@ def test_a_worker_killed_between_two_generations(finished, cluster, tmp_path):
     assert json_lines(run / "metrics.jsonl")[1]["redispatched"] == 0
 
 
-def test_a_stopped_worker_is_given_up_and_what_it_says_later_is_ignored(finished, cluster, tmp_path, caplog):
+def test_a_stopped_worker_is_given_up_and_heard_no_more(finished, cluster, tmp_path, warnings):
     run = tmp_path / "run"
 
     def stop(pid: int) -> None:
@@ -129,12 +142,10 @@ def test_a_stopped_worker_is_given_up_and_what_it_says_later_is_ignored(finished
         es_ray.run(shared(finished, run))
     assert stopped
     assert evolved(run) == evolved(finished.path)
-    assert "not heard of for" in caplog.text
-    assert "cluster.heartbeat" in caplog.text
+    assert any("not heard of for" in text and "cluster.heartbeat" in text for text in warnings)
     assert stopped[0] not in actors()
 
 
-@pytest.mark.faults
 def test_all_workers_stopped_at_once(finished, cluster, tmp_path):
     run = tmp_path / "run"
 
@@ -191,16 +202,14 @@ def test_a_reward_that_misbehaves_stops_the_run_with_one_line(tmp_path, fault, w
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.faults
 def test_a_reward_that_blocks_once_costs_its_worker(finished, tmp_path):
     done = faulty_run(tmp_path, f"blocks {tmp_path / 'blocked'}", "--set", "cluster.shard_timeout=20")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "blocked").exists()
-    assert "cluster.shard_timeout" in done.stderr
+    assert "not done after 20 s (cluster.shard_timeout)" in done.stdout
     assert evolved(tmp_path / "run") == evolved(finished.path)
 
 
-@pytest.mark.faults
 def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
     patience = ("--set", "cluster.shard_timeout=5", "--set", "cluster.max_attempts=2")
     done = faulty_run(tmp_path, "blocks", *patience)
@@ -208,7 +217,6 @@ def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
     assert "of generation 0: lost with 2 workers" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.faults
 def test_a_start_that_takes_too_long_is_an_error(tmp_path):
     patience = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2")
     done = faulty_run(tmp_path, "", *patience)
@@ -232,7 +240,6 @@ def nodes():
     made.shutdown()
 
 
-@pytest.mark.faults
 def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
     cluster, added = nodes
     run, console, seen = tmp_path / "run", Console(), []
@@ -252,8 +259,7 @@ def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
     assert evolved(run) == evolved(finished.path)
 
 
-@pytest.mark.faults
-def test_with_no_worker_left_it_says_what_it_waits_for_and_stops_resumably(finished, nodes, tmp_path, caplog):
+def test_with_no_worker_left_it_waits_aloud_and_stops_resumably(finished, nodes, tmp_path, warnings):
     cluster, added = nodes
     run, console = tmp_path / "run", Console()
 
@@ -267,6 +273,6 @@ def test_with_no_worker_left_it_says_what_it_waits_for_and_stops_resumably(finis
     with pytest.raises(RunError, match=r"no worker for 45 s \(cluster.wait_timeout\): 0 of 2 ready"):
         es_ray.run(shared(finished, run, cluster__wait_timeout=45.0), console=console)
     assert time.monotonic() - began < 200
-    assert "waiting for workers: 0 of 2 ready" in caplog.text
+    assert any("waiting for workers: 0 of 2 ready" in text for text in warnings)
     es_ray.run(load(run / "config.yaml").replace(output__dir=str(run), cluster__workers=0), resume=True)
     assert evolved(run) == evolved(finished.path)
