@@ -77,9 +77,14 @@ class LightActor(WorkerActor):
 
 
 class LightRayPool(RayPool):
-    """The real pool with light actors."""
+    """The real pool with light actors; calls: how many Ray calls it has made."""
 
     actor_class = LightActor
+    calls = 0
+
+    def _portion(self, *arguments: Any) -> tuple[int, ...]:
+        self.calls += 1
+        return super()._portion(*arguments)
 
 
 def answers(index: int) -> list[Answer]:
@@ -118,7 +123,7 @@ def main(
     }
     same = [point for point in points if point["parameters"] == parameters]
     report["fit"] = {what: fit(same, what) for what in ("driver", "wall")}
-    report["limit"] = limit(report["fit"]["driver"])
+    report["limit"] = limit(report["fit"]["driver"], report["shard"])
     output.mkdir(parents=True, exist_ok=True)
     (output / "scale.json").write_text(json.dumps(report, indent=2) + "\n")
     (output / "scale.md").write_text(markdown(report))
@@ -146,13 +151,16 @@ def timed(pool: Any, config: Config, population: int, parameters: int, rounds: i
     config = config.replace(evolution__population=population, evaluation__every=10**6)
     strategy = strategy_of(population, parameters)
     theta = np.zeros(parameters, dtype=np.float32)
-    wall, driver = [], []
+    wall, driver, calls = [], [], []
     for generation in range(1, rounds + 2):
-        started, cpu = time.perf_counter(), time.thread_time()
+        started, cpu, before = time.perf_counter(), time.thread_time(), pool.calls
         theta = step(pool, strategy, config, generation, theta, Console()).after
         wall.append(round(time.perf_counter() - started, 5))
         driver.append(round(time.thread_time() - cpu, 5))
-    return {"population": population, "parameters": parameters, "wall": wall[1:], "driver": driver[1:]}
+        calls.append(pool.calls - before)
+    return {"population": population, "parameters": parameters} | {
+        "wall": wall[1:], "driver": driver[1:], "calls": calls[1:],
+    }  # fmt: skip
 
 
 def strategy_of(population: int, parameters: int) -> Strategy:
@@ -190,15 +198,16 @@ def record_seconds(population: int) -> float:
 
 
 def fit(points: list[dict[str, Any]], what: str) -> dict[str, float]:
-    """Least squares of t = fixed + member x N + scan x N x W, with relative errors, over the points' medians.
+    """Least squares of t = fixed + member x N + call x C, with relative errors, over the points' medians.
 
-    N: members; W: actors; `scan` is what each call costs for every actor that the pool looks through. A term
+    N: members; C: Ray calls, which are as many as shards at most, and fewer where those are short. A term
     that would come out below zero is left out.
     """
-    n, w, t = np.array(
-        [(p["population"], p["workers"], statistics.median(p[what])) for p in points], dtype=np.float64
+    n, c, t = np.array(
+        [(p["population"], statistics.median(p["calls"]), statistics.median(p[what])) for p in points],
+        dtype=np.float64,
     ).T
-    columns = np.stack([np.ones_like(n), n, n * w], axis=1)
+    columns = np.stack([np.ones_like(n), n, c], axis=1)
     solved, kept = np.zeros(3), [0, 1, 2]
     while True:
         found, *_ = np.linalg.lstsq(columns[:, kept] / t[:, None], np.ones_like(t), rcond=None)
@@ -207,19 +216,17 @@ def fit(points: list[dict[str, Any]], what: str) -> dict[str, float]:
         kept.pop(int(found.argmin()))
     solved[kept] = found
     off = np.abs(columns @ solved / t - 1)
-    return dict(zip(("fixed", "member", "scan"), map(float, solved), strict=True)) | {
+    return dict(zip(("fixed", "member", "call"), map(float, solved), strict=True)) | {
         "median_error": float(np.median(off)),
         "largest_error": float(off.max()),
     }
 
 
-def limit(fitted: dict[str, float]) -> dict[str, float]:
-    """Extrapolated: members/s that the driver can hand out to GPUS workers, and how many keep it busy."""
-    most = 1 / (fitted["member"] + fitted["scan"] * GPUS)
-    a, b = fitted["scan"], fitted["member"]  # G x rate x (b + a G) = 1
+def limit(fitted: dict[str, float], shard: int) -> dict[str, float]:
+    """Extrapolated: members/s that the driver can hand out, a shard in each call, and to how many GPUs."""
+    most = 1 / (fitted["member"] + fitted["call"] / shard)
     rate = GPU_MEMBERS_PER_SECOND
-    roots = np.roots([a * rate, b * rate, -1.0]) if a > 0 else np.array([1 / (b * rate)])
-    return {"members_per_second": most, "wanted": GPUS * rate, "gpus": float(roots.real.max())}
+    return {"members_per_second": most, "wanted": GPUS * rate, "gpus": most / rate}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -243,12 +250,13 @@ def markdown(report: dict[str, Any]) -> str:
         f"|{' --- |' * len(COLUMNS)}",
         *(f"| {' | '.join(row)} |" for row in rows(report)),
         "",
-        "Fitted to these points (N members, W actors), relative errors weighted alike:",
+        "Fitted to these points (N members, C Ray calls), relative errors weighted alike:",
         "",
         *(f"- {what}: {formula(fitted)}" for what, fitted in report["fit"].items()),
         "",
         f"**Extrapolation, not measured** (the fit of `driver`, and {GPU_MEMBERS_PER_SECOND:.1f} members/s "
-        f"for one H100 in Qwen2.5-7B's shape): {GPUS} GPUs would take {limits['wanted']:,.0f} members/s, the "
+        f"for one H100 in Qwen2.5-7B's shape, a shard of {report['shard']} in each call): {GPUS} GPUs would "
+        f"take {limits['wanted']:,.0f} members/s, the "
         f"driver could hand out {limits['members_per_second']:,.0f}; {limits['gpus']:,.0f} GPUs would keep "
         "it busy all the time.",
         "",
@@ -260,12 +268,12 @@ def formula(fitted: dict[str, float]) -> str:
     """A fit in words."""
     return (
         f"{fitted['fixed'] * 1e3:.2f} ms + {fitted['member'] * 1e6:.2f} µs x N + "
-        f"{fitted['scan'] * 1e9:.1f} ns x N x W; off by {fitted['median_error']:.0%} in the median, "
+        f"{fitted['call'] * 1e6:.0f} µs x C; off by {fitted['median_error']:.0%} in the median, "
         f"{fitted['largest_error']:.0%} at most"
     )
 
 
-COLUMNS = ("actors", "population", "wall", "driver", "record", "generations/s", "members/s")
+COLUMNS = ("actors", "population", "calls", "wall", "driver", "record", "generations/s", "members/s")
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -278,6 +286,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 str(point["workers"]),
                 f"{size}" if longer == 1 else f"{size}, theta x {longer}",
+                f"{statistics.median(point['calls']):.0f}",
                 f"{wall * 1e3:.1f} ms",
                 f"{statistics.median(point['driver']) * 1e3:.1f} ms",
                 f"{report['record'][str(size)] * 1e3:.0f} ms" if longer == 1 else "",

@@ -1,6 +1,7 @@
 """What is asked of a worker, and what comes back."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -96,13 +97,10 @@ class ShardOutcome:
 
 
 def _tally(index: int, split: str, answers: list[Answer]) -> tuple[float, ...]:
-    means = [
-        np.mean([getattr(answer, what) for answer in answers]) for what in ("reward", "correct", "exact")
-    ]
     return (
         index,
         SPLITS.index(split),
-        *means,
+        *(math.fsum(getattr(answer, what) for answer in answers) / len(answers) for what in MEANS),
         len(answers),
         sum(len(answer.completion) for answer in answers),
         sum(answer.tokens for answer in answers),

@@ -19,7 +19,11 @@ def settle(config: Config) -> Config:
     """The configuration with `auto` settled and paths made absolute; raises UserError for what cannot be."""
     gpus, kind = _gpus(), config.engine.kind
     workers = config.cluster.workers
-    if kind == "auto":
+    if kind == "auto" and config.cluster.address not in (None, "local"):
+        from es_ray.workers.nodes import engine_kind  # Ray takes its time to import
+
+        kind = engine_kind(config)
+    elif kind == "auto":
         kind = "sglang" if gpus and workers != 0 and contract.installed() else "transformers"
     values: dict[str, object] = {"engine__kind": kind}
     if kind == "sglang":

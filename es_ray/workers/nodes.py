@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from es_ray.config import Config
 from es_ray.errors import UserError
 from es_ray.workers import open_ports, probe
+from es_ray.workers.ray_cluster import connected
 from es_ray.workers.report import NodeReport, answered, listed
 from es_ray.workers.versions import mismatches, old_ray, uses_sglang
 
@@ -51,6 +52,17 @@ def check_nodes(
             "es-ray doctor shows all of it"
         )
     return frozenset(known) | {report.node_id for report in answered(reports) if report.node_id is not None}
+
+
+def engine_kind(config: Config) -> Literal["sglang", "transformers"]:
+    """What `auto` is on the configured cluster: sglang if a GPU there has SGLang beside it.
+
+    The driver's own machine says nothing about that. Raises UserError where no Ray answers.
+    """
+    with connected(config.cluster):
+        with_gpus = [node for node in living(config) if node.gpus]
+        reports = ask(with_gpus, probe.software, (), ANSWER_SECONDS)
+        return "sglang" if uses_sglang(config, reports) else "transformers"
 
 
 def living(config: Config) -> list[NodeReport]:

@@ -29,7 +29,7 @@ GRACE = 60.0
 TOLD_EVERY = 30.0
 POLL = 1.0
 """Seconds between two looks at deadlines while nothing happens."""
-LEAST, MOST = 0.02, 0.1
+LEAST, MOST = 0.05, 0.1
 """Seconds that the calls take which a worker gets at once: where they are short, so many go out as one."""
 
 
@@ -159,8 +159,9 @@ class RayPool(Pool):
         """
         assert self._fleet is not None
         pace = self._pace.get(method, math.inf)
-        share = math.ceil(len(waiting) / (2 * self._fleet.ready))
-        count = min(max(share, int(LEAST / pace)), int(MOST / pace))
+        left, workers = len(waiting), self._fleet.ready
+        count = max(math.ceil(left / (2 * workers)), int(LEAST / pace))
+        count = min(count, int(MOST / pace), math.ceil(left / workers))
         numbers = [waiting.popleft()]
         while waiting and len(numbers) < count and numbers[0] not in failed and waiting[0] not in failed:
             numbers.append(waiting.popleft())

@@ -129,6 +129,7 @@ def test_bad_usage_ends_it_with_2(cli, arguments, words):
         assert word in ended.err
 
 
+@pytest.mark.slow
 def test_a_cluster_with_a_token_is_healthy_to_one_who_has_it_and_closed_to_others(tmp_path):
     mine, nobody = token(tmp_path / "mine"), {"HOME": str(tmp_path)}
     with cluster(mine) as (address, pretend):

@@ -127,3 +127,29 @@ def test_doctor_tells_all_of_it(cluster, cli, tmp_path, monkeypatch):
     assert where("model someone/tiny: not in the cache") == {"other"}
     for words in ("the driver", "answered in", "Ray 2.", "token off", "in the hub's cache", "/dev/shm"):
         assert words in ended.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gpus", "kind"), [(1, "sglang"), (0, "transformers")])
+def test_auto_is_settled_by_what_the_clusters_nodes_have(tmp_path, gpus, kind):
+    """A driver without GPU and SGLang, a node that declares a GPU and has SGLang's package."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from es_ray.preparation import settle
+
+    package = tmp_path / "sglang-0.5.17.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.17\n")
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ray.shutdown()
+    running = Cluster()
+    try:
+        machine = {"PYTHONPATH": os.pathsep.join(paths)}
+        running.add_node(num_cpus=1, num_gpus=gpus, include_dashboard=False, env_vars=machine)
+        config = Config().replace(cluster__address=running.address, cluster__workers=1)
+        assert settle(config).engine.kind == kind
+        assert not ray.is_initialized()
+    finally:
+        ray.shutdown()
+        running.shutdown()
