@@ -66,9 +66,9 @@ class RayPool(Pool):
         self._started_ray, self._joined_ray = connect(
             self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1)
         )
+        wanted, gpus = self._placement()
         if not self._started_ray:
             check_nodes(self.config)
-        wanted, gpus = self._placement()
         fleet = self._fleet = Fleet(self.config, wanted, gpus, self.actor_class)
         first_ready = None
         self._told = self._alive = time.monotonic()

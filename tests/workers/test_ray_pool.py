@@ -111,6 +111,17 @@ def test_an_engine_that_fails_in_a_worker_is_an_error_with_the_members_name(clus
     assert "not finite" in ended.err
 
 
+def test_sglang_on_a_cluster_without_gpus_is_an_error_that_says_what_it_has(cluster, tmp_path, cli):
+    """The driver needs no SGLang of its own for that."""
+    arguments = ("--engine", "sglang", "--workers", 2, "--address", "auto", "--output", tmp_path / "run")
+    ended = cli("run", *arguments)
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1
+    assert "2 with 1 GPU each are wanted" in ended.err
+    assert "the cluster has no GPUs and 8 CPUs on 1 node" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_in_a_worker_is_bad_input(cluster, tmp_path, cli):
     folder = small_model(tmp_path / "model")
