@@ -19,7 +19,7 @@ def settle(config: Config) -> Config:
     """The configuration with `auto` settled and paths made absolute; raises UserError for what cannot be."""
     gpus, kind = _gpus(), config.engine.kind
     workers = config.cluster.workers
-    if kind == "auto" and config.cluster.address not in (None, "local"):
+    if kind == "auto" and workers != 0 and config.cluster.address not in (None, "local"):
         from es_ray.workers.nodes import engine_kind  # Ray takes its time to import
 
         kind = engine_kind(config)
