@@ -26,7 +26,7 @@ from es_ray.config import Config
 from es_ray.driver import step
 from es_ray.engines.base import EngineInfo
 from es_ray.environment import environment
-from es_ray.evaluation import Answer, ShardOutcome
+from es_ray.evaluation import Answer, Shard, ShardOutcome
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.strategy import Segments, Strategy, Vector
 from es_ray.experiment import Experiment
@@ -55,7 +55,8 @@ class LightWorker:
         self, theta: Vector, strategy: Strategy, generation: int, candidates: list[Any]
     ) -> ShardOutcome:
         """Texts of the usual length, and rewards that differ."""
-        answered = {(index, split): answers(index) for index, *splits in candidates for split in splits}
+        shard = Shard.of(generation, candidates)
+        answered = {(c.index, split): answers(c.index) for c in shard.candidates for split in c.splits}
         return ShardOutcome.of("light/0", answered)
 
     def tell(

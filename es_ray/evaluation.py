@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -46,13 +48,18 @@ class Shard:
     candidates: tuple[Candidate, ...]
 
     def packed(self) -> list[Any]:
-        """Numbers and words in lists, as it travels: Ray packs those much faster than objects."""
-        return [self.generation, [[c.index, *c.splits] for c in self.candidates]]
+        """Numbers and words in lists, as it travels: Ray packs those much faster than objects.
+
+        Candidates that follow each other and answer the same splits make one list: splits, then indices.
+        """
+        groups = groupby(self.candidates, attrgetter("splits"))
+        return [self.generation, [[list(splits), [c.index for c in same]] for splits, same in groups]]
 
     @classmethod
-    def of(cls, generation: int, candidates: Sequence[Sequence[Any]]) -> "Shard":
+    def of(cls, generation: int, groups: Sequence[Sequence[Any]]) -> "Shard":
         """From what `packed` returned."""
-        return cls(generation, tuple(Candidate(index, tuple(splits)) for index, *splits in candidates))
+        found = [Candidate(index, tuple(splits)) for splits, indices in groups for index in indices]
+        return cls(generation, tuple(found))
 
     def __str__(self) -> str:
         members = [c.index for c in self.candidates if c.index >= 0]

@@ -29,7 +29,7 @@ GRACE = 60.0
 TOLD_EVERY = 30.0
 POLL = 1.0
 """Seconds between two looks at deadlines while nothing happens."""
-LEAST, MOST = 0.05, 0.1
+LEAST, MOST = 0.1, 0.5
 """Seconds that the calls take which a worker gets at once: where they are short, so many go out as one."""
 
 
@@ -120,7 +120,8 @@ class RayPool(Pool):
         while len(results) < len(calls):
             for actor in fleet.idle:
                 if waiting:
-                    numbers = self._portion(waiting, failed, calls[0].method)
+                    fair = math.ceil(len(calls) / fleet.ready)
+                    numbers = self._portion(waiting, failed, calls[0].method, fair)
                     method = calls[numbers[0]].method
                     fleet.submit(actor, numbers, method, [calls[n].arguments for n in numbers], *refs)
             for ended in self._next(fleet):
@@ -151,17 +152,18 @@ class RayPool(Pool):
         ]
         return [ref for _, ref in self._shared]
 
-    def _portion(self, waiting: "deque[int]", failed: "Counter[int]", method: str) -> tuple[int, ...]:
+    def _portion(
+        self, waiting: "deque[int]", failed: "Counter[int]", method: str, fair: int
+    ) -> tuple[int, ...]:
         """The next calls for one worker: one, or several where Ray's own work on each would be felt.
 
-        They are fewer towards the end, so that all workers end together. One that was lost goes alone, so
-        that it shows if it is the cause.
+        They become fewer, so that all workers end together, within LEAST seconds. fair: a worker's part of
+        all calls, the most it gets. One that was lost goes alone, so that it shows if it is the cause.
         """
         assert self._fleet is not None
         pace = self._pace.get(method, math.inf)
-        left, workers = len(waiting), self._fleet.ready
-        count = max(math.ceil(left / (2 * workers)), int(LEAST / pace))
-        count = min(count, int(MOST / pace), math.ceil(left / workers))
+        count = max(math.ceil(len(waiting) / (2 * self._fleet.ready)), int(LEAST / pace))
+        count = min(count, int(MOST / pace), fair)
         numbers = [waiting.popleft()]
         while waiting and len(numbers) < count and numbers[0] not in failed and waiting[0] not in failed:
             numbers.append(waiting.popleft())
