@@ -3,8 +3,10 @@
 Random weights in Qwen2.5-7B's shape, rank-1 adapters in layers 0-9, prompts of a fixed length, every row to
 its full length, greedy. Each engine runs in a process of its own, one after the other, set alike:
 - base: an engine started without LoRA, the same rows (the ceiling), and one member's rows at a time;
-- population: our engine, members written in place from their seeds, then one batch;
+- population: our engine, members written in place from their seeds, then one batch; with our LoRA kernels and
+  with SGLang's, for each variant (rank and layers);
 - one at a time: our engine, one member's rows per call;
+- growth: one engine, more and more members;
 - stock loading: `load_lora_adapter_from_tensors` for each member, then the batch;
 - full parameters: for each member all weights are perturbed in place from a seed, its rows generated, and the
   weights restored (what es-fine-tuning-paper does);
@@ -32,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # each engine's proces
 
 from throughput_model import SHAPES, write_model  # noqa: E402
 
-WAYS = ("machine", "base", "population", "stock", "full", "loop")
+WAYS = ("machine", "base", "population", "one", "stock", "full", "loop", "growth")
 
 
 def main(
@@ -40,7 +42,10 @@ def main(
     prompts: Annotated[int, typer.Option(help="Prompts of each member.")] = 2,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 24,
     tokens: Annotated[int, typer.Option(help="New tokens of every row.")] = 100,
-    layers: Annotated[str, typer.Option(help="Layers with adapters.")] = "0-9",
+    variant: Annotated[
+        list[str], typer.Option(help="RANK:LAYERS of the adapters; all but `population` take the first.")
+    ] = ["1:0-9"],  # noqa: B006 - typer's form
+    kernels: Annotated[str, typer.Option(help="LoRA backends for `population`.")] = "es_ray,csgmv",
     rounds: Annotated[int, typer.Option(help="Rounds that are timed, after one that is not.")] = 5,
     slow_members: Annotated[int, typer.Option(help="Members that the slow ways really evaluate.")] = 16,
     generations: Annotated[int, typer.Option(help="Generations of the loop.")] = 10,
@@ -66,14 +71,19 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), SHAPES[shape], prompts, prompt_tokens)
         for way in chosen:
-            sizes = [0] if way == "machine" else map(int, members.split(","))
+            numbers = [int(text) for text in members.split(",")]
+            sizes = {"machine": [0], "growth": [max(numbers)]}.get(way, numbers)
             counts = map(int, workers.split(",")) if way == "loop" else [1]
-            for size, count in itertools.product(sizes, counts):
+            variants = variant if way == "population" else variant[:1]
+            backends = kernels.split(",") if way == "population" else ["es_ray"]
+            for size, count, ranked, backend in itertools.product(sizes, counts, variants, backends):
+                rank, _, layers = ranked.partition(":")
+                given = {"load_format": "dummy", **json.loads(sglang)}
                 spec = {
                     "way": way, "members": size, "prompts": prompts, "prompt_tokens": prompt_tokens,
-                    "tokens": tokens, "layers": layers, "rounds": rounds, "slow_members": slow_members,
-                    "generations": generations, "workers": count, "model": folder,
-                    "sglang": {"load_format": "dummy", **json.loads(sglang)}, "lines": str(lines),
+                    "tokens": tokens, "rank": int(rank), "layers": layers, "kernels": backend,
+                    "rounds": rounds, "slow_members": slow_members, "generations": generations,
+                    "workers": count, "model": folder, "sglang": given, "lines": str(lines), "sizes": numbers,
                 }  # fmt: skip
                 run_child(spec)
     results = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
@@ -81,10 +91,13 @@ def main(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "shape": shape,
-        "settings": {k: v for k, v in spec.items() if k not in ("way", "members", "model", "lines")},
+        "settings": {k: spec[k] for k in ("prompts", "prompt_tokens", "tokens", "rounds", "sglang")},
         "environment": next((r["environment"] for r in results if "environment" in r), None),
         "results": results,
     }
+    growth = [r for r in results if r["way"] == "growth"]
+    if growth:
+        plot_growth(growth, output / "growth.png")
     (output / "throughput.json").write_text(json.dumps(report, indent=2) + "\n")
     rows = table(results, SHAPES[shape], spec)
     (output / "throughput.md").write_text(markdown(report, rows))
@@ -94,7 +107,9 @@ def main(
 def run_child(spec: dict[str, Any]) -> None:
     """One engine in a process of its own; its failure is told and the rest goes on."""
     console = Console(stderr=True)
-    console.print(f"{spec['way']} {spec['members'] or ''} ...")
+    console.print(
+        f"{spec['way']} {spec['members'] or ''} rank {spec['rank']} layers {spec['layers']} {spec['kernels']}"
+    )
     child = Path(__file__).with_name("throughput_ways.py")
     done = subprocess.run([sys.executable, str(child), json.dumps(spec)], check=False)
     if done.returncode:
@@ -103,8 +118,8 @@ def run_child(spec: dict[str, Any]) -> None:
 
 Rows = list[tuple[str, ...]]
 HEAD = (
-    "members", "way", "generation s", "spread", "tokens/s", "of base", "generations/h", "members/s per GPU",
-    "in-place update ms", "roofline",
+    "members", "rank", "layers", "way", "generation s", "spread", "tokens/s", "of base", "generations/h",
+    "members/s per GPU", "in-place update ms", "roofline",
 )  # fmt: skip
 
 
@@ -125,11 +140,12 @@ def table(results: list[dict[str, Any]], shape: dict[str, Any], spec: dict[str, 
         workers = r.get("workers", 1)
         count = r["members"] * workers * spec["prompts"] * spec["tokens"]
         update = r.get("update_ms")
-        floor = (
-            None if machine is None else floor_seconds(machine, shape, spec, r["members"], r["way"] != "base")
-        )
+        bare = r["way"].startswith("base") or r["way"] == "full parameters"
+        floor = None if machine is None else floor_seconds(machine, shape, spec, r, not bare)
         rows.append((
             str(r["members"]),
+            "" if bare else str(r["rank"]),
+            "" if bare else r["layers"],
             label(r, alone),
             f"{median:.3f}",
             f"{min(r['seconds']):.3f}-{max(r['seconds']):.3f}",
@@ -143,9 +159,31 @@ def table(results: list[dict[str, Any]], shape: dict[str, Any], spec: dict[str, 
     return rows
 
 
+def plot_growth(results: list[dict[str, Any]], file: Path) -> None:
+    """Seconds of a generation against the population."""
+    from matplotlib.figure import Figure
+
+    members = [r["members"] for r in results]
+    seconds = [statistics.median(r["seconds"]) for r in results]
+    axes = (figure := Figure(figsize=(7, 4.5), layout="constrained")).subplots()
+    axes.plot(members, seconds, marker="o")
+    for x, y in zip(members, seconds, strict=True):
+        axes.annotate(f"{y:.2f} s\n{x / y:.0f}/s", (x, y), textcoords="offset points", xytext=(6, -18))
+    axes.set(
+        xscale="log", yscale="log", xlabel="members (2 prompts each)", ylabel="seconds of a generation",
+        title=f"One GPU, rank {results[0]['rank']} in layers {results[0]['layers']}, 100 new tokens a row",
+    )  # fmt: skip
+    axes.set_xticks(members, [str(number) for number in members])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)
+
+
 def label(result: dict[str, Any], alone: dict[int, float]) -> str:
     """A way's name, with what must be known to read its figures."""
     way, workers = result["way"], result.get("workers", 1)
+    if result["kernels"] != "es_ray":
+        way += f" ({result['kernels']})"
     if result.get("measured_members"):
         return f"{way} (extrapolated from {result['measured_members']})"
     if workers == 1:
@@ -156,19 +194,23 @@ def label(result: dict[str, Any], alone: dict[int, float]) -> str:
 
 
 def floor_seconds(
-    machine: dict[str, Any], shape: dict[str, Any], spec: dict[str, Any], members: int, adapters: bool
+    machine: dict[str, Any],
+    shape: dict[str, Any],
+    spec: dict[str, Any],
+    result: dict[str, Any],
+    adapters: bool,
 ) -> float:
     """The least time of a generation by bytes and FLOPs at the machine's own measured rates.
 
     Each decode step reads every weight but the embedding's, the adapters and the keys and values once, and
     computes two FLOPs for each weight and row; the larger of the two times counts.
     """
+    members = result["members"]
     rows = members * spec["prompts"]
     weights = shape["matrix_parameters"]
     kv = rows * (spec["prompt_tokens"] + spec["tokens"] / 2) * shape["kv_bytes_per_token"]
-    lora = (
-        members * shape["lora_entries_per_layer"] * layer_count(spec["layers"], shape) * 2 if adapters else 0
-    )
+    entries = result["rank"] * shape["lora_entries_per_layer"] * layer_count(result["layers"], shape)
+    lora = 2 * members * entries if adapters else 0
     by_bytes = (2 * weights + kv + lora) / machine["bytes_per_second"]
     by_flops = 2 * rows * weights / machine["flops_per_second"]
     prefill = 2 * rows * spec["prompt_tokens"] * weights / machine["flops_per_second"]
@@ -193,7 +235,7 @@ def markdown(report: dict[str, Any], rows: Rows) -> str:
         "",
         f"{report['date']}, {', '.join(environment.get('hardware', {}).get('gpus', ['no GPU told']))}; "
         + ", ".join(f"{name} {v}" for name, v in environment.get("versions", {}).items() if v)
-        + f". {report['shape']}'s shape with random weights, rank 1 in layers {settings['layers']}, "
+        + f". {report['shape']}'s shape with random weights, "
         f"{settings['prompts']} prompts of {settings['prompt_tokens']} tokens for each member, "
         f"{settings['tokens']} new tokens, greedy. Median and range of {settings['rounds']} rounds.",
         "",

@@ -26,10 +26,14 @@ def config_of(spec: Spec) -> Config:
     """The configuration of every engine."""
     # the same for all, so that CUDA graphs have the same sizes: members, centre and base on both splits
     running = {"max_running_requests": (spec["members"] + 4) * spec["prompts"]}
+    if spec["way"] == "growth":  # as users have it
+        running = {}
+    if spec["kernels"] != "es_ray":
+        running["lora_backend"] = spec["kernels"]
     return parse(
         {
             "model": {"path": spec["model"]},
-            "lora": {"rank": 1, "alpha": 2, "layers": spec["layers"]},
+            "lora": {"rank": spec["rank"], "alpha": 2 * spec["rank"], "layers": spec["layers"]},
             "evolution": {
                 "population": max(spec["members"], 2),
                 "generations": spec["generations"],
@@ -57,7 +61,8 @@ def timed(action: Callable[[], Any]) -> float:
 def write(spec: Spec, **values: Any) -> None:
     """Append what a way measured."""
     with open(spec["lines"], "a") as lines:
-        lines.write(json.dumps({"members": spec["members"], **values}) + "\n")
+        known = {key: spec[key] for key in ("members", "rank", "layers", "kernels")}
+        lines.write(json.dumps({**known, **values}) + "\n")
 
 
 def machine(spec: Spec) -> None:
@@ -145,16 +150,21 @@ def slow(spec: Spec, way: str, each: list[float], **more: Any) -> None:
     )  # fmt: skip
 
 
-def population(spec: Spec) -> None:
-    """Our engine: the whole population in place, and one member at a time."""
+def our_engine(spec: Spec) -> tuple[Any, Experiment, Any, float]:
+    """Our engine with its experiment and strategy, and the seconds that it took to start."""
     from es_ray.engines.sglang.engine import SGLangEngine
 
     experiment = Experiment(config_of(spec))
     starting = time.perf_counter()
     engine = SGLangEngine(experiment)
-    start_seconds = time.perf_counter() - starting
+    seconds = time.perf_counter() - starting
     engine.ignore_stop = True
-    strategy = experiment.strategy(engine.info.mean_abs)
+    return engine, experiment, experiment.strategy(engine.info.mean_abs), seconds
+
+
+def population(spec: Spec) -> None:
+    """Our engine: the whole population in place."""
+    engine, experiment, strategy, start_seconds = our_engine(spec)
     theta = strategy.initial()
     prompts = experiment.prompt_ids["train"]
     rows = [Row(index, prompt) for index in range(spec["members"]) for prompt in prompts]
@@ -188,11 +198,35 @@ def population(spec: Spec) -> None:
         spec, way="population and base model",
         seconds=[timed(lambda: engine.generate(theta, strategy, 0, with_base)) for _ in range(2)][1:],
     )  # fmt: skip
-    each = []
+    engine.close()
+
+
+def one(spec: Spec) -> None:
+    """Our engine, one member at a time."""
+    engine, experiment, strategy, _ = our_engine(spec)
+    theta, each = strategy.initial(), []
     for index in range(spec["slow_members"] + 1):
-        mine = [row for row in rows if row.candidate == index]
+        mine = [Row(index, prompt) for prompt in experiment.prompt_ids["train"]]
         each.append(timed(lambda mine=mine: engine.generate(theta, strategy, 0, mine)))
     slow(spec, "one member at a time", each[1:])
+    engine.close()
+
+
+def growth(spec: Spec) -> None:
+    """Our engine with room for the largest population, and populations up to it."""
+    engine, experiment, strategy, start_seconds = our_engine(spec)
+    theta, prompts = strategy.initial(), experiment.prompt_ids["train"]
+    for size in spec["sizes"]:
+        rows = [Row(index, prompt) for index in range(size) for prompt in prompts]
+        seconds = []
+        for generation in range(spec["rounds"] + 1):
+            theta = theta + np.float32(1e-6)
+
+            def evaluate(generation: int = generation, theta: Any = theta, rows: list[Row] = rows) -> None:
+                engine.generate(theta, strategy, generation, rows)
+
+            seconds.append(timed(evaluate))
+        write(spec | {"members": size}, way="growth", seconds=seconds[1:], start_seconds=start_seconds)
     engine.close()
 
 
@@ -204,7 +238,7 @@ def stock(spec: Spec) -> None:
 
     config = config_of(spec)
     experiment = Experiment(config)
-    engine = plain_engine(spec, lora=True)
+    engine = plain_engine(spec, lora=True, lora_backend="csgmv")
     strategy = experiment.strategy([1.0] * len(experiment.layout.modules))
     theta = strategy.initial()
     each = []
@@ -280,7 +314,8 @@ def loop(spec: Spec) -> None:
 
 
 WAYS = {
-    "machine": machine, "base": base, "population": population, "stock": stock, "full": full, "loop": loop,
+    "machine": machine, "base": base, "population": population, "one": one, "stock": stock, "full": full,
+    "loop": loop, "growth": growth,
 }  # fmt: skip
 
 if __name__ == "__main__":

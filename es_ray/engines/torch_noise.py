@@ -1,7 +1,7 @@
 """The noise of `es_ray.evolution.noise` in torch, on any device: the same words, and normals from float64.
 
 Torch has no 32-bit unsigned product with its high half, so words are int64 and products are put together
-from 16-bit halves. This is the reference on any device; `engines.sglang.kernels` is the fast form on CUDA.
+from 16-bit halves. This is the reference on any device; `engines.sglang.noise_kernels` is the fast form.
 """
 
 from collections.abc import Sequence

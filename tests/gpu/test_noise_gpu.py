@@ -20,10 +20,10 @@ MEMBERS = [0, 1, 29, 2**31 + 7, 2**32 - 1]
 
 
 def triton_normals(seed: int, generation: int, numbers: list[int], start: int, stop: int) -> np.ndarray:
-    from es_ray.engines.sglang import kernels
+    from es_ray.engines.sglang import noise_kernels
 
-    words = kernels.words_of(seed, generation, "cuda")
-    return kernels.normals(words, torch.tensor(numbers, device="cuda"), start, stop).cpu().numpy()
+    words = noise_kernels.words_of(seed, generation, "cuda")
+    return noise_kernels.normals(words, torch.tensor(numbers, device="cuda"), start, stop).cpu().numpy()
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
@@ -80,7 +80,7 @@ def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, d
 
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_sums_over_members_do_not_depend_on_the_slices(antithetic):
-    from es_ray.engines.sglang.kernels import TILE
+    from es_ray.engines.sglang.noise_kernels import TILE
 
     made = layout(8)
     s = strategy(made.size, antithetic)

@@ -12,6 +12,9 @@ from es_ray.models import ModelSource
 ROWS: Final = 512
 """Rows that run at once at most, unless engine.sglang.max_running_requests says otherwise; more wait."""
 
+BACKEND: Final = "es_ray"
+"""The name of the LoRA backend that is es-ray's own; engine.sglang.lora_backend may name another."""
+
 OURS: Final[dict[str, str]] = {
     "model_path": "model.path",
     "revision": "model.revision",
@@ -96,6 +99,7 @@ def lora_arguments(config: Config) -> dict[str, Any]:
         "max_loaded_loras": slots,
         "max_lora_rank": config.lora.rank,
         "lora_target_modules": list(config.lora.target_modules),
+        "lora_backend": BACKEND,
     }
 
 

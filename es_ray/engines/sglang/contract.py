@@ -11,6 +11,8 @@ machine that only unpacks the wheel. Run on a GPU with 0.5.17; 0.5.23 was read. 
 - In 0.5.17 `ServerArgs` is a dataclass in `server_args.py`; 0.5.23 puts it together from
   `arg_groups/fields`, with all names in `arg_groups/field_order.py`. Those that es-ray sets are in both.
 - 0.5.23 holds max_loras_per_batch and other settings in `get_lora()`; es-ray reads them from neither.
+- A LoRA backend's `init_cuda_graph_batch_info` is `init_decode_cuda_graph_batch_info` in 0.5.23, which passes
+  some of a batch's arguments by place; ours has both names, and names them alike.
 - `cuda_graph_max_bs_decode` is what `cuda_graph_max_bs` was before 0.5.15.
 """
 
@@ -50,7 +52,9 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ("srt/lora/lora_manager.py", "LoRAManager"): (
         "init_lora_modules",
         "update_lora_info",
+        "prepare_lora_batch",
         "fetch_new_loras",
+        "lora_backend",
         "lora_modules",
         "lora_refs",
         "memory_pool",
@@ -69,6 +73,19 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "base_layer",
         "slice_lora_a_weights",
         "slice_lora_b_weights",
+        "lora_backend",
+    ),
+    ("srt/lora/layers.py", "QKVParallelLinearWithLoRA"): ("A_buffer_qkv",),
+    ("srt/lora/layers.py", "ColumnParallelLinearWithLoRA"): ("A_buffer",),
+    ("srt/lora/layers.py", "RowParallelLinearWithLoRA"): ("A_buffer",),
+    ("srt/lora/backend/lora_registry.py", ""): ("register_lora_backend",),
+    ("srt/lora/backend/base_backend.py", "BaseLoRABackend"): (
+        "prepare_lora_batch",
+        "run_lora_a_sgemm",
+        "run_lora_b_sgemm",
+        "run_qkv_lora",
+        "run_gate_up_lora",
+        "batch_info",
     ),
     ("srt/lora/lora_registry.py", "LoRARef"): ("lora_name", "lora_id"),
     ("srt/layers/sampler.py", "Sampler"): ("forward",),

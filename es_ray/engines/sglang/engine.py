@@ -107,9 +107,9 @@ class SGLangEngine(Engine):
     ) -> Vector:
         """Entries [start, stop) of the next centre, on the GPU: the same bytes however theta is cut."""
         parts = [np.empty(0, dtype=np.float32)]
+        about = self._link.about(theta, strategy, generation)
         for low in range(start, stop, SLICE):
-            values = self._link.about(theta, strategy, generation)
-            values |= {
+            values = about | {
                 "start": low,
                 "stop": min(low + SLICE, stop),
                 "step": strategy.learning_rate / len(advantages),

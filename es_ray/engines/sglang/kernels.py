@@ -1,206 +1,135 @@
-"""Triton kernels: members straight into the LoRA memory pool, their digests, and sums over members.
+"""Triton kernels for the products of a population: every row has an adapter of its own, all of one rank.
 
-A member never exists as a whole: each program draws the noise of one tile of the flat vector for one member,
-adds it to theta and stores the result, in the pool's dtype, where the entries belong. Import this module only
-where Triton is installed.
+For a row x with adapter slot s, and each of the c projections that a fused module holds,
+
+    y += scale[s] * B[s] (A[s] x)        (Hu et al. 2021, arXiv 2106.09685, eq. 3)
+
+A row costs a dot product for each of A's rows and a scaled add for each of B's columns, whatever the number
+of adapters: nothing is sorted or grouped, and no number of the batch is needed on the host. A slot below 0 is
+the base model's: such a row is left as it is. Sums are in float32, in an order that depends on neither the
+batch nor the grid, so a row's result doesn't either. Import this only where Triton is installed.
 """
 
 # mypy: disallow-untyped-defs=False
 # ruff: noqa: N803 - Triton's constants are in capitals
-
-from typing import Any, Final
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE: Final = 1024
-"""Entries of a tile; its first entry is a multiple of 4, as one Philox block gives four."""
+from es_ray.engines.sglang.row_slots import Rows
 
 
 @triton.jit
-def _philox(c0, c1, c2, c3, k0, k1):
-    for _ in tl.static_range(10):
-        high0, low0 = tl.umulhi(c0, 0xD2511F53), c0 * 0xD2511F53
-        high1, low1 = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = k0 + 0x9E3779B9, k1 + 0xBB67AE85
-    return c0, c1, c2, c3
+def _dots(x, a, first_row, C_RANK: tl.constexpr, K: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr):
+    """Products of x [K] with rows first_row, first_row + 1 ... of a [C_RANK, K], float32, shape [R]."""
+    k = tl.arange(0, BLOCK)[None, :]
+    r = first_row + tl.arange(0, R)[:, None]
+    total = tl.zeros([R, BLOCK], dtype=tl.float32)
+    for first in tl.static_range(0, K, BLOCK):
+        inside = first + k < K
+        values = tl.load(x + first + k, mask=inside, other=0.0).to(tl.float32)
+        factors = tl.load(a + r * K + first + k, mask=inside & (r < C_RANK), other=0.0).to(tl.float32)
+        total += factors * values
+    return tl.sum(total, axis=1)
 
 
 @triton.jit
-def _box_muller(x, y):
-    top = (x >> 8).to(tl.int32)
-    u = (top + 1).to(tl.float32) * 5.9604644775390625e-08
-    # near 1 a fast logarithm has no correct digit left: the series in 1 - u, which is exact
-    w = (16777215 - top).to(tl.float32) * 5.9604644775390625e-08
-    series = w * (1.0 + w * (0.5 + w * (0.3333333333 + w * (0.25 + w * 0.2))))
-    radius = tl.sqrt(2.0 * tl.where(w < 0.015625, series, -tl.log(u)))
-    angle = (y >> 8).to(tl.int32).to(tl.float32) * 3.7450702829239726e-07
-    return radius * tl.cos(angle), radius * tl.sin(angle)
-
-
-@triton.jit
-def _normals(first, member, generation, k0, k1, TILE: tl.constexpr):
-    """Noise of the entries [first, first + TILE), first a multiple of 4."""
-    block = (first // 4 + tl.arange(0, TILE // 4)).to(tl.uint32)
-    zero = tl.zeros_like(block)
-    member, generation = zero + member.to(tl.uint32), zero + generation.to(tl.uint32)
-    x0, x1, x2, x3 = _philox(
-        block, member, generation, zero, zero + k0.to(tl.uint32), zero + k1.to(tl.uint32)
-    )
-    n0, n1 = _box_muller(x0, x1)
-    n2, n3 = _box_muller(x2, x3)
-    return tl.interleave(tl.interleave(n0, n2), tl.interleave(n1, n3))
-
-
-@triton.jit
-def _place_kernel(
-    like, theta, sigma, tile_run, tile_first, run_source, run_stop, run_address, run_stride,
-    slots, numbers, signs, words, TILE: tl.constexpr,
+def _shrink_kernel(
+    out, x, a, slots, x_stride,
+    C_RANK: tl.constexpr, K: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    run = tl.load(tile_run + tl.program_id(0))
-    first = tl.load(tile_first + tl.program_id(0))
-    source, stop = tl.load(run_source + run), tl.load(run_stop + run)
-    slot = tl.load(slots + tl.program_id(1))
-    sign = tl.load(signs + tl.program_id(1))
-    entry = first + tl.arange(0, TILE)
-    inside = (entry >= source) & (entry < stop)
-    value = tl.load(theta + entry, mask=inside, other=0.0)
-    if sign != 0.0:
-        noise = _normals(
-            first, tl.load(numbers + tl.program_id(1)), tl.load(words), tl.load(words + 1),
-            tl.load(words + 2), TILE,
-        )  # fmt: skip
-        value += tl.load(sigma + entry, mask=inside, other=0.0) * (sign * noise)
-    start = tl.load(run_address + run).to(tl.pointer_type(like.dtype.element_ty))
-    tl.store(
-        start + slot * tl.load(run_stride + run) + (entry - source),
-        value.to(like.dtype.element_ty),
-        mask=inside,
-    )
+    row, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * R
+    slot = tl.load(slots + row).to(tl.int64)
+    r = first + tl.arange(0, R)
+    found = tl.zeros([R], dtype=tl.float32)
+    if slot >= 0:
+        found = _dots(x + row * x_stride, a + slot * (C_RANK * K), first, C_RANK, K, R, BLOCK)
+    tl.store(out + row * C_RANK + r, found, mask=r < C_RANK)
 
 
 @triton.jit
-def _digest_kernel(
-    like, tile_run, tile_first, run_source, run_stop, run_address, run_stride, slots, digests,
-    TILE: tl.constexpr,
+def _place(tile, N0: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, TILE: tl.constexpr):
+    """The projection that a tile of outputs belongs to, its first output, and the end of the projection's."""
+    tiles0: tl.constexpr = (N0 + TILE - 1) // TILE
+    tiles1: tl.constexpr = (N1 + TILE - 1) // TILE
+    part, begin, end, before = 0, 0, N0, 0
+    if tile >= tiles0:
+        part, begin, end, before = 1, N0, N0 + N1, tiles0
+    if tile >= tiles0 + tiles1:
+        part, begin, end, before = 2, N0 + N1, N0 + N1 + N2, tiles0 + tiles1
+    return part, begin + (tile - before) * TILE, end
+
+
+@triton.jit
+def _add(y, b, n, end, factor, RANK: tl.constexpr, R: tl.constexpr):
+    """Add B's columns times their factors to y at the outputs n below end; factor: [R], or a number."""
+    old = tl.load(y + n, mask=n < end, other=0.0).to(tl.float32)
+    if RANK == 1:
+        new = old + tl.load(b + n, mask=n < end, other=0.0).to(tl.float32) * factor
+    else:
+        r = tl.arange(0, R)[None, :]
+        columns = tl.load(b + n[:, None] * RANK + r, mask=(n[:, None] < end) & (r < RANK), other=0.0)
+        new = old + tl.sum(columns.to(tl.float32) * factor[None, :], axis=1)
+    tl.store(y + n, new.to(y.dtype.element_ty), mask=n < end)
+
+
+@triton.jit
+def _expand_kernel(
+    y, s, b, slots, scales, y_stride,
+    N0: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, RANK: tl.constexpr, C_RANK: tl.constexpr,
+    R: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    run = tl.load(tile_run + tl.program_id(0))
-    first = tl.load(tile_first + tl.program_id(0))
-    source, stop = tl.load(run_source + run), tl.load(run_stop + run)
-    entry = first + tl.arange(0, TILE)
-    inside = (entry >= source) & (entry < stop)
-    start = tl.load(run_address + run).to(tl.pointer_type(like.dtype.element_ty))
-    slot = tl.load(slots + tl.program_id(1))
-    value = tl.load(start + slot * tl.load(run_stride + run) + (entry - source), mask=inside, other=0.0)
-    bits = value.to(tl.uint16, bitcast=True).to(tl.uint32)
-    factor = (entry * 2 + 1).to(tl.uint32) * 2654435761
-    tl.atomic_add(digests + tl.program_id(1), tl.sum(((bits + 1) * factor).to(tl.int32) * inside, axis=0))
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + row).to(tl.int64)
+    if slot >= 0:
+        part, start, end = _place(tl.program_id(1), N0, N1, N2, TILE)
+        scale = tl.load(scales + slot)
+        if RANK == 1:
+            factor = tl.load(s + row * C_RANK + part) * scale
+        else:
+            r = tl.arange(0, R)
+            factor = tl.load(s + row * C_RANK + part * RANK + r, mask=r < RANK, other=0.0) * scale
+        n = start + tl.arange(0, TILE)
+        _add(y + row * y_stride, b + slot * ((N0 + N1 + N2) * RANK), n, end, factor, RANK, R)
 
 
-# one program for all slices, so that equal bytes do not rest on two that Triton makes for different starts
-@triton.jit(do_not_specialize=["start", "stop"])
-def _sum_kernel(
-    out,
-    numbers,
-    weights,
-    words,
-    start,
-    stop,
-    count,
-    TILE: tl.constexpr,
-):
-    first = (start // 4) * 4 + tl.program_id(0) * TILE
-    entry = first + tl.arange(0, TILE)
-    generation, k0, k1 = tl.load(words), tl.load(words + 1), tl.load(words + 2)
-    total = tl.zeros([TILE], dtype=tl.float32)
-    for index in range(count):  # in member order: the bits do not depend on how entries are split
-        noise = _normals(first, tl.load(numbers + index), generation, k0, k1, TILE)
-        total += tl.load(weights + index) * noise
-    tl.store(out + (entry - start), total, mask=(entry >= start) & (entry < stop))
+def shrunk_like(x: Tensor, a: Tensor) -> Tensor:
+    """An empty tensor for `shrink` to fill."""
+    return torch.empty(x.shape[0], a.shape[1], dtype=torch.float32, device=x.device)
 
 
-@triton.jit
-def _normals_kernel(out, numbers, words, start, stop, TILE: tl.constexpr):
-    first = (start // 4) * 4 + tl.program_id(0) * TILE
-    entry = first + tl.arange(0, TILE)
-    number = tl.load(numbers + tl.program_id(1))
-    noise = _normals(first, number, tl.load(words), tl.load(words + 1), tl.load(words + 2), TILE)
-    row = tl.program_id(1).to(tl.int64) * (stop - start)
-    tl.store(out + row + (entry - start), noise, mask=(entry >= start) & (entry < stop))
+def shrink(x: Tensor, a: Tensor, rows: Rows, out: Tensor) -> None:
+    """Write each row's products with its adapter's A to out; zeros for the base model.
 
-
-# products are rounded before they are added, as NumPy does it; a GPU would fuse the two
-_EXACT: Final[dict[str, Any]] = {"enable_fp_fusion": False}
-
-
-def words_of(seed: int, generation: int, device: torch.device | str) -> Tensor:
-    """Generation and key as the kernels read them: three words, int64."""
-    return torch.tensor([generation, seed & 0xFFFFFFFF, seed >> 32], dtype=torch.int64).to(device)
-
-
-class TileTable:
-    """The runs of a pool as tensors on its device, cut into tiles.
-
-    sources, stops: entries of the flat vector; addresses: of each run's first entry in slot 0; strides:
-    elements from slot to slot.
+    x: [rows, in], rows apart by any stride; a: [slots, c * rank, in], contiguous; out: float32,
+    [rows, c * rank].
     """
-
-    def __init__(
-        self, sources: list[int], stops: list[int], addresses: list[int], strides: list[int], like: Tensor
-    ) -> None:
-        tiles = [
-            (number, first)
-            for number, (source, stop) in enumerate(zip(sources, stops, strict=True))
-            for first in range(source - source % 4, stop, TILE)
-        ]
-        self.like = like
-        columns = (
-            [tile[0] for tile in tiles],
-            [tile[1] for tile in tiles],
-            sources,
-            stops,
-            addresses,
-            strides,
-        )
-        self._columns = [torch.tensor(column, dtype=torch.int64, device=like.device) for column in columns]
-
-    def place(
-        self, theta: Tensor, sigma: Tensor, words: Tensor, slots: Tensor, numbers: Tensor, signs: Tensor
-    ) -> None:
-        """Write members into their slots: theta + sigma * sign * noise, rounded to the pool's dtype.
-
-        theta, sigma: float32, shape [P]; slots, numbers: int64, signs: float32, shape [members].
-        """
-        grid = (len(self._columns[0]), len(slots))
-        _place_kernel[grid](
-            self.like, theta, sigma, *self._columns, slots, numbers, signs, words, TILE=TILE, **_EXACT
-        )
-
-    def digests(self, slots: Tensor) -> Tensor:
-        """A number for each slot that depends on every entry there and its place, int32, shape [members]."""
-        digests = torch.zeros(len(slots), dtype=torch.int32, device=slots.device)
-        grid = (len(self._columns[0]), len(slots))
-        _digest_kernel[grid](self.like, *self._columns, slots, digests, TILE=TILE)
-        return digests
+    _, c_rank, width = a.shape
+    r = min(triton.next_power_of_2(c_rank), 8)
+    # the fastest of those measured (benchmarks/NOTES.md); they fix the order of the sums
+    block, warps = (2048, 8) if r <= 4 else (1024, 4)
+    _shrink_kernel[x.shape[0], triton.cdiv(c_rank, r)](
+        out, x, a, rows.slots, x.stride(0),
+        C_RANK=c_rank, K=width, R=r, BLOCK=block, num_warps=warps,
+    )  # fmt: skip
 
 
-def weighted_sum(words: Tensor, numbers: Tensor, weights: Tensor, start: int, stop: int) -> Tensor:
-    """Sum over members of weight * noise at the entries [start, stop), float32, in member order.
+def expand_(y: Tensor, s: Tensor, b: Tensor, rows: Rows, outputs: tuple[int, ...]) -> None:
+    """Add each row's scaled product of its adapter's B with s to y, in place.
 
-    numbers: int64, weights: float32 with the members' signs, shape [N].
+    y: [rows, out], rows apart by any stride; s: float32, [rows, c * rank]; b: [slots, out, rank], contiguous;
+    outputs: the sizes of the c projections, which follow each other in out. Raises ValueError for more than
+    three.
     """
-    out = torch.empty(stop - start, dtype=torch.float32, device=weights.device)
-    grid = (triton.cdiv(stop - start + start % 4, TILE),)
-    _sum_kernel[grid](out, numbers, weights, words, start, stop, len(weights), TILE=TILE, **_EXACT)
-    return out
-
-
-def normals(words: Tensor, numbers: Tensor, start: int, stop: int) -> Tensor:
-    """Standard normals of several members, shape [N, stop - start]: what the other kernels draw."""
-    out = torch.empty(len(numbers), stop - start, dtype=torch.float32, device=numbers.device)
-    grid = (triton.cdiv(stop - start + start % 4, TILE), len(numbers))
-    _normals_kernel[grid](out, numbers, words, start, stop, TILE=TILE)
-    return out
+    if len(outputs) > 3:
+        raise ValueError(f"{len(outputs)} projections on one input: three at most")
+    rank = b.shape[-1]
+    r = triton.next_power_of_2(rank)
+    tile = 2048 if rank == 1 else max(4096 // r, 128)
+    n0, n1, n2 = (*outputs, 0, 0)[:3]
+    _expand_kernel[y.shape[0], sum(triton.cdiv(size, tile) for size in outputs)](
+        y, s, b, rows.slots, rows.scales, y.stride(0),
+        N0=n0, N1=n1, N2=n2, RANK=rank, C_RANK=s.shape[1], R=r, TILE=tile, num_warps=4,
+    )  # fmt: skip

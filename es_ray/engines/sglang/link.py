@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from es_ray.engines.sglang.mailbox import Mailbox, Message, ReplyBox
+from es_ray.engines.sglang.theta_box import ThetaBox
 from es_ray.errors import RunError
 from es_ray.evolution.strategy import Segments, Strategy, Vector
 
@@ -22,11 +23,9 @@ class SchedulerLink:
 
     def __init__(self, ranks: int, size: int, members: int, segments: int, reply: int) -> None:
         self._ranks = ranks
-        self._theta_box = Mailbox.create(4 * size + 1024)
+        self._theta_box = ThetaBox.create(size)
         self._request = Mailbox.create(8 * members + 16 * segments + 4096)
         self._reply = ReplyBox.create(ranks, 4 * reply + 8 * members + 16 * size_of_layout(segments))
-        self._theta: Vector | None = None
-        self._theta_checksum = 0
         self._number = 0
         self.engine: Any = None
         """The `sglang.Engine`, once it runs."""
@@ -54,13 +53,12 @@ class SchedulerLink:
             time.sleep(0.001)
 
     def about(self, theta: Vector, strategy: Strategy, generation: int) -> dict[str, Any]:
-        """The values that a call about a generation carries; theta goes into its mailbox if it is another."""
-        if self._theta is None or not np.array_equal(self._theta, theta):
-            self._theta = np.array(theta, dtype=np.float32)
-            self._theta_checksum = self._theta_box.write(Message(arrays={"theta": self._theta}))
+        """The values that a call about a generation carries; theta goes into its box if it is another."""
+        checksum = self._theta_box.write(theta)
         return {
             "theta": self._theta_box.name,
-            "theta_checksum": self._theta_checksum,
+            "theta_checksum": checksum,
+            "theta_version": self._theta_box.version,
             "seed": str(strategy.noise.seed),  # JSON's numbers end before 64 bits
             "antithetic": strategy.noise.antithetic,
             "generation": generation,

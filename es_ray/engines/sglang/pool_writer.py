@@ -28,10 +28,10 @@ class PoolWriter:
         self._device = some.device
         self._kernels: Any = None
         if triton:
-            from es_ray.engines.sglang import kernels
+            from es_ray.engines.sglang import noise_kernels
 
-            self._kernels = kernels
-            self._table = kernels.TileTable(
+            self._kernels = noise_kernels
+            self._table = noise_kernels.TileTable(
                 [run.source for run in self._runs],
                 [run.source + run.length for run in self._runs],
                 [buffers[r.buffer].data_ptr() + r.offset * some.element_size() for r in self._runs],

@@ -16,6 +16,7 @@ from es_ray.engines.sglang.logits_watch import watch
 from es_ray.engines.sglang.mailbox import Mailbox, Message, ReplyBox
 from es_ray.engines.sglang.pool_map import Buffer, Share, fused_name, runs
 from es_ray.engines.sglang.pool_writer import PoolWriter
+from es_ray.engines.sglang.theta_box import ThetaBox
 from es_ray.evolution.noise import Noise
 from es_ray.lora.layout import LoraLayout
 
@@ -54,7 +55,7 @@ class SchedulerHost:
         self._shares = {key: _share(*key, module) for key, module in self._modules.items()}
         self._boxes: dict[str, Any] = {}
         self._theta: Tensor | None = None
-        self._theta_checksum: int | None = None
+        self._theta_version = 0
         self._writer: PoolWriter | None = None
 
     def call(self, what: str, number: int, request: str, checksum: int, reply: str) -> None:
@@ -173,12 +174,11 @@ class SchedulerHost:
         return [place[ids[adapter_name(slot)]] for slot in range(count)]
 
     def _load_theta(self, message: Message) -> Tensor:
-        checksum = message.values["theta_checksum"]
-        if self._theta is None or checksum != self._theta_checksum:
-            box = self._box(message.values["theta"], Mailbox.open)
-            theta = box.read(checksum).arrays["theta"]
-            self._theta = torch.from_numpy(theta).to(self._device)
-            self._theta_checksum = checksum
+        values = message.values
+        if self._theta is None or values["theta_version"] != self._theta_version:
+            box = self._box(values["theta"], lambda name: ThetaBox.open(name, self._layout.size))
+            self._theta = box.read(values["theta_checksum"], self._device)
+            self._theta_version = values["theta_version"]
         return self._theta
 
     def _sigma(self, message: Message, theta: Tensor) -> Tensor:

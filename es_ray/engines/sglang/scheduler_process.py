@@ -1,8 +1,8 @@
 """The start of SGLang's scheduler process, with our hooks.
 
 `Engine` starts its scheduler with a function that a subclass may name. Ours, `run`, is that function: in the
-new process it adds `es_ray_call` to `Scheduler`, keeps LoRA out of the layers that are not adapted, and then
-runs SGLang's own.
+new process it adds `es_ray_call` to `Scheduler`, registers our LoRA backend, keeps LoRA out of the layers
+that are not adapted, and then runs SGLang's own.
 """
 
 import functools
@@ -22,6 +22,8 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     _redirect_output(options.log_file)
     from sglang.srt.managers.scheduler import Scheduler, run_scheduler_process
 
+    from es_ray.engines.sglang import backend
+
     rank = int(args[_RANK])
 
     def es_ray_call(scheduler: Any, what: str, number: int, request: str, checksum: int, reply: str) -> None:
@@ -32,7 +34,8 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
         host.call(what, number, request, checksum, reply)
 
     Scheduler.es_ray_call = es_ray_call
-    keep_lora_to(frozenset(options.layout.layers))
+    backend.register()
+    adapt(frozenset(options.layout.layers))
     watch_logits()
     run_scheduler_process(*args, **kwargs)
 
@@ -45,11 +48,13 @@ def _redirect_output(log_file: str) -> None:
     os.close(file)
 
 
-def keep_lora_to(layers: frozenset[int]) -> None:
-    """Make LoRA cost nothing in other layers: no pool memory, and no kernels in the forward pass."""
+def adapt(layers: frozenset[int]) -> None:
+    """Make LoRA cost nothing in other layers, no memory and no kernels, and little in these."""
     from sglang.srt.layers.utils.common import get_layer_id
     from sglang.srt.lora.lora_manager import LoRAManager
     from sglang.srt.lora.mem_pool import LoRAMemoryPool
+
+    from es_ray.engines.sglang.backend import PopulationBackend, begin_before
 
     def shape_with_rank_0_elsewhere(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -79,10 +84,22 @@ def keep_lora_to(layers: frozenset[int]) -> None:
                 for module in modules.values():
                     if layer not in layers:
                         module.set_lora = False  # 0.5.17 has wrapped the module; it runs as if it had not
+                    elif isinstance(manager.lora_backend, PopulationBackend):
+                        begin_before(module)
 
         return update_lora_info
+
+    def unless_repeated(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def prepare_lora_batch(manager: Any, forward_batch: Any) -> None:
+            backend, slot_of = manager.lora_backend, manager.memory_pool.uid_to_buffer_id
+            if not isinstance(backend, PopulationBackend) or not backend.repeats(forward_batch, slot_of):
+                original(manager, forward_batch)
+
+        return prepare_lora_batch
 
     LoRAMemoryPool.get_lora_A_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_A_shape)
     LoRAMemoryPool.get_lora_B_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_B_shape)
     LoRAManager.init_lora_modules = asking_the_layer(LoRAManager.init_lora_modules)
     LoRAManager.update_lora_info = then_switch_off(LoRAManager.update_lora_info)
+    LoRAManager.prepare_lora_batch = unless_repeated(LoRAManager.prepare_lora_batch)

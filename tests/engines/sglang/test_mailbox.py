@@ -12,13 +12,14 @@ MESSAGE = Message(
         "candidates": np.array([0, 5, -1, -2]),
         "table": np.arange(6, dtype=np.float64).reshape(2, 3),
         "none": np.empty(0, dtype=np.int32),
+        "long": np.arange(2500, dtype=np.float64),
     },
 )
 
 
 @pytest.fixture
 def box():
-    made = Mailbox.create(10_000)
+    made = Mailbox.create(30_000)
     yield made
     made.close()
 
@@ -55,7 +56,7 @@ def test_a_message_arrives_in_another_process_and_comes_back(box):
 def test_every_damaged_byte_is_noticed(box):
     checksum = box.write(MESSAGE)
     bytes_ = box._memory.buf
-    for at in [3, 8, 9, 40, 200, 512, 1000, 4000]:
+    for at in [3, 8, 9, 40, 200, 512, 1000, 4000, 9000, 16000, 24000]:
         bytes_[at] ^= 1
         with pytest.raises(DamagedMessage):
             box.read(checksum)

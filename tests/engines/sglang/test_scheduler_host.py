@@ -160,11 +160,10 @@ def test_what_fails_there_is_told_here(link):
     s = strategy(LAYOUT.size)
     with pytest.raises(RunError, match="place: IndexError|place: KeyError"):
         place(link, s.initial(), s, 0, list(range(SLOTS)))  # more than there are adapters
+    values = link.about(s.initial() + 1, s, 0)
     link._theta_box._memory.buf[2000] ^= 1
     with pytest.raises(RunError, match="DamagedMessage.*checksum"):
-        for host in link.engine.hosts:
-            host._theta = None
-        place(link, s.initial(), s, 0, [0])
+        link.call("tell", Message(values))
 
 
 def test_logits_that_are_not_finite_are_remembered_until_asked():

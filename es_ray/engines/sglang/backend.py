@@ -1,0 +1,155 @@
+"""A LoRA backend for SGLang that is made for populations: `kernels`, behind SGLang's interface.
+
+Only for the scheduler's process, as it imports SGLang. It knows what holds for a population alone: adapters
+of one rank, in slots that never change, each row with one of them or none.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sglang.srt.lora.backend.base_backend import BaseLoRABackend
+from sglang.srt.lora.backend.lora_registry import register_lora_backend
+from torch import Tensor
+
+from es_ray.engines.sglang import kernels
+from es_ray.engines.sglang.arguments import BACKEND
+from es_ray.engines.sglang.row_slots import Rows, RowSlots
+
+BESIDE_ROWS = 128
+"""Rows up to which A's products run beside the base product; beyond, that one needs all of the GPU."""
+
+
+class PopulationBackend(BaseLoRABackend):
+    """Adds B (A x) to the base model's products, in place.
+
+    A's products need only the input, as the base product does: `begin` starts them on a stream of their own
+    before the base product, and `run_...` waits for them there. Without it, they run in their turn. In both
+    cases the same kernels compute the same bits.
+    """
+
+    name = BACKEND
+
+    def __init__(self, max_loras_per_batch: int, device: torch.device, **_: Any) -> None:
+        super().__init__(max_loras_per_batch, device)
+        self._row_slots = RowSlots(max_loras_per_batch, device)
+        self._rows_per_request = 1
+        self._stream = torch.cuda.Stream(device)
+        self._begun: tuple[Tensor, Tensor, Tensor] | None = None
+        self._asked: tuple[list[str | None], dict[str | None, int]] = ([], {})
+        self._graph: tuple[tuple[list[str | None], dict[str | None, int]], Rows] | None = None
+
+    def init_cuda_graph_batch_info(self, max_bs_in_cuda_graph: int, num_tokens_per_req: int) -> None:
+        """Make room for the largest decode graph."""
+        self._rows_per_request = num_tokens_per_req
+        self._row_slots.reserve(max_bs_in_cuda_graph * num_tokens_per_req)
+
+    init_decode_cuda_graph_batch_info = init_cuda_graph_batch_info  # its name from 0.5.23 on
+
+    def prepare_lora_batch(
+        self,
+        forward_batch: Any,
+        weight_indices: Sequence[int],
+        lora_ranks: Sequence[int],
+        scalings: Sequence[float],
+        use_cuda_graph: bool,
+        use_prefill_cuda_graph: bool = False,
+    ) -> None:
+        """Note which slot each row of the coming batch belongs to."""
+        if use_cuda_graph:
+            each = self._rows_per_request
+            lengths = None if each == 1 else [each] * len(weight_indices)
+        else:
+            extends = forward_batch.forward_mode.is_extend()
+            lengths = forward_batch.extend_seq_lens_cpu if extends else None
+        self.batch_info = self._row_slots.rows(
+            weight_indices, lora_ranks, scalings, lengths, graph=use_cuda_graph
+        )
+
+        if use_cuda_graph:
+            self._graph = (self._asked, self.batch_info)
+
+    def repeats(self, forward_batch: Any, slot_of: dict[str | None, int]) -> bool:
+        """Whether a batch's rows are those that the CUDA graphs read already: then nothing needs preparing.
+
+        slot_of: the slot of each adapter's id. As long as no request ends, a step differs from the one before
+        in nothing that concerns adapters; SGLang would look each of them up again.
+        """
+        ids = forward_batch.lora_ids
+        if self._graph is not None and forward_batch.forward_mode.is_cuda_graph():
+            (graph_ids, graph_slots), rows = self._graph
+            if ids == graph_ids and slot_of == graph_slots:
+                self.batch_info = rows
+                return True
+        self._asked = (list(ids), dict(slot_of))
+        return False
+
+    def begin(self, x: Tensor, a: Tensor) -> None:
+        """Start the products of x with A, which a `run_...` with the same tensors will ask for."""
+        if self.batch_info is None or x.shape[0] > BESIDE_ROWS:
+            return
+        out = kernels.shrunk_like(x, a)
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            kernels.shrink(x, a, self.batch_info, out)
+        self._begun = (x, a, out)
+
+    def run_lora_a_sgemm(self, x: Tensor, weights: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Each row's products with its A, float32, shape [rows, c * rank]."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+            if begun[0].data_ptr() == x.data_ptr() and begun[1] is weights:
+                return begun[2]
+        out = kernels.shrunk_like(x, weights)
+        kernels.shrink(x, weights, self.batch_info, out)
+        return out
+
+    def run_lora_b_sgemm(self, x: Tensor, weights: Tensor, *_: Any, base_output: Tensor, **__: Any) -> Tensor:
+        """Add each row's product of its B with x to base_output."""
+        kernels.expand_(base_output, x, weights, self.batch_info, (weights.shape[-2],))
+        return base_output
+
+    def run_qkv_lora(
+        self,
+        x: Tensor,
+        qkv_lora_a: Tensor,
+        qkv_lora_b: Tensor,
+        *_: Any,
+        output_offset_cpu: Tensor,
+        base_output: Tensor,
+        **__: Any,
+    ) -> Tensor:
+        """Add the products of several projections on one input, q, k and v, to base_output."""
+        ends = output_offset_cpu.tolist()
+        outputs = tuple(end - start for start, end in zip(ends, ends[1:], strict=False))
+        kernels.expand_(
+            base_output, self.run_lora_a_sgemm(x, qkv_lora_a), qkv_lora_b, self.batch_info, outputs
+        )
+        return base_output
+
+    def run_gate_up_lora(
+        self, x: Tensor, gate_up_lora_a: Tensor, gate_up_lora_b: Tensor, *_: Any, **named: Any
+    ) -> Tensor:
+        """The same for gate and up."""
+        return self.run_qkv_lora(x, gate_up_lora_a, gate_up_lora_b, **named)
+
+
+def begin_before(module: Any) -> None:
+    """Have a wrapped module's A products begin before its base product."""
+
+    def begin(module: Any, arguments: tuple[Any, ...]) -> None:
+        module.lora_backend.begin(arguments[0], module_a(module))
+
+    module.register_forward_pre_hook(begin)
+
+
+def module_a(module: Any) -> Tensor:
+    """A of a wrapped module, [slots, c * rank, in]."""
+    return module.A_buffer_qkv if hasattr(module, "A_buffer_qkv") else module.A_buffer
+
+
+def register() -> None:
+    """Make the backend known to SGLang, in this process."""
+    register_lora_backend(BACKEND)(lambda: PopulationBackend)

@@ -1,0 +1,68 @@
+"""The kernels of a population's products in Triton's interpreter, against float64."""
+
+import pytest
+import torch
+
+from tests.engines.sglang.lora_products import GATE_UP, PLAIN, QKV, case, computed, wanted
+
+pytest.importorskip("triton")
+if torch.cuda.is_available():
+    pytest.skip("Triton compiles here: tests/gpu checks the kernels", allow_module_level=True)
+from es_ray.engines.sglang import kernels  # noqa: E402
+
+SLOTS = [3, -1, 0, 4, 3, -1, 2]
+
+
+@pytest.mark.parametrize("outputs", [PLAIN, GATE_UP, QKV])
+@pytest.mark.parametrize("rank", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_are_those_of_float64(rank, outputs, dtype):
+    given = case(rank, outputs, 100, SLOTS, 5, dtype)
+    out, middle = computed(kernels, *given, outputs)
+    right, dots = wanted(*given, outputs)
+    assert (middle.double() - dots).abs().max() < 1e-4
+    # the interpreter cuts off where a GPU rounds
+    assert ((out.double() - right).abs() <= right.abs() * torch.finfo(dtype).eps + 1e-4).all()
+
+
+def test_rows_of_the_base_model_are_left_as_they_are():
+    x, y, a, b, rows = case(2, QKV, 64, SLOTS, 5, torch.float16)
+    a[:] = float("nan")  # whatever the adapters hold
+    out, middle = computed(kernels, x, y, a, b, rows, QKV)
+    base = rows.slots < 0
+    assert torch.equal(out[base], y[base]) and (middle[base] == 0).all()
+    assert out[~base].isnan().all()
+
+
+def test_a_wide_input_takes_several_blocks_and_tiles():
+    outputs = (2500, 2048, 7)
+    given = case(1, outputs, 5000, [1, 0], 2, torch.bfloat16)
+    out, _ = computed(kernels, *given, outputs)
+    right, _ = wanted(*given, outputs)
+    assert ((out.double() - right).abs() <= right.abs() * 2**-7 + 1e-3).all()
+
+
+def test_a_row_has_the_same_bits_in_every_batch():
+    x, y, a, b, rows = case(3, QKV, 100, SLOTS, 5, torch.bfloat16)
+    whole, _ = computed(kernels, x, y, a, b, rows, QKV)
+    for row in range(len(SLOTS)):
+        rows_alone = type(rows)(rows.slots[row : row + 1], rows.scales)
+        alone, _ = computed(kernels, x[row : row + 1], y[row : row + 1], a, b, rows_alone, QKV)
+        assert torch.equal(alone[0], whole[row])
+
+
+def test_rows_may_be_parts_of_wider_tensors():
+    x, y, a, b, rows = case(1, PLAIN, 64, SLOTS, 5, torch.float16)
+    wide = torch.full((len(SLOTS), 200), float("nan"), dtype=torch.float16)
+    inside, outside = wide[:, 10:74], wide[:, 100:140]
+    inside.copy_(x), outside.copy_(y)
+    middle = kernels.shrunk_like(inside, a)
+    kernels.shrink(inside, a, rows, middle)
+    kernels.expand_(outside, middle, b, rows, PLAIN)
+    assert torch.equal(outside, computed(kernels, x, y, a, b, rows, PLAIN)[0])
+
+
+def test_four_projections_are_refused():
+    x, y, a, b, rows = case(1, (8, 8, 8, 8), 16, [0], 1, torch.float16)
+    with pytest.raises(ValueError, match="three at most"):
+        computed(kernels, x, y, a, b, rows, (8, 8, 8, 8))

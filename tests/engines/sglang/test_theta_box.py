@@ -1,0 +1,74 @@
+"""The centre's way into another process."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+
+from es_ray.engines.sglang.mailbox import DamagedMessage
+from es_ray.engines.sglang.theta_box import ThetaBox
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 1024, 5001])
+def box(request):
+    made = ThetaBox.create(request.param)
+    yield made
+    made.close()
+
+
+def theta(box, seed=0):
+    return np.random.default_rng(seed).normal(size=box._size).astype(np.float32)
+
+
+def read_there(name, size, checksum, queue):
+    other = ThetaBox.open(name, size)
+    queue.put(other.read(checksum, CPU).numpy().tobytes())
+    other.close()
+
+
+def test_a_vector_arrives_in_another_process(box):
+    sent = theta(box)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=read_there, args=(box.name, len(sent), box.write(sent), queue))
+    process.start()
+    assert queue.get(timeout=60) == sent.tobytes()
+    process.join()
+
+
+def test_another_vector_has_another_version(box):
+    checksum = box.write(theta(box))
+    assert (box.version, box.write(theta(box))) == (1, checksum)
+    assert box.write(theta(box, 1)) != checksum and box.version == 2
+    last = theta(box, 1)
+    last[-1] = np.nextafter(last[-1], np.float32(9))
+    box.write(last)
+    assert box.version == 3  # one bit, at the very end
+    box.write(-np.zeros_like(last))
+    box.write(np.zeros_like(last))
+    assert box.version == 5  # bits, not values
+
+
+def test_zeros_are_written_too(box):
+    checksum = box.write(np.zeros(box._size, dtype=np.float32))
+    assert box.version == 1 and not box.read(checksum, CPU).any()
+
+
+def test_every_damaged_byte_is_noticed(box):
+    sent = theta(box)
+    checksum = box.write(sent)
+    for at in {0, 3, len(sent) * 2, len(sent) * 4 - 1}:
+        box._memory.buf[at] ^= 1
+        with pytest.raises(DamagedMessage, match="checksum"):
+            box.read(checksum, CPU)
+        box._memory.buf[at] ^= 1
+    assert np.array_equal(box.read(checksum, CPU).numpy(), sent)
+
+
+def test_what_was_read_stays_when_the_box_is_written_again(box):
+    read = box.read(box.write(theta(box)), CPU)
+    box.write(theta(box, 1))
+    assert np.array_equal(read.numpy(), theta(box))
