@@ -42,6 +42,7 @@ SETTINGS = {
             "target_modules": ["q_proj", "v_proj", "down_proj"],
         }
     },
+    "rank 1, stock kernels": {"lora": {"rank": 1}, "engine__sglang": {"lora_backend": "csgmv"}},
     "two GPUs": {"lora": {"rank": 2, "alpha": 4.0}, "engine__tensor_parallel": 2},
 }
 
@@ -51,7 +52,7 @@ def config(**values) -> Config:
         engine__kind="sglang",
         engine__shard=10,
         engine__deterministic=True,
-        engine__sglang=sglang_settings(),
+        engine__sglang=sglang_settings() | values.pop("engine__sglang", {}),
         model__dtype="float16",
         evolution__population=10,
         evolution__noise={"kind": "constant", "std": 0.15},  # so that members answer differently

@@ -30,7 +30,7 @@ OURS: Final[dict[str, str]] = {
     (
         "enable_lora", "lora_paths", "enable_lora_overlap_loading", "skip_tokenizer_init", "tokenizer_path",
         "schedule_policy", "sampling_defaults", "preferred_sampling_params", "custom_sigquit_handler",
-        "dp_size", "pp_size", "nnodes", "node_rank", "speculative_algorithm",
+        "dp_size", "pp_size", "nnodes", "node_rank", "speculative_algorithm", "enable_nan_detection",
     ),
     "",
 )  # fmt: skip

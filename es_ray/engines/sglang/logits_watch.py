@@ -12,11 +12,15 @@ class LogitsWatch:
     def __init__(self) -> None:
         self._finite: Tensor | None = None
 
-    def look(self, logits: Tensor | None) -> None:
-        """Take a batch's logits into account, shape [rows, vocabulary]."""
+    def look(self, logits: Tensor | None, tokens: Tensor) -> None:
+        """Take a batch's logits into account, shape [rows, vocabulary], by the tokens that argmax chose.
+
+        NaN is the largest to argmax: so the chosen one is not finite if one is NaN or infinite, or none is
+        finite, and the others need no reading again.
+        """
         if logits is None:
             return
-        finite = logits.amax(dim=-1).isfinite().all()
+        finite = logits.gather(1, tokens.long()[:, None]).isfinite().all()
         self._finite = finite if self._finite is None else self._finite & finite
 
     def answer(self) -> bool:
@@ -29,14 +33,15 @@ watch = LogitsWatch()
 
 
 def watch_logits() -> None:
-    """Look at the logits before SGLang's sampler does, which turns NaN into a token without a word."""
+    """Look at the logits that SGLang's sampler took its tokens from: it takes one from NaN without a word."""
     from sglang.srt.layers.sampler import Sampler
 
     original = Sampler.forward
 
     @functools.wraps(original)
     def forward(sampler: Any, logits_output: Any, *args: Any, **kwargs: Any) -> Any:
-        watch.look(logits_output.next_token_logits)
-        return original(sampler, logits_output, *args, **kwargs)
+        tokens = original(sampler, logits_output, *args, **kwargs)
+        watch.look(logits_output.next_token_logits, tokens)
+        return tokens
 
     Sampler.forward = forward

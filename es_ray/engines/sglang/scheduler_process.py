@@ -98,8 +98,18 @@ def adapt(layers: frozenset[int]) -> None:
 
         return prepare_lora_batch
 
+    def unless_there(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def fetch_new_loras(manager: Any, new: set[str | None], running: Any = frozenset()) -> None:
+            # what is in the pool stays there: nothing is evicted, so who was used last does not matter
+            if not manager.memory_pool.uid_to_buffer_id.keys() >= new | running:
+                original(manager, new, running)
+
+        return fetch_new_loras
+
     LoRAMemoryPool.get_lora_A_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_A_shape)
     LoRAMemoryPool.get_lora_B_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_B_shape)
     LoRAManager.init_lora_modules = asking_the_layer(LoRAManager.init_lora_modules)
     LoRAManager.update_lora_info = then_switch_off(LoRAManager.update_lora_info)
     LoRAManager.prepare_lora_batch = unless_repeated(LoRAManager.prepare_lora_batch)
+    LoRAManager.fetch_new_loras = unless_there(LoRAManager.fetch_new_loras)

@@ -166,20 +166,27 @@ def test_what_fails_there_is_told_here(link):
         link.call("tell", Message(values))
 
 
-def test_logits_that_are_not_finite_are_remembered_until_asked():
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("row", [0, 3])
+def test_logits_that_are_not_finite_are_remembered_until_asked(row, bad):
     watch = LogitsWatch()
     assert watch.answer()
     fine = torch.randn(4, 10)
-    for bad in (torch.nan, torch.inf):
-        logits = fine.clone()
-        logits[2, 3] = bad
-        watch.look(fine)
-        watch.look(logits)
-        watch.look(fine)
-        assert not watch.answer()
-        assert watch.answer()
-    masked = fine.clone()
-    masked[:, 4] = -torch.inf
-    watch.look(masked)
-    watch.look(None)
+    logits = fine.clone()
+    logits[row, 3] = bad
+    for batch in (fine, logits, fine):
+        watch.look(batch, batch.argmax(-1))
+    assert not watch.answer()
     assert watch.answer()
+
+
+def test_masked_logits_are_fine_unless_all_are():
+    watch = LogitsWatch()
+    masked = torch.randn(4, 10)
+    masked[:, 4] = -torch.inf
+    watch.look(masked, masked.argmax(-1).int())
+    watch.look(None, torch.empty(0))
+    assert watch.answer()
+    masked[2] = -torch.inf
+    watch.look(masked, masked.argmax(-1))
+    assert not watch.answer()
