@@ -14,7 +14,7 @@ from torch import Tensor
 
 from es_ray.engines.sglang import kernels
 from es_ray.engines.sglang.arguments import BACKEND
-from es_ray.engines.sglang.row_slots import Rows, RowSlots
+from es_ray.engines.sglang.row_slots import RowSlots, SlotOf
 
 BESIDE_ROWS = 128
 """Rows up to which A's products run beside the base product; beyond, that one needs all of the GPU."""
@@ -36,8 +36,6 @@ class PopulationBackend(BaseLoRABackend):
         self._rows_per_request = 1
         self._stream = torch.cuda.Stream(device)
         self._begun: tuple[Tensor, Tensor, Tensor] | None = None
-        self._asked: tuple[list[str | None], dict[str | None, int]] = ([], {})
-        self._graph: tuple[tuple[list[str | None], dict[str | None, int]], Rows] | None = None
 
     def init_cuda_graph_batch_info(self, max_bs_in_cuda_graph: int, num_tokens_per_req: int) -> None:
         """Make room for the largest decode graph."""
@@ -66,23 +64,19 @@ class PopulationBackend(BaseLoRABackend):
             weight_indices, lora_ranks, scalings, lengths, graph=use_cuda_graph
         )
 
-        if use_cuda_graph:
-            self._graph = (self._asked, self.batch_info)
-
-    def repeats(self, forward_batch: Any, slot_of: dict[str | None, int]) -> bool:
+    def repeats(self, forward_batch: Any, slot_of: SlotOf) -> bool:
         """Whether a batch's rows are those that the CUDA graphs read already: then nothing needs preparing.
 
         slot_of: the slot of each adapter's id. As long as no request ends, a step differs from the one before
         in nothing that concerns adapters; SGLang would look each of them up again.
         """
-        ids = forward_batch.lora_ids
-        if self._graph is not None and forward_batch.forward_mode.is_cuda_graph():
-            (graph_ids, graph_slots), rows = self._graph
-            if ids == graph_ids and slot_of == graph_slots:
-                self.batch_info = rows
-                return True
-        self._asked = (list(ids), dict(slot_of))
-        return False
+        if not forward_batch.forward_mode.is_cuda_graph():
+            return False
+        rows = self._row_slots.repeated(forward_batch.lora_ids, slot_of)
+        if rows is None:
+            return False
+        self.batch_info = rows
+        return True
 
     def begin(self, x: Tensor, a: Tensor) -> None:
         """Start the products of x with A, which a `run_...` with the same tensors will ask for."""

@@ -1,5 +1,7 @@
 """Which adapter slot each row belongs to."""
 
+import random
+
 import pytest
 import torch
 
@@ -35,14 +37,59 @@ def test_a_graph_reads_one_tensor_whose_further_rows_belong_to_nobody():
     assert second.slots.tolist() == [3, 3] + [NO_SLOT] * 4
 
 
-def test_what_a_graph_reads_is_right_after_other_batches_and_other_scales():
+def test_a_slot_keeps_its_scale_while_others_prompts_run():
     slots = made()
     slots.rows([1, 0], RANKS, SCALES, None, graph=True)
-    slots.rows([3, 3], RANKS, [0.0] * 4, [2, 2], graph=False)
-    again = slots.rows([1, 0], RANKS, SCALES, None, graph=True)
-    assert again.slots.tolist()[:2] == [1, 0] and again.scales.tolist() == SCALES
-    gone = slots.rows([1, 0], [2, 0, 0, 2], SCALES, None, graph=True)
-    assert gone.slots.tolist()[:2] == [NO_SLOT, 0]
+    slots.rows([3, 3], [0, 0, 0, 2], [0.0, 0.0, 0.0, 4.0], [2, 2], graph=False)
+    again = slots.rows([1, 0], [2, 2, 0, 0], [0.5, 0.5, 0.0, 0.0], None, graph=True)
+    assert again.slots.tolist()[:2] == [1, 0]
+    assert again.scales.tolist()[:2] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_row_has_its_adapter_whatever_ran_before(seed):
+    """Requests end and others begin, prompts between steps, in ways that repeat what the graph read."""
+    rng = random.Random(seed)
+    slot_of = {None: 0, "a": 3, "b": 1, "c": 2}
+    scale_of = {"a": 2.0, "b": 0.5, "c": 1.0}
+    slots = RowSlots(4, CPU)
+    slots.reserve(12)
+    running, repeats = [], 0
+
+    def prepare(ids, lengths, graph):
+        ranks, scales = [0] * 4, [0.0] * 4
+        for name in filter(None, ids):
+            ranks[slot_of[name]], scales[slot_of[name]] = 2, scale_of[name]
+        return slots.rows([slot_of[name] for name in ids], ranks, scales, lengths, graph)
+
+    def check(rows, ids):
+        for slot, name in zip(rows.slots.tolist(), ids, strict=False):
+            assert slot == (NO_SLOT if name is None else slot_of[name])
+            assert name is None or rows.scales[slot] == scale_of[name]
+        assert rows.slots.tolist()[len(ids) :] == [NO_SLOT] * (len(rows.slots) - len(ids))
+
+    for _ in range(300):
+        if running and rng.random() < 0.4:
+            running.pop(rng.randrange(len(running)))
+        if len(running) < 10 and rng.random() < 0.5:
+            new = rng.choices(list(slot_of), k=rng.randint(1, 2))
+            lengths = [rng.randint(1, 4) for _ in new]
+            per_token = [name for name, length in zip(new, lengths, strict=True) for _ in range(length)]
+            check(prepare(new, lengths, graph=False), per_token)
+            running += new
+        if running:
+            rows = slots.repeated(running, slot_of)
+            repeats += rows is not None
+            check(rows or prepare(running, None, graph=True), running)
+    assert repeats > 20
+
+
+def test_another_slot_for_an_adapter_is_not_a_repetition():
+    slots = made()
+    assert slots.repeated(["a"], {"a": 1}) is None
+    slots.rows([1], RANKS, SCALES, None, graph=True)
+    assert slots.repeated(["a"], {"a": 1}).slots.tolist()[0] == 1
+    assert slots.repeated(["a"], {"a": 3}) is None
 
 
 def test_a_graph_that_was_not_announced_is_an_error():
