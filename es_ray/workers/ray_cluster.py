@@ -12,6 +12,7 @@ import ray
 
 from es_ray.config import ClusterConfig
 from es_ray.errors import UserError
+from es_ray.interrupts import put_off
 
 ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
@@ -36,7 +37,8 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     options = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), **options)
+        with _whole():
+            ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), **options)
         return True, False
     _check_answer(address)
     options.pop("include_dashboard")
@@ -47,6 +49,17 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
             f"--address {address}: {_known(str(error)) or ' '.join(str(error).split())[:300]}"
         ) from error
     return False, True
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C while Ray starts waits until all of it is there: of a half of it, processes would stay."""
+    try:
+        with put_off():
+            yield
+    except BaseException:
+        ray.shutdown()
+        raise
 
 
 @contextmanager
