@@ -40,7 +40,7 @@ def assert_all_end(processes: Callable[[], list[psutil.Process]], seconds: float
 
 def _command_line(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline()) if process.is_running() else ""
+        return " ".join(process.cmdline()).strip() if process.is_running() else ""
     except psutil.NoSuchProcess:
         return ""
 
@@ -99,7 +99,7 @@ class Command:
     def processes(self) -> dict[int, str]:
         """It and what it started, as far as they live: command lines by pid."""
         return {
-            process.pid: " ".join(process.info["cmdline"])
+            process.pid: " ".join(process.info["cmdline"]).strip()
             for process in psutil.process_iter(["cmdline", "environ", "status"])
             if self._is_mine(process)
         }
