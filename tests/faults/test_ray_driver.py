@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.conftest import GENERATIONS
 from tests.processes import AGENTS, Command
+from tests.runs import command as es_ray_command
 
 pytestmark = pytest.mark.faults
 WHOLE = {
@@ -71,6 +72,18 @@ def test_ctrl_c_while_ray_starts_waits_until_it_can_be_stopped(start, run, proce
     assert ended.out == ""
     assert not run.exists()
     command.assert_none_left()
+
+
+def test_a_ray_that_cannot_start_is_told_in_one_line(settings, run, tmp_path):
+    words = es_ray_command("run", *settings[1:], "--workers", 2, "--output", run)
+    with Command(words, tmp_path, RAY_TMPDIR="/dev/null") as failing:
+        ended = failing.end()
+        failing.assert_none_left()
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert ended.err.startswith("es-ray: Ray could not be started on this machine: ")
+    assert "/dev/null" in ended.err
+    assert not run.exists()
 
 
 def test_ctrl_c_while_the_engines_start(start, run, here):
