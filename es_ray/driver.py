@@ -15,6 +15,7 @@ from es_ray.environment import environment
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
+from es_ray.interrupts import heard_once
 from es_ray.preparation import held, settle
 from es_ray.recorded import check_weights
 from es_ray.reporting.console import Console
@@ -32,6 +33,7 @@ class RunResult:
     test_results: dict[str, Any]
 
 
+@heard_once()
 def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
     """Evolve adapters as configured, and return what came out.
 

@@ -1,4 +1,4 @@
-"""The two ways in which es-ray fails, as one line for a person."""
+"""The ways in which es-ray fails, as one line for a person."""
 
 
 class UserError(Exception):
@@ -15,3 +15,8 @@ class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
 
 class EvaluationError(Exception):
     """A candidate that could not be evaluated; the message names it. Never turned into a reward."""
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an exception that may carry a whole traceback of another process."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), "").strip()[:200]

@@ -2,30 +2,26 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from es_ray.cli.options import Debug
-from es_ray.config import DEFAULT_PRESET, load, preset_names
+from es_ray.cli.options import ConfigFile, Debug, Engine, Model, Preset, Sets
+from es_ray.config import DEFAULT_PRESET, load
 from es_ray.errors import UserError
 
 
 def doctor(
-    config: Annotated[Path | None, typer.Option(help="A YAML file of configuration.")] = None,
-    preset: Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")] = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
     local: Annotated[bool, typer.Option("--local", help="This machine alone, without Ray.")] = False,
     address: Annotated[
         str | None,
         typer.Option(help="The cluster: auto (the running one) or host:port; default: this machine."),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, transformers or sglang.")] = None,
-    model: Annotated[str | None, typer.Option(help="bundled, a folder, or a Hugging Face name.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key; may be repeated."),
-    ] = None,
+    engine: Engine = None,
+    model: Model = None,
+    set_: Sets = None,
     timeout: Annotated[float, typer.Option(help="Seconds that the nodes have to answer.", min=1)] = 30,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
     debug: Debug = False,

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0
     except (Interrupted, typer.Abort) as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends: to press again changes nothing
         code = _failed(130, str(error) or "interrupted", debug)
     except UserError as error:
         code = _failed(2, str(error), debug)

@@ -5,8 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from es_ray.config import preset_names
+
 RunDirectory = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.", show_default=False)
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of configuration.")]
+Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")]
+Engine = Annotated[str | None, typer.Option(help="auto, transformers or sglang.")]
+Model = Annotated[str | None, typer.Option(help="bundled, a folder, or a Hugging Face name.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key; may be repeated."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Split = Literal["train", "test"]

@@ -5,31 +5,28 @@ from typing import Annotated
 
 import typer
 
-from es_ray.cli.options import Debug
-from es_ray.config import DEFAULT_PRESET, Config, load, preset_names
+from es_ray.cli.options import ConfigFile, Debug, Engine, Model, Preset, Sets
+from es_ray.config import DEFAULT_PRESET, Config, load
 from es_ray.errors import UserError
 
 
 def run(
-    config: Annotated[Path | None, typer.Option(help="A YAML file of configuration.")] = None,
-    preset: Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")] = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
     workers: Annotated[int | None, typer.Option(help="Ray workers, one engine each.")] = None,
     local: Annotated[bool, typer.Option("--local", help="No Ray: everything in this process.")] = False,
     address: Annotated[
         str | None,
         typer.Option(help="Ray to use: local (start one), auto (join the running one), host:port."),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, transformers or sglang.")] = None,
-    model: Annotated[str | None, typer.Option(help="bundled, a folder, or a Hugging Face name.")] = None,
+    engine: Engine = None,
+    model: Model = None,
     task: Annotated[str | None, typer.Option(help="The task.")] = None,
     generations: Annotated[int | None, typer.Option(help="Generations in all.")] = None,
     population: Annotated[int | None, typer.Option(help="Members of a generation.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides all that is random.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run directory.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key; may be repeated."),
-    ] = None,
+    set_: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, print the configuration, do nothing.")

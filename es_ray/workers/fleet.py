@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
+from es_ray.errors import last_line
 from es_ray.workers.actor import BEATS, Failure, Pulse, WorkerActor
 
 log = logging.getLogger(__name__)
@@ -165,10 +166,12 @@ class Fleet:
     def close(self) -> None:
         """Have the idle engines close, and kill all actors."""
         closing = [actor.handle.close.remote().future() for actor in self.idle]
-        wait_for(closing, timeout=CLOSE_SECONDS)
-        for actor in list(self._actors.values()):
-            self.drop(actor)
-        ray.kill(self._pulse)
+        try:
+            wait_for(closing, timeout=CLOSE_SECONDS)
+        finally:
+            for actor in list(self._actors.values()):
+                self.drop(actor)
+            ray.kill(self._pulse)
 
     def _follow(self, actor: Actor, ref: Any) -> None:
         def end(future: "Future[Any]") -> None:
@@ -247,8 +250,3 @@ class Fleet:
             else:
                 ended.append(self._ended(actor, Lost("internal", cause)))
         return ended
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an exception that may carry a whole traceback of another process."""
-    return next((line for line in reversed(str(error).splitlines()) if line.strip()), "").strip()[:200]

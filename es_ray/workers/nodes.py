@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, TimeoutError, as_completed
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from es_ray.config import Config
-from es_ray.errors import UserError
+from es_ray.errors import UserError, last_line
 from es_ray.workers import open_ports, probe
 from es_ray.workers.ray_cluster import connected
 from es_ray.workers.report import NodeReport, answered, listed
@@ -114,37 +115,32 @@ def ask(
     started = time.monotonic()
     with _sent_by_value():
         task = ray.remote(num_cpus=0, max_retries=0)(question)
-        asked = {
+        refs = [
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
                 *arguments
-            ): node
+            )
             for node in nodes
-        }
-    waiting, reports = list(asked), {}
-    while waiting and (left := started + seconds - time.monotonic()) > 0:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
-        for ref in done:
-            after = round(time.monotonic() - started, 2)
-            reports[asked[ref].node_id] = _answer(asked[ref], ref, after)
-    for ref in waiting:
-        ray.cancel(ref, force=True)
-        node = asked[ref]
-        reports[node.node_id] = replace(node, failure=f"it does not answer within {seconds:g} s")
-    return [reports[node.node_id] for node in nodes]
+        ]
+    # futures, as in fleet.py: Ray 2.60 has aborted a driver inside `ray.wait`
+    asked = {ref.future(): number for number, ref in enumerate(refs)}
+    reports = [replace(node, failure=f"it does not answer within {seconds:g} s") for node in nodes]
+    with contextlib.suppress(TimeoutError):
+        for answer in as_completed(asked, timeout=max(started + seconds - time.monotonic(), 0)):
+            number = asked.pop(answer)
+            reports[number] = _answer(nodes[number], answer, round(time.monotonic() - started, 2))
+    for number in asked.values():
+        ray.cancel(refs[number], force=True)
+    return reports
 
 
-def _answer(node: NodeReport, ref: Any, seconds: float) -> NodeReport:
+def _answer(node: NodeReport, answer: "Future[dict[str, Any]]", seconds: float) -> NodeReport:
     try:
-        return replace(node, seconds=seconds, facts=ray.get(ref))
+        return replace(node, seconds=seconds, facts=answer.result())
     except RayTaskError as error:
-        failure = f"examining it failed: {_last_line(error)}"
+        failure = f"examining it failed: {last_line(error)}"
     except RayError as error:
-        failure = f"it could not be asked: {type(error).__name__}: {_last_line(error)}"
+        failure = f"it could not be asked: {type(error).__name__}: {last_line(error)}"
     return replace(node, seconds=seconds, failure=failure)
-
-
-def _last_line(error: Exception) -> str:
-    return next((line for line in reversed(str(error).splitlines()) if line.strip()), "").strip()[:200]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import ray
 
 from es_ray.config import ClusterConfig
-from es_ray.errors import UserError
+from es_ray.errors import RunError, UserError
+from es_ray.interrupts import put_off
 
 ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
@@ -28,7 +29,8 @@ TOKEN = re.compile(
 def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     """Connect this process to the configured Ray, starting one for `local`; returns (started, joined).
 
-    cpus: how many a Ray that is started here declares at least. Raises UserError where no Ray answers.
+    cpus: how many a Ray that is started here declares at least. Raises UserError where no Ray answers,
+    RunError where none can be started.
     """
     if ray.is_initialized():
         return False, False
@@ -36,7 +38,12 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     options = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), **options)
+        try:
+            with _whole():
+                ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), **options)
+        except Exception as error:  # Ray raises all kinds, a bare Exception where its node took over 30 s
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(f"Ray could not be started on this machine: {reason}") from error
         return True, False
     _check_answer(address)
     options.pop("include_dashboard")
@@ -47,6 +54,17 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
             f"--address {address}: {_known(str(error)) or ' '.join(str(error).split())[:300]}"
         ) from error
     return False, True
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C while Ray starts waits until all of it is there: of a half of it, processes would stay."""
+    try:
+        with put_off():
+            yield
+    except BaseException:
+        ray.shutdown()
+        raise
 
 
 @contextmanager

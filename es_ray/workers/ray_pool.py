@@ -84,12 +84,14 @@ class RayPool(Pool):
 
     def close(self) -> None:
         """Have the idle engines close, kill the actors; stop Ray if it was started here."""
-        if self._fleet is not None:
-            self._fleet.close()
-            self._fleet = None
-        if self._started_ray or self._joined_ray:  # one that was there before us stays
-            ray.shutdown()
-        self._started_ray = self._joined_ray = False
+        fleet, self._fleet = self._fleet, None
+        try:
+            if fleet is not None:
+                fleet.close()
+        finally:
+            if self._started_ray or self._joined_ray:  # one that was there before us stays
+                ray.shutdown()
+            self._started_ray = self._joined_ray = False
 
     def _placement(self) -> tuple[int, int]:
         """How many workers, and how many GPUs each; raises UserError where the cluster cannot have them."""

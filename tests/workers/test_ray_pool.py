@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,8 @@ import pytest
 import es_ray
 from es_ray.config import Config, load
 from es_ray.reporting.console import Console
-from tests.runs import GENERATIONS, POPULATION, SETTINGS, command, evolved, hear_ctrl_c, json_lines
+from tests.processes import Command
+from tests.runs import GENERATIONS, POPULATION, SETTINGS, command, evolved, json_lines
 from tests.runs import es_ray as run_es_ray
 from tests.small_models import small_model
 
@@ -32,6 +31,11 @@ def workers(run: Path) -> set[str]:
     return {line["worker"] for file in files for line in json_lines(file)}
 
 
+def begins(out: str) -> str:
+    """The line that a run begins with; a slow machine is told before it what is waited for."""
+    return next(line for line in out.splitlines() if line.startswith("es-ray: "))
+
+
 def config_of(run: Path, output: Path, **values) -> Config:
     return load(run / "config.yaml").replace(output__dir=str(output), **values)
 
@@ -44,7 +48,7 @@ def test_two_workers_give_the_bytes_of_none(finished, cluster, tmp_path, cli):
     assert len(workers(run)) == 2
     assert not any(worker.endswith(f"/{os.getpid()}") for worker in workers(run))
     assert {line["workers"] for line in json_lines(run / "metrics.jsonl")} == {2}
-    first = ended.out.splitlines()[0]
+    first = begins(ended.out)
     assert "2 Ray workers" in first
     assert "None" not in first
 
@@ -133,35 +137,16 @@ def test_a_model_that_cannot_be_loaded_in_a_worker_is_bad_input(cluster, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def left_over(mark: str) -> list[str]:
-    """Processes of this machine that inherited a mark in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (process / "environ").read_bytes():
-                found.append((process / "comm").read_text().strip())
-        except OSError:  # it has ended, or is not ours
-            continue
-    return found
-
-
-def assert_all_ended(mark: str) -> None:
-    """Ray's processes end a moment after the command; give them that moment."""
-    for _ in range(100):
-        if not left_over(mark):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"still running: {left_over(mark)}")
-
-
 def test_the_command_starts_a_ray_of_its_own_and_stops_it(finished, tmp_path):
-    done = run_es_ray("run", "--workers", 1, *SETTINGS, "--output", tmp_path / "run",
-                      env=os.environ | {"MARK": str(tmp_path)})  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "1 Ray worker on this machine" in done.stdout.splitlines()[0]
+    words = command("run", "--workers", 1, *SETTINGS, "--output", tmp_path / "run")
+    with Command(words, tmp_path) as run:
+        run.wait_for(lambda: run.runs("raylet"))
+        ended = run.end(300)
+        run.assert_none_left()
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    assert "1 Ray worker on this machine" in begins(ended.out)
     assert evolved(tmp_path / "run") == evolved(finished.path)
-    assert_all_ended(str(tmp_path))
 
 
 @pytest.mark.slow
@@ -190,31 +175,6 @@ def test_all_workers_may_die_at_once(finished, cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_ray_run_and_its_ray(finished, tmp_path, cli):
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        command("run", "--workers", 2, *SETTINGS, "--output", run),
-        env=os.environ | {"MARK": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_ctrl_c,
-    )
-    while not (run / "generations/0000/DONE").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    assert "raylet" in left_over(str(tmp_path))
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(err.splitlines()) == 1
-    assert "--resume --output" in err
-    assert_all_ended(str(tmp_path))
-    assert cli("run", "--resume", "--output", run, "--local").code == 0
-    assert evolved(run) == evolved(finished.path)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["host:port", "auto"])
 def test_a_running_cluster_is_joined_and_left_running(finished, cluster, tmp_path, kind):
     import ray
@@ -223,6 +183,6 @@ def test_a_running_cluster_is_joined_and_left_running(finished, cluster, tmp_pat
     run = tmp_path / "run"
     done = run_es_ray("run", "--workers", 2, "--address", address, *SETTINGS, "--output", run)
     assert done.returncode == 0, done.stderr
-    assert address in done.stdout.splitlines()[0]
+    assert address in begins(done.stdout)
     assert evolved(run) == evolved(finished.path)
     assert ray.cluster_resources()["CPU"] == 8

@@ -9,14 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import es_ray
 from es_ray.config import Config, load
 from es_ray.errors import RunError
 from es_ray.reporting.console import Console
-from tests.runs import SETTINGS, evolved, json_lines
-from tests.runs import es_ray as run_es_ray
+from tests.processes import Command, Ended, assert_all_end, offspring
+from tests.runs import SETTINGS, command, evolved, json_lines
 
 pytestmark = pytest.mark.faults
 FAULTY = Path(__file__).parent / "faulty"
@@ -29,7 +30,16 @@ def cluster():
 
     ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
+    started = offspring()
     ray.shutdown()
+    assert_all_end(lambda: started)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A run in this process ends with its actors and its plots' process; Ray's idle processes are Ray's."""
+    yield
+    assert_all_end(lambda: offspring("ray::WorkerActor", "ray::Pulse", "es_ray.reporting"))
 
 
 @pytest.fixture
@@ -44,13 +54,11 @@ def warnings() -> Iterator[list[str]]:
 
 
 def actors() -> dict[int, str]:
-    """Ray's worker actors on this machine: what each is doing, by pid."""
+    """The worker actors of runs in this process: what each is doing, by pid."""
     found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            title = (process / "cmdline").read_bytes().decode(errors="replace").strip("\0")
-            if title.startswith("ray::WorkerActor"):
-                found[int(process.name)] = title
+    for process in offspring("ray::WorkerActor"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[process.pid] = " ".join(process.cmdline())
     return found
 
 
@@ -82,27 +90,13 @@ def once(condition, action) -> Iterator[list]:
 
 def first(title: str, since: Path | None = None):
     """The first actor's pid whose process does that, once a file is there."""
-    ours = os.getpid()
 
     def condition() -> int | None:
         if since is not None and not since.exists():
             return None
-        return next((pid for pid, told in actors().items() if title in told and descends(pid, ours)), None)
+        return next((pid for pid, told in actors().items() if title in told), None)
 
     return condition
-
-
-def descends(pid: int, ancestor: int) -> bool:
-    """Whether a process is a child of another, at any depth: other tests have actors too."""
-    while pid > 1:
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            pid = int(fields[1])
-            if pid == ancestor:
-                return True
-            continue
-        return False
-    return False
 
 
 @pytest.mark.parametrize("title", ["WorkerActor.start", "WorkerActor.call"])
@@ -120,7 +114,7 @@ def test_a_worker_killed_between_two_generations(finished, cluster, tmp_path):
 
     def kill(metrics: dict) -> None:
         if metrics["generation"] == 1:
-            killed.extend(pid for pid in actors() if descends(pid, os.getpid()))
+            killed.extend(actors())
             os.kill(killed[0], signal.SIGKILL)
 
     console.generation = kill
@@ -151,8 +145,7 @@ def test_all_workers_stopped_at_once(finished, cluster, tmp_path):
 
     def stop(_: int) -> None:
         for pid in actors():
-            if descends(pid, os.getpid()):
-                os.kill(pid, signal.SIGSTOP)
+            os.kill(pid, signal.SIGSTOP)
 
     with once(first("WorkerActor.call", run / "generations/0000/DONE"), stop) as stopped:
         es_ray.run(shared(finished, run))
@@ -166,7 +159,7 @@ def test_a_shard_that_kills_every_worker_stops_the_run_with_its_name(finished, c
     def kill_all() -> None:
         while not over.wait(0.005):
             for pid, title in actors().items():
-                if "WorkerActor.call" in title and descends(pid, os.getpid()):
+                if "WorkerActor.call" in title:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
@@ -179,12 +172,14 @@ def test_a_shard_that_kills_every_worker_stops_the_run_with_its_name(finished, c
     thread.join()
 
 
-def faulty_run(tmp_path: Path, fault: str, *more: object):
-    """The command with two workers and a reward that misbehaves in them."""
+def faulty_run(tmp_path: Path, fault: str, *more: object) -> Ended:
+    """The command with two workers and a reward that misbehaves in them; none of its processes is left."""
     path = f"{FAULTY}:{os.environ.get('PYTHONPATH', '')}"
-    environment = os.environ | {"PYTHONPATH": path, "ES_RAY_FAULT": fault}
-    arguments = ("run", "--workers", 2, *SETTINGS, "--output", tmp_path / "run", *more)
-    return run_es_ray(*arguments, env=environment)
+    words = command("run", "--workers", 2, *SETTINGS, "--output", tmp_path / "run", *more)
+    with Command(words, tmp_path, PYTHONPATH=path, ES_RAY_FAULT=fault) as run:
+        ended = run.end(300)
+        run.assert_none_left()
+    return ended
 
 
 @pytest.mark.parametrize(
@@ -196,33 +191,33 @@ def faulty_run(tmp_path: Path, fault: str, *more: object):
 )
 def test_a_reward_that_misbehaves_stops_the_run_with_one_line(tmp_path, fault, words):
     done = faulty_run(tmp_path, fault)
-    assert done.returncode == 1, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert all(word in last for word in words), done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 1, done.err
+    last = done.err.splitlines()[-1]
+    assert all(word in last for word in words), done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_reward_that_blocks_once_costs_its_worker(finished, tmp_path):
     done = faulty_run(tmp_path, f"blocks {tmp_path / 'blocked'}", "--set", "cluster.shard_timeout=20")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert (tmp_path / "blocked").exists()
-    assert "not done after 20 s (cluster.shard_timeout)" in done.stdout
+    assert "not done after 20 s (cluster.shard_timeout)" in done.out
     assert evolved(tmp_path / "run") == evolved(finished.path)
 
 
 def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
     patience = ("--set", "cluster.shard_timeout=5", "--set", "cluster.max_attempts=2")
     done = faulty_run(tmp_path, "blocks", *patience)
-    assert done.returncode == 1, done.stderr
-    assert "of generation 0: lost with 2 workers" in done.stderr.splitlines()[-1]
+    assert done.code == 1, done.err
+    assert "of generation 0: lost with 2 workers" in done.err.splitlines()[-1]
 
 
 def test_a_start_that_takes_too_long_is_an_error(tmp_path):
     patience = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2")
     done = faulty_run(tmp_path, "", *patience)
-    assert done.returncode == 1, done.stderr
-    assert "2 workers in a row failed to start" in done.stderr.splitlines()[-1]
-    assert "cluster.start_timeout" in done.stderr.splitlines()[-1]
+    assert done.code == 1, done.err
+    assert "2 workers in a row failed to start" in done.err.splitlines()[-1]
+    assert "cluster.start_timeout" in done.err.splitlines()[-1]
 
 
 @pytest.fixture
@@ -235,9 +230,12 @@ def nodes():
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     added = [made.add_node(num_cpus=2) for _ in range(2)]
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    started = offspring()
     yield made, added
+    started += offspring()
     ray.shutdown()
     made.shutdown()
+    assert_all_end(lambda: started)
 
 
 def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):

@@ -1,0 +1,152 @@
+"""A driver with a Ray of its own: Ctrl-C at each stage and kill -9, what is left of it, and going on."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import GENERATIONS
+from tests.processes import AGENTS, Command
+from tests.runs import command as es_ray_command
+
+pytestmark = pytest.mark.faults
+WHOLE = {
+    "evaluating": 1,
+    "updating": 1,
+    "recording": 2,
+    "the final comparison": GENERATIONS,
+    "closing": GENERATIONS,
+}
+"""Generations that are whole in the end, by the stage of Ctrl-C: one in recording is written to its end."""
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture
+def start(settings, tmp_path) -> Iterator[Start]:
+    """`start(stage)`: the command with two workers, once it is held up there. See held.py."""
+    options = [*map(str, settings[1:]), "--workers", "2", "--output", str(tmp_path / "run")]
+
+    def at(stage: str) -> Command:
+        held = [sys.executable, "-m", "tests.faults.held", stage, str(tmp_path / "here")]
+        return running.enter_context(Command([*held, "run", *options], tmp_path))
+
+    with ExitStack() as running:
+        yield at
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def here(tmp_path) -> Path:
+    """The file that is there while a stage is held up."""
+    return tmp_path / "here"
+
+
+def whole(run: Path) -> list[int]:
+    return sorted(int(done.parent.name) for done in run.glob("generations/*/DONE"))
+
+
+def resumed(drivers, reference, run: Path) -> None:
+    """The run goes on, to the bytes of the undisturbed one."""
+    ended = drivers("run", "--resume", "--local", "--output", run)
+    assert ended.code == 0, ended.err
+    assert "warning" not in ended.out
+    reference.assert_equal(run)
+
+
+@pytest.mark.parametrize("process", ["gcs_server", "raylet"])
+def test_ctrl_c_while_ray_starts_waits_until_it_can_be_stopped(start, run, process):
+    command = start("none")
+    command.wait_for(lambda: command.runs(process))
+    command.ctrl_c()
+    ended = command.end()
+    assert (ended.code, ended.err) == (130, "es-ray: interrupted before anything was written\n")
+    assert ended.out == ""
+    assert not run.exists()
+    command.assert_none_left()
+
+
+def test_a_ray_that_cannot_start_is_told_in_one_line(settings, run, tmp_path):
+    words = es_ray_command("run", *settings[1:], "--workers", 2, "--output", run)
+    with Command(words, tmp_path, RAY_TMPDIR="/dev/null") as failing:
+        ended = failing.end()
+        failing.assert_none_left()
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert ended.err.startswith("es-ray: Ray could not be started on this machine: ")
+    assert "/dev/null" in ended.err
+    assert not run.exists()
+
+
+def test_ctrl_c_while_the_engines_start(start, run, here):
+    command = start("engine start")
+    command.wait_for(here.exists)
+    command.ctrl_c()
+    ended = command.end()
+    assert (ended.code, ended.err) == (130, "es-ray: interrupted before anything was written\n")
+    assert not run.exists()
+    command.assert_none_left()
+
+
+@pytest.mark.parametrize("stage", WHOLE)
+def test_ctrl_c_at_a_stage(start, drivers, reference, run, here, stage):
+    command = start(stage)
+    command.wait_for(here.exists)
+    command.ctrl_c()
+    if stage == "recording":
+        time.sleep(0.5)
+        here.unlink()
+    began = time.monotonic()
+    ended = command.end()
+    assert_interrupted(ended, run, WHOLE[stage])
+    assert time.monotonic() - began < 15, "it waits for no worker"
+    command.assert_none_left()
+    resumed(drivers, reference, run)
+
+
+def test_who_goes_on_pressing_ctrl_c_changes_nothing(start, drivers, reference, run, here):
+    command = start("recording")
+    command.wait_for(here.exists)
+    for press in range(200):
+        if not command.ctrl_c():
+            break
+        time.sleep(0.1)
+        if press == 5:
+            here.unlink()
+    assert press > 5
+    assert_interrupted(command.end(), run, WHOLE["recording"])
+    command.assert_none_left()
+    resumed(drivers, reference, run)
+
+
+def assert_interrupted(ended, run: Path, generations: int) -> None:
+    are = "generation is" if generations == 1 else "generations are"
+    assert ended.err == (
+        f"es-ray: interrupted; {generations} {are} whole; es-ray run --resume --output {run} goes on\n"
+    )
+    assert ended.code == 130
+    assert "Traceback" not in ended.out
+    assert whole(run) == list(range(generations))
+
+
+@pytest.mark.parametrize("stage", ["evaluating", "recording"])
+def test_what_a_killed_driver_started_ends_by_itself(start, drivers, reference, run, here, stage):
+    command = start(stage)
+    command.wait_for(here.exists)
+    assert all(map(command.runs, ["gcs_server", "raylet", "ray::WorkerActor", *AGENTS]))
+    command.wait_for((run / "generations/0000/DONE").exists)
+    command.kill()
+    assert command.end().code == -signal.SIGKILL
+    assert whole(run) == [0]
+    command.assert_none_left(but=AGENTS)
+    resumed(drivers, reference, run)
+    if stage == "evaluating":
+        command.assert_none_left(seconds=75)
