@@ -23,7 +23,7 @@ def greedy(
     prompts: Sequence[Sequence[int]],
     stop_ids: frozenset[int],
     max_new_tokens: int,
-    keep_rows: Callable[[Tensor], None],
+    keep_rows: Callable[[list[int]], None],
 ) -> list[Completion]:
     """Continue each prompt until a stop id or max_new_tokens.
 
@@ -61,7 +61,7 @@ def greedy(
         if 2 * len(running) <= len(alive):
             kept = torch.tensor(running, device=ids.device)
             cache.batch_select_indices(kept)
-            keep_rows(kept)
+            keep_rows(running)
             ids, positions, mask = ids[kept], positions[kept], mask[kept]
             alive = [alive[number] for number in running]
     return [Completion(t, "stop" if f else "length") for t, f in zip(tokens, finished, strict=True)]

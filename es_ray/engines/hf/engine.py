@@ -90,10 +90,8 @@ class TransformersEngine(Engine):
         candidates = list(dict.fromkeys(row.candidate for row in rows))
         vectors = np.stack([self._vector(theta, strategy, generation, index) for index in candidates])
         place = {candidate: number for number, candidate in enumerate(candidates)}
-        row_of = torch.tensor([place[row.candidate] for row in rows])
-        device = self._model.device
-        matrices = self._layout.matrices(torch.from_numpy(vectors).to(device))
-        self._adapters.place(matrices, row_of.to(device))
+        matrices = self._layout.matrices(torch.from_numpy(vectors).to(self._model.device))
+        self._adapters.place(matrices, [place[row.candidate] for row in rows])
 
     def _vector(self, theta: Vector, strategy: Strategy, generation: int, index: int) -> Vector:
         if index == BASE:
