@@ -35,7 +35,7 @@ class Projections:
         self._outputs: dict[int, Tensor] = {}
 
     def place(self, matrices: Sequence[tuple[Tensor, Tensor]], scaling: float) -> None:
-        """Take the adapters: A, shape [adapters, rank, in], and B, [adapters, out, rank], of each layer; float32."""
+        """Take each layer's A, shape [adapters, rank, in], and B, shape [adapters, out, rank]; float32."""
         a = torch.cat([a for a, _ in matrices], dim=1)
         b = a.new_zeros(len(a), a.shape[1], sum(self._base.widths))
         row = column = 0
@@ -74,7 +74,7 @@ class Projections:
         return output
 
     def _adapted(self, x: Tensor, y: Tensor) -> Tensor:
-        """y with the adapters' part, in place where y is float32."""
+        """Add the adapters' part to y, in place where y is float32."""
         a, b = self._a, self._b
         assert a is not None and b is not None
         runs, ranks, _ = a.shape
