@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from es_ray.engines.base import CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
+from es_ray.engines.hf.attention import use_one_token_attention
 from es_ray.engines.hf.decoding import NonFiniteLogits, greedy
 from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.errors import EvaluationError, RunError, UserError
@@ -53,6 +54,7 @@ class TransformersEngine(Engine):
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
         )
+        use_one_token_attention(self._model)
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
 
     @torch.inference_mode()
