@@ -66,7 +66,7 @@ class Projections:
                 y = self._adapted(x, y)
             if len(self.names) == 1:
                 return y
-            self._outputs = dict(enumerate(y.split(self._base.widths, dim=-1)))
+            self._outputs = dict(enumerate(y.split_with_sizes(self._base.widths, dim=-1)))
             self._x = x
         output = self._outputs.pop(place)
         if not self._outputs:
