@@ -1,8 +1,8 @@
 """Attention of one new token for each row, on a CPU, as two batched products over the key-value heads.
 
-PyTorch's fused attention is made for long queries. With one token and a short context it takes up to twice as
-long as this does on keys that lie in memory as [rows, heads, size, tokens], as `kv_cache` then lays them; with
-hundreds of tokens in the cache both take the same.
+PyTorch's fused attention is made for long queries. With one token and a short context it takes up to twice
+as long as this does on keys that lie in memory as [rows, heads, size, tokens], as `kv_cache` then lays them;
+with hundreds of tokens in the cache both take the same.
 """
 
 from typing import Any

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class JointLinear:
     """The outputs of several linear layers side by side; their weights become views of one matrix.
 
-    On a CPU the float32 matrix lies in memory as [in, out], which MKL multiplies up to 2.5 times as fast with a
-    batch of some rows. Layers of other kinds (quantised ones) are called one by one.
+    On a CPU the float32 matrix lies in memory as [in, out], which MKL multiplies up to 2.5 times as fast.
+    Layers of other kinds (quantised ones) are called one by one.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
