@@ -1,11 +1,14 @@
 """Speed of the transformers engine on this machine's CPU, with the bundled model, in one run.
 
 30 members x 2 prompts, a fixed number of new tokens, every way of evaluating them in turn, round after round:
-- base: the model without adapters on the same rows, in our own decoding loop (the ceiling);
+- base: the model as transformers loads it, without adapters, on the same rows in our own decoding loop;
 - base generate: the same through `model.generate`;
+- base, prepared: the model as our engine runs it (joined projections, attention of one token), without
+  adapters: what is left between it and the population is what the adapters cost;
 - population: our engine, building the members from their seeds included;
 - PEFT, mixed batch: `generate(adapter_names=...)`, all rows at once, adapters loaded beforehand;
 - PEFT, one member at a time: `set_adapter`, then its prompts, adapters loaded beforehand.
+CPU time beside wall-clock time, since the machine may not be quiet; ratios are medians over rounds.
 Then a short run through the driver, for the seconds of a generation by phase.
 """
 
@@ -28,8 +31,10 @@ from transformers import AutoModelForCausalLM
 from es_ray import driver
 from es_ray.config import Config, parse
 from es_ray.engines.base import Row
+from es_ray.engines.hf.attention import use_one_token_attention
 from es_ray.engines.hf.decoding import greedy
 from es_ray.engines.hf.engine import TransformersEngine
+from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.environment import environment
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
@@ -53,7 +58,7 @@ def main(
             "engine": {"threads": threads},
         }
     )
-    seconds = measure(config, rounds)
+    cpu, wall = measure(config, rounds)
     phases = generation_seconds(config)
     report = {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -63,7 +68,8 @@ def main(
         "new_tokens": tokens,
         "threads": threads,
         "rounds": rounds,
-        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "seconds": wall,
         "generation_seconds": phases,
     }
     text = markdown(report)
@@ -73,8 +79,11 @@ def main(
     show(report)
 
 
-def measure(config: Config, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every way in every round."""
+Seconds = dict[str, list[float]]
+
+
+def measure(config: Config, rounds: int) -> tuple[Seconds, Seconds]:
+    """CPU seconds and wall-clock seconds of every way in every round."""
     experiment = Experiment(config)
     engine = TransformersEngine(experiment)
     engine.stop_ids = frozenset()  # every row runs to its full length
@@ -85,7 +94,10 @@ def measure(config: Config, rounds: int) -> dict[str, list[float]]:
     prompts = [row.prompt_ids for row in rows]
     tokens = config.task.max_new_tokens
 
-    plain = load(experiment)
+    plain, prepared = load(experiment), load(experiment)
+    use_one_token_attention(prepared)
+    modules = [module.name for module in experiment.layout.modules]
+    PopulationAdapters(prepared, modules, experiment.layout.scaling)
     adapted = peft_model(experiment, [strategy.member(theta, 0, index) for index in indices])
     names = [f"member{row.candidate}" for row in rows]
     per_member = len(experiment.prompt_ids["train"])
@@ -98,20 +110,23 @@ def measure(config: Config, rounds: int) -> dict[str, list[float]]:
     ways: dict[str, Callable[[], Any]] = {
         "base": lambda: greedy(plain, prompts, frozenset(), tokens, lambda kept: None),
         "base generate": lambda: generate(plain, prompts, tokens),
+        "base, prepared": lambda: greedy(prepared, prompts, frozenset(), tokens, lambda kept: None),
         "population": lambda: engine.generate(theta, strategy, 0, rows),
         "PEFT, mixed batch": lambda: generate(adapted, prompts, tokens, adapter_names=names),
         "PEFT, one member at a time": one_at_a_time,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: Seconds = {name: [] for name in ways}
+    wall: Seconds = {name: [] for name in ways}
     with torch.inference_mode():
         for number in range(rounds + 1):
             for name, way in ways.items():
-                started = time.perf_counter()
+                started = time.process_time(), time.perf_counter()
                 way()
                 if number:
-                    seconds[name].append(round(time.perf_counter() - started, 4))
+                    cpu[name].append(round(time.process_time() - started[0], 4))
+                    wall[name].append(round(time.perf_counter() - started[1], 4))
     engine.close()
-    return seconds
+    return cpu, wall
 
 
 def load(experiment: Experiment) -> Any:
@@ -161,20 +176,31 @@ def summary(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} s ({min(values):.3f}-{max(values):.3f})"
 
 
-def table_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Way, seconds, tokens/s, and how many times the population's median time it takes."""
-    seconds = report["seconds"]
+def table_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The cells under HEADINGS of every way."""
+    cpu, wall = report["cpu_seconds"], report["seconds"]
     count = report["members"] * report["prompts"] * report["new_tokens"]
-    population = statistics.median(seconds["population"])
     return [
         (
             name,
-            summary(values),
-            f"{count / statistics.median(values):.0f}",
-            f"{statistics.median(values) / population:.2f}",
+            summary(cpu[name]),
+            summary(wall[name]),
+            f"{count / statistics.median(cpu[name]):.0f}",
+            f"{times(cpu, name):.2f}",
+            f"{times(wall, name):.2f}",
         )
-        for name, values in seconds.items()
+        for name in cpu
     ]
+
+
+def times(seconds: Seconds, name: str) -> float:
+    """The median over rounds of a way's seconds divided by the population's."""
+    rounds = zip(seconds[name], seconds["population"], strict=True)
+    return statistics.median(one / population for one, population in rounds)
+
+
+HEADINGS = ("way", "CPU seconds", "wall-clock seconds", "tokens per CPU second",
+            "times the population's, CPU", "wall-clock")  # fmt: skip
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -190,8 +216,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"Command: `python {' '.join(report['environment']['command'])}`",
         "",
-        "| way | seconds | tokens/s | times the population's |",
-        "| --- | --- | --- | --- |",
+        f"| {' | '.join(HEADINGS)} |",
+        f"|{' --- |' * len(HEADINGS)}",
         *(f"| {' | '.join(row)} |" for row in table_rows(report)),
         "",
         "Seconds of a generation through the driver, natural lengths, recording and plotting beside it:",
@@ -207,7 +233,7 @@ def markdown(report: dict[str, Any]) -> str:
 def show(report: dict[str, Any]) -> None:
     """The report on the terminal."""
     console = Console()
-    table = Table("way", "seconds", "tokens/s", "times the population's")
+    table = Table(*HEADINGS)
     for row in table_rows(report):
         table.add_row(*row)
     console.print(table)

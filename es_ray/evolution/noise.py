@@ -5,6 +5,7 @@ for each counter (block, member, generation, stream) under a key made of the run
 four normals of them. So any process can build any part of any member, alone and in any order.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ STREAM_SAMPLING: Final = 2
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
-_CHUNK = 1 << 18  # entries made at once: bounds the temporaries, and never changes a result
+_CHUNK = 1 << 16  # entries made at once, what fits into a core's cache; never changes a result
 
 Words = NDArray[np.uint32]
 
@@ -29,7 +30,8 @@ def philox4x32(counter: tuple[Words, ...], key: tuple[int, int]) -> tuple[Words,
     counter: four uint32 arrays that broadcast together; key: two 32-bit words.
     Returns four uint32 arrays of the broadcast shape.
     """
-    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
+    # not broadcast beforehand: in the first rounds most words are the same for all blocks or all members
+    c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
     shift = np.uint64(32)
     k0, k1 = key
     for _ in range(10):
@@ -46,9 +48,14 @@ def philox4x32(counter: tuple[Words, ...], key: tuple[int, int]) -> tuple[Words,
 
 def _box_muller(x: Words, y: Words) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     # float64 inside, so that what is rounded to float32 hardly depends on the machine's log, cos and sin
-    u = ((x >> np.uint32(8)).astype(np.float64) + 1.0) * 2.0**-24
-    angle = 2.0 * np.pi * ((y >> np.uint32(8)).astype(np.float64) * 2.0**-24)
-    radius = np.sqrt(-2.0 * np.log(u))
+    radius = (x >> np.uint32(8)).astype(np.float64)
+    radius += 1.0
+    radius *= 2.0**-24
+    np.log(radius, out=radius)
+    radius *= -2.0
+    np.sqrt(radius, out=radius)
+    angle = (y >> np.uint32(8)).astype(np.float64)
+    angle *= 2.0 * np.pi * 2.0**-24
     return (radius * np.cos(angle)).astype(np.float32), (radius * np.sin(angle)).astype(np.float32)
 
 
@@ -59,16 +66,31 @@ def normals(
 
     seed: 0 to 2**64 - 1; generation, member: 0 to 2**32 - 1; entry i lies in block i // 4, which is 32 bits.
     """
+    return normals_of(seed, generation, [member], stream, start, stop)[0]
+
+
+def normals_of(
+    seed: int, generation: int, members: Sequence[int], stream: int, start: int, stop: int
+) -> NDArray[np.float32]:
+    """`normals` of several members, shape [N, stop - start]."""
     key = (seed & 0xFFFFFFFF, seed >> 32)
-    out = np.empty(stop - start, dtype=np.float32)
+    out = np.empty((len(members), stop - start), dtype=np.float32)
     for low in range(start - start % 4, stop, _CHUNK):
-        high = min(low + _CHUNK, stop)
+        high, first = min(low + _CHUNK, stop), max(low, start)
         block = np.arange(low // 4, -(-high // 4), dtype=np.uint64)
-        words = philox4x32((block, np.uint32(member), np.uint32(generation), np.uint32(stream)), key)  # type: ignore[arg-type]
-        quads = np.stack([*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])], axis=1)
-        first = max(low, start)
-        out[first - start : high - start] = quads.ravel()[first - low : high - low]
+        for some in at_once(len(members), high - low):
+            member = np.array(members[some], dtype=np.uint64)[:, None]
+            words = philox4x32((block, member, np.uint32(generation), np.uint32(stream)), key)  # type: ignore[arg-type]
+            quads = np.stack([*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])], axis=-1)
+            quads = quads.reshape(len(member), -1)
+            out[some, first - start : high - start] = quads[:, first - low : high - low]
     return out
+
+
+def at_once(members: int, entries: int) -> Iterator[slice]:
+    """The members in slices of so many that their entries fill a cache."""
+    step = max(1, _CHUNK // max(1, entries))
+    return (slice(low, min(low + step, members)) for low in range(0, members, step))
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,12 @@ class Noise:
 
     def member(self, generation: int, index: int, start: int, stop: int) -> NDArray[np.float32]:
         """Noise of entries [start, stop) of one member, float32, shape [stop - start]."""
-        number = index // 2 if self.antithetic else index
-        noise = normals(self.seed, generation, number, STREAM_NOISE, start, stop)
-        return -noise if self.antithetic and index % 2 else noise
+        return self.members(generation, [index], start, stop)[0]
+
+    def members(self, generation: int, indices: Sequence[int], start: int, stop: int) -> NDArray[np.float32]:
+        """Noise of several members, shape [N, stop - start]."""
+        numbers = [index // 2 for index in indices] if self.antithetic else indices
+        noise = normals_of(self.seed, generation, numbers, STREAM_NOISE, start, stop)
+        if self.antithetic:
+            noise[[index % 2 == 1 for index in indices]] *= -1
+        return noise

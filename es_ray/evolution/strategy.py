@@ -4,13 +4,14 @@ Salimans et al. 2017 (arXiv 1703.03864) in the form of arXiv 2509.24372: plain s
 advantage-weighted mean of the noise. The state is one flat float32 vector theta, shape [P].
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.evolution.fitness import SHAPINGS
-from es_ray.evolution.noise import STREAM_INITIAL, Noise, normals
+from es_ray.evolution.noise import STREAM_INITIAL, Noise, at_once, normals
 
 Vector = NDArray[np.float32]
 
@@ -73,8 +74,14 @@ class Strategy:
 
     def member(self, theta: Vector, generation: int, index: int) -> Vector:
         """Theta + sigma * noise of one member, shape [P]."""
-        noise = self.noise.member(generation, index, 0, self.size)
-        return theta + self.scale(generation).dense(0, self.size) * noise
+        return self.members(theta, generation, [index])[0]
+
+    def members(self, theta: Vector, generation: int, indices: Sequence[int]) -> Vector:
+        """Several members, shape [N, P]."""
+        members = self.noise.members(generation, indices, 0, self.size)
+        members *= self.scale(generation).dense(0, self.size)
+        members += theta
+        return members
 
     def advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         """Z for each member, shape [N]; all zeros where the rewards are equal: nothing can be learnt there.
@@ -96,8 +103,10 @@ class Strategy:
         and in member order for each entry, so that its bits do not depend on how entries are split.
         """
         total = np.zeros(stop - start, dtype=np.float32)
-        for index, advantage in enumerate(advantages):
-            total += np.float32(advantage) * self.noise.member(generation, index, start, stop)
+        for some in at_once(len(advantages), stop - start):
+            noise = self.noise.members(generation, range(some.start, some.stop), start, stop)
+            for advantage, row in zip(advantages[some], noise, strict=True):
+                total += np.float32(advantage) * row
         if self.update_scale == "sigma":
             total *= self.scale(generation).dense(start, stop)
         return theta[start:stop] + np.float32(self.learning_rate / len(advantages)) * total

@@ -26,10 +26,13 @@ CASES = [
     ("qwen2", {"rank": 1}),
     ("qwen2", {"rank": 8, "alpha": 16.0, "layers": "1"}),
     ("qwen2", {"rank": 2, "target_modules": ["down_proj", "k_proj"]}),
+    ("qwen2", {"rank": 4, "target_modules": ["o_proj"]}),
     ("llama", {"rank": 2}),
+    ("llama", {"rank": 16, "alpha": 32.0}),
     ("llama", {"rank": 5, "layers": "0", "target_modules": ["gate_proj", "o_proj"]}),
     ("qwen3", {"rank": 1, "target_modules": ["q_proj", "v_proj"]}),
     ("qwen3", {"rank": 8}),
+    ("qwen3", {"rank": 3, "target_modules": ["k_proj", "gate_proj", "up_proj"]}),
     ("mistral", {"rank": 2, "layers": "0-1"}),
     ("mistral", {"rank": 1, "alpha": 8.0, "target_modules": ["up_proj"]}),
     ("mistral-window", {"rank": 2}),
@@ -105,6 +108,25 @@ def test_completions_equal_plain_pefts_member_by_member(architecture, lora, tmp_
     same = s.engine.generate(s.theta, s.strategy, GENERATION, [Row(c, prompt) for c in range(6)])
     assert len({tuple(answer.token_ids) for answer in same}) > 1
     s.engine.close()
+
+
+@pytest.mark.parametrize("heads", [4, 1])
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+def test_members_one_after_the_other_equal_plain_pefts(architecture, heads, tmp_path):
+    """As shards are: each candidate's prompts together, more of them for the centre."""
+    folder = small_model(tmp_path / "model", architecture, num_key_value_heads=heads)
+    s = setting(folder, {"rank": 2})
+    prompts = [row.prompt_ids for row in rows(candidates=(0,))]
+    for shard in ({0: 2, 1: 2, 4: 2}, {1: 2, 4: 2, CENTRE: 4}, {0: 1, 4: 3, CENTRE: 5}):
+        asked = [Row(c, prompt) for c, count in shard.items() for prompt in prompts[:count]]
+        answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
+        for candidate in shard:
+            model = reference(s, candidate, tmp_path / f"adapter{candidate}")
+            for row, ours in zip(asked, answers, strict=True):
+                if row.candidate == candidate:
+                    assert ours.token_ids == plain_peft.greedy(
+                        model, list(row.prompt_ids), STOP_IDS, NEW_TOKENS
+                    )
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "mistral-window"])

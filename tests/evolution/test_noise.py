@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from es_ray.evolution.noise import STREAM_INITIAL, STREAM_NOISE, STREAM_SAMPLING, Noise, normals, philox4x32
+from es_ray.evolution.noise import (
+    STREAM_INITIAL,
+    STREAM_NOISE,
+    STREAM_SAMPLING,
+    Noise,
+    normals,
+    normals_of,
+    philox4x32,
+)
 from tests import philox
 
 CHUNK = 1 << 18
@@ -67,6 +75,24 @@ def test_normals_equal_a_float64_form(seed, generation, member, stream):
 def test_a_slice_of_normals_equals_the_whole(start, stop):
     whole = normals(11, 2, 3, STREAM_NOISE, 0, 2 * CHUNK + 11)
     assert normals(11, 2, 3, STREAM_NOISE, start, stop).tobytes() == whole[start:stop].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 1), (3, 7), (1, 9728), (CHUNK - 3, CHUNK + 5), (1, CHUNK + 1), (9, 9)]
+)
+@pytest.mark.parametrize("members", [[5], [0, 1, 2**32 - 1], list(range(40))])
+def test_normals_of_several_members_equal_each_ones(members, start, stop):
+    ours = normals_of(2**40 + 1, 6, members, STREAM_NOISE, start, stop)
+    assert ours.shape == (len(members), stop - start)
+    for member, row in zip(members, ours, strict=True):
+        assert row.tobytes() == normals(2**40 + 1, 6, member, STREAM_NOISE, start, stop).tobytes()
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_noise_of_several_members_equals_each_ones(antithetic):
+    noise = Noise(42, antithetic)
+    for index, row in zip((3, 0, 1, 2), noise.members(5, (3, 0, 1, 2), 7, 50), strict=True):
+        assert np.array_equal(row, noise.member(5, index, 7, 50))
 
 
 def test_entries_after_the_chunk_boundary_equal_the_second_form():

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from es_ray.engines.base import BASE, CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
+from es_ray.engines.base import CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
+from es_ray.engines.hf.attention import use_one_token_attention
 from es_ray.engines.hf.decoding import NonFiniteLogits, greedy
 from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.errors import EvaluationError, RunError, UserError
@@ -52,6 +54,7 @@ class TransformersEngine(Engine):
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
         )
+        use_one_token_attention(self._model)
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
 
     @torch.inference_mode()
@@ -88,17 +91,20 @@ class TransformersEngine(Engine):
 
     def _place(self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]) -> None:
         candidates = list(dict.fromkeys(row.candidate for row in rows))
-        vectors = np.stack([self._vector(theta, strategy, generation, index) for index in candidates])
+        vectors = self._vectors(theta, strategy, generation, np.array(candidates))
         place = {candidate: number for number, candidate in enumerate(candidates)}
-        row_of = torch.tensor([place[row.candidate] for row in rows])
-        device = self._model.device
-        matrices = self._layout.matrices(torch.from_numpy(vectors).to(device))
-        self._adapters.place(matrices, row_of.to(device))
+        matrices = self._layout.matrices(torch.from_numpy(vectors).to(self._model.device))
+        self._adapters.place(matrices, [place[row.candidate] for row in rows])
 
-    def _vector(self, theta: Vector, strategy: Strategy, generation: int, index: int) -> Vector:
-        if index == BASE:
-            return np.zeros_like(theta)
-        return theta if index == CENTRE else strategy.member(theta, generation, index)
+    def _vectors(
+        self, theta: Vector, strategy: Strategy, generation: int, candidates: NDArray[np.int64]
+    ) -> Vector:
+        """The candidates' flat vectors, shape [N, P]; the base model's is zero."""
+        vectors = np.zeros((len(candidates), len(theta)), dtype=np.float32)
+        members = candidates >= 0
+        vectors[members] = strategy.members(theta, generation, candidates[members].tolist())
+        vectors[candidates == CENTRE] = theta
+        return vectors
 
 
 def _mean_abs(weight: torch.Tensor) -> float:

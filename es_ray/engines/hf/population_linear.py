@@ -1,116 +1,107 @@
 """Linear layers in which every row of the batch has a LoRA adapter of its own.
 
-y_i = W x_i + scaling * B_i A_i x_i for row i, as batched products. Layers that are given the same input (q, k
-and v; gate and up) share one product with all their A's.
+y_i = W x_i + scaling * B_i A_i x_i for row i. Layers that are given the same input (q, k and v; gate and up)
+share one product with W, one with all their A's, and one with their B's on the diagonal of a matrix. Rows of
+one adapter that follow each other share its products too.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
+from math import gcd
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from es_ray.engines.hf.joint_linear import JointLinear
 from es_ray.errors import UserError
 
-_FEW = 4  # up to this rank, dot products and scaled adds beat batched products
+_FEW = 4  # up to this many A's, and for single rows, dot products beat batched products
 
 
-def by_row(x: Tensor, rows: int) -> Tensor:
-    """[rows, tokens, features], also from a model that hands on [rows * tokens, features]."""
-    return x if x.dim() == 3 else x.view(rows, -1, x.shape[-1])
+class Projections:
+    """The layers that receive one input. The first one to be called computes for all of them.
 
+    The products run in float32 and are rounded once to the layers' dtype, as PEFT does it.
+    """
 
-class SharedShrink:
-    """A_i x_i of all layers that receive the same input, computed when the first of them is called."""
-
-    def __init__(self) -> None:
-        self._members: list[PopulationLinear] = []
-        self._a: Tensor | None = None
+    def __init__(self, names: list[str], layers: list[nn.Linear]) -> None:
+        self.names = names
+        self._base = JointLinear(layers)
+        self._adapters: tuple[Tensor, Tensor] | None = None  # of all adapters
+        self._a: Tensor | None = None  # of the runs of rows
+        self._b: Tensor | None = None
         self._x: Tensor | None = None
-        self._low: list[Tensor] = []
+        self._outputs: dict[int, Tensor] = {}
 
-    def join(self, member: "PopulationLinear") -> int:
-        """Take a layer in; returns its place."""
-        self._members.append(member)
-        return len(self._members) - 1
+    def place(self, matrices: Sequence[tuple[Tensor, Tensor]], scaling: float) -> None:
+        """Take each layer's A, shape [adapters, rank, in], and B, shape [adapters, out, rank]; float32."""
+        a = torch.cat([a for a, _ in matrices], dim=1)
+        b = a.new_zeros(len(a), a.shape[1], sum(self._base.widths))
+        row = column = 0
+        for _, expand in matrices:
+            _, out, rank = expand.shape
+            torch.mul(expand.transpose(1, 2), scaling, out=b[:, row : row + rank, column : column + out])
+            row, column = row + rank, column + out
+        self._adapters = a, b
 
-    def place(self, matrices: Sequence[Tensor]) -> None:
-        """Give each row its A's: one tensor for each layer, shape [rows, rank, in], float32."""
-        self._a = torch.cat(list(matrices), dim=1)
-        self._x = None
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the rows, by their present numbers."""
-        assert self._a is not None
-        self._a, self._x = self._a[rows], None
+    def assign(self, numbers: Sequence[int]) -> None:
+        """Give each run of rows, all runs being of one length, the adapter of that number."""
+        assert self._adapters is not None
+        self._a, self._b = self._adapters
+        if list(numbers) != list(range(len(self._a))):
+            which = torch.tensor(numbers, device=self._a.device)
+            self._a, self._b = self._a[which], self._b[which]
 
     def clear(self) -> None:
         """Forget the adapters and the last input."""
-        self._a = self._x = None
-        self._low = []
+        self._adapters = self._a = self._b = self._x = None
+        self._outputs = {}
 
-    def __call__(self, x: Tensor, place: int) -> Tensor:
-        """The product of one layer, [rows, tokens, rank]."""
-        if x is not self._x:
-            assert self._a is not None
-            wide = by_row(x, len(self._a)).float()
-            if wide.shape[1] == 1 and self._a.shape[1] <= _FEW:  # one token, few A's: dot products
-                low = torch.linalg.vecdot(wide, self._a)[:, None]
-            else:
-                low = torch.bmm(wide, self._a.transpose(1, 2))
-            self._low = [low] if len(self._members) == 1 else list(low.chunk(len(self._members), dim=-1))
+    def output(self, place: int, x: Tensor) -> Tensor:
+        """The output of the layer at that place, shape [..., out], perhaps a view of a wider tensor."""
+        if x is not self._x or place not in self._outputs:
+            y = self._base(x)
+            if self._a is not None:
+                y = self._adapted(x, y)
+            if len(self.names) == 1:
+                return y
+            self._outputs = dict(enumerate(y.split_with_sizes(self._base.widths, dim=-1)))
             self._x = x
-        return self._low[place]
+        output = self._outputs.pop(place)
+        if not self._outputs:
+            self._x = None
+        return output
+
+    def _adapted(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the adapters' part to y, in place where y is float32."""
+        a, b = self._a, self._b
+        assert a is not None and b is not None
+        runs, ranks, _ = a.shape
+        wide = x.reshape(runs, -1, x.shape[-1]).float()
+        if wide.shape[1] == 1 and ranks <= _FEW:
+            low = torch.linalg.vecdot(wide, a)[:, None]
+        else:
+            low = torch.bmm(wide, a.transpose(1, 2))
+        total = y.view(runs, -1, y.shape[-1]).float()
+        if ranks == 1:
+            total.addcmul_(low, b)
+        else:
+            total.baddbmm_(low, b)
+        return y if y.dtype == torch.float32 else total.to(y.dtype).view(y.shape)
 
 
 class PopulationLinear(nn.Module):
-    """A linear layer with an adapter for each row.
+    """A linear layer with an adapter for each row: one of its group's outputs."""
 
-    The products run in float32 and are rounded once to the layer's dtype, as PEFT does it.
-    """
-
-    def __init__(self, base: nn.Linear, shrink: SharedShrink) -> None:
+    def __init__(self, base: nn.Linear, group: Projections, place: int) -> None:
         super().__init__()
         self.base = base
-        self._shrink = shrink
-        self._place = shrink.join(self)
-        self._expand: Tensor | None = None
-        # a plain linear layer is called as a function: calling a module costs as much as its smaller products
-        self._call_base = type(base) is not nn.Linear
-        self._weight, self._bias = base.weight, base.bias
-
-    def place(self, expand: Tensor) -> None:
-        """Give each row its scaled B, shape [rows, rank, out], float32."""
-        self._expand = expand
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the rows, by their present numbers."""
-        assert self._expand is not None
-        self._expand = self._expand[rows]
-
-    def clear(self) -> None:
-        """The layer is the base layer again."""
-        self._expand = None
+        self._group, self._place = group, place
 
     def forward(self, x: Tensor) -> Tensor:
-        """x, shape [rows, tokens, in], to [rows, tokens, out]."""
-        y = self.base(x) if self._call_base else nn.functional.linear(x, self._weight, self._bias)
-        expand = self._expand
-        if expand is None:
-            return y
-        low = self._shrink(x, self._place)
-        total = y
-        if y.dtype != torch.float32 or y.dim() != 3:
-            total = by_row(y, len(low)).float()
-        rank = low.shape[-1]
-        if rank == 1:
-            total.addcmul_(low, expand)
-        elif rank <= _FEW:
-            for r in range(rank):
-                total.addcmul_(low[..., r : r + 1], expand[:, r : r + 1])
-        else:
-            total = torch.baddbmm(total, low, expand)
-        return total if total is y else total.to(y.dtype).view(y.shape)
+        """x, shape [rows, tokens, in], or [rows * tokens, in], to [..., out]."""
+        return self._group.output(self._place, x)
 
 
 class PopulationAdapters:
@@ -118,39 +109,40 @@ class PopulationAdapters:
 
     def __init__(self, model: Any, names: Sequence[str], scaling: float) -> None:
         self._scaling = scaling
-        self._groups: list[tuple[SharedShrink, list[str]]] = []
-        self._layers: dict[str, PopulationLinear] = {}
-        for group in _sharing_input(model, names):
-            shrink = SharedShrink()
-            self._groups.append((shrink, group))
-            for name in group:
+        self._groups: list[Projections] = []
+        self._adapter_of: list[int] = []
+        for group_names in _sharing_input(model, names):
+            layers = [model.get_submodule(name) for name in group_names]
+            group = Projections(group_names, layers)
+            self._groups.append(group)
+            for place, (name, layer) in enumerate(zip(group_names, layers, strict=True)):
                 parent, _, child = name.rpartition(".")
-                self._layers[name] = PopulationLinear(model.get_submodule(name), shrink)
-                setattr(model.get_submodule(parent), child, self._layers[name])
+                setattr(model.get_submodule(parent), child, PopulationLinear(layer, group, place))
 
-    def place(self, matrices: dict[str, tuple[Tensor, Tensor]], row_of: Tensor) -> None:
-        """Give row i the adapter number row_of[i].
+    def place(self, matrices: dict[str, tuple[Tensor, Tensor]], adapter_of: Sequence[int]) -> None:
+        """Give row i the adapter number adapter_of[i].
 
         matrices: A, shape [adapters, rank, in], and B, shape [adapters, out, rank], by layer; float32.
         """
-        for shrink, group in self._groups:
-            shrink.place([matrices[name][0][row_of] for name in group])
-        for name, layer in self._layers.items():
-            layer.place((matrices[name][1] * self._scaling).transpose(1, 2).contiguous()[row_of])
+        for group in self._groups:
+            group.place([matrices[name] for name in group.names], self._scaling)
+        self._adapter_of = list(adapter_of)
+        self._assign()
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, by their present numbers."""
-        for shrink, _ in self._groups:
-            shrink.keep(rows)
-        for layer in self._layers.values():
-            layer.keep(rows)
+        self._adapter_of = [self._adapter_of[row] for row in rows]
+        self._assign()
 
     def clear(self) -> None:
         """The model is the base model again."""
-        for shrink, _ in self._groups:
-            shrink.clear()
-        for layer in self._layers.values():
-            layer.clear()
+        for group in self._groups:
+            group.clear()
+
+    def _assign(self) -> None:
+        length = gcd(*(len(list(rows)) for _, rows in groupby(self._adapter_of)))
+        for group in self._groups:
+            group.assign(self._adapter_of[::length])
 
 
 def _sharing_input(model: Any, names: Sequence[str]) -> list[list[str]]:
