@@ -37,7 +37,7 @@ from es_ray.workers.actor import WorkerActor
 from es_ray.workers.local import LocalPool
 from es_ray.workers.ray_pool import RayPool
 
-GPU_MEMBERS_PER_SECOND = 30 / 0.868
+GPU_MEMBERS_PER_SECOND = 30 / 0.724
 """One H100 in Qwen2.5-7B's shape: 30 members x 2 prompts x 100 tokens (benchmarks/results/throughput.md)."""
 GPUS = 1000
 TEXT = "The capital of France is Paris, as everybody knows who has been there once. " * 2

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(contract.installed() is None, reason="sglang is not installed"),
 ]
 CANDIDATES = [*range(8), CENTRE, BASE]
-ROUNDING = 1.5
+ROUNDING = 2.0
 """How much further from plain PEFT in float32 a log-probability may be than plain PEFT in float16 is."""
 NEAR_TIE = 0.05
 """Two tokens whose scores are so close, in nats, may change places between two engines in float16."""
