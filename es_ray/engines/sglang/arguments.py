@@ -75,7 +75,8 @@ def server_arguments(
         "skip_tokenizer_init": True,
         "sampling_defaults": "openai",  # nothing of the model's generation_config
         "schedule_policy": "fcfs",
-        "max_running_requests": running,
+        # one more: SGLang counts a prompt that it cuts in two twice, and the last row would wait for others
+        "max_running_requests": running + 1 if rows <= ROWS else running,
         "cuda_graph_max_bs_decode": running,  # a batch beyond it would run without graphs
         "disable_prefill_cuda_graph": True,  # most of the start-up time, for prompts that are short
         "disable_radix_cache": True,  # each adapter's prompts are seen once
