@@ -213,7 +213,9 @@ def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
 
 
 def test_a_start_that_takes_too_long_is_an_error(tmp_path):
-    patience = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2")
+    # a start is timed from when it was first heard of: that must be asked often, or it is over by then
+    patience = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2",
+                "--set", "cluster.heartbeat=8")  # fmt: skip
     done = faulty_run(tmp_path, "", *patience)
     assert done.code == 1, done.err
     assert "2 workers in a row failed to start" in done.err.splitlines()[-1]
