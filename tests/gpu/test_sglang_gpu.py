@@ -15,6 +15,7 @@ from es_ray.config import Config
 from es_ray.engines.base import BASE, CENTRE, Row
 from es_ray.engines.sglang import contract
 from es_ray.engines.sglang.probe import score
+from es_ray.errors import EvaluationError
 from es_ray.evolution.strategy import Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
@@ -168,6 +169,16 @@ def test_more_candidates_than_slots_are_evaluated_in_batches(setting):
         mine = [n for n, row in enumerate(asked) if row.candidate == candidate]
         alone = engine.generate(theta, strategy, 2, [asked[n] for n in mine])
         assert alone == [together[n] for n in mine]
+
+
+def test_logits_that_are_not_finite_are_an_error_with_the_members_name(setting):
+    experiment, engine, strategy = setting
+    wild = Experiment(experiment.config.replace(evolution__noise={"kind": "constant", "std": 1e25}))
+    theta, asked = strategy.initial(), rows(experiment, [CENTRE, BASE])
+    fine = engine.generate(theta, strategy, 0, asked)
+    with pytest.raises(EvaluationError, match="member 3 of generation 0.*not finite"):
+        engine.generate(theta, wild.strategy(engine.info.mean_abs), 0, asked + rows(experiment, [3]))
+    assert engine.generate(theta, strategy, 0, asked) == fine
 
 
 @pytest.mark.parametrize("scale", ["absolute", "sigma"])

@@ -30,7 +30,7 @@ OURS: Final[dict[str, str]] = {
     (
         "enable_lora", "lora_paths", "enable_lora_overlap_loading", "skip_tokenizer_init", "tokenizer_path",
         "schedule_policy", "sampling_defaults", "preferred_sampling_params", "custom_sigquit_handler",
-        "dp_size", "pp_size", "nnodes", "node_rank", "speculative_algorithm", "enable_nan_detection",
+        "dp_size", "pp_size", "nnodes", "node_rank", "speculative_algorithm",
     ),
     "",
 )  # fmt: skip
@@ -75,8 +75,9 @@ def server_arguments(
         "skip_tokenizer_init": True,
         "sampling_defaults": "openai",  # nothing of the model's generation_config
         "schedule_policy": "fcfs",
-        # one more: SGLang counts a prompt that it cuts in two twice, and the last row would wait for others
-        "max_running_requests": running + 1 if rows <= ROWS else running,
+        "pp_max_micro_batch_size": running,  # rows at once; without pipeline parallelism the batch is one
+        # and a place more: 0.5.17 counts a prompt that it cuts in two twice, and the last row would wait
+        "max_running_requests": running + 1,
         "cuda_graph_max_bs_decode": running,  # a batch beyond it would run without graphs
         "disable_prefill_cuda_graph": True,  # most of the start-up time, for prompts that are short
         "disable_radix_cache": True,  # each adapter's prompts are seen once

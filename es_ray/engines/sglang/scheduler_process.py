@@ -18,6 +18,7 @@ _ATTRIBUTE = "_es_ray_host"
 def run(*args: Any, options: Options, **kwargs: Any) -> None:
     """Run SGLang's scheduler process with our hooks; the arguments are SGLang's."""
     _redirect_output(options.log_file)
+    os.environ["SGLANG_SANITIZE_NAN_LOGITS"] = "0"  # or logits_watch would see numbers in their place
     from sglang.srt.managers.scheduler import Scheduler, run_scheduler_process
 
     from es_ray.engines.sglang import backend, lora_hooks

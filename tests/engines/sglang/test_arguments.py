@@ -37,7 +37,8 @@ def test_what_the_configuration_says_is_what_sglang_gets():
     assert got["max_lora_rank"] == 4
     assert got["lora_target_modules"] == ["q_proj", "v_proj"]
     assert got["max_loras_per_batch"] == got["max_loaded_loras"] == 33  # the base model takes one
-    assert (got["max_running_requests"], got["cuda_graph_max_bs_decode"]) == (61, 60)
+    assert got["pp_max_micro_batch_size"] == got["cuda_graph_max_bs_decode"] == 60
+    assert got["max_running_requests"] == 61
     assert got["skip_tokenizer_init"] is True
 
 
@@ -52,10 +53,13 @@ def test_arguments_are_handed_through_and_beat_the_defaults():
     assert got["attention_backend"] == "triton"
     assert got["disable_radix_cache"] is False
     assert got["max_running_requests"] == got["cuda_graph_max_bs_decode"] == 8
+    assert got["pp_max_micro_batch_size"] == 8
 
 
 def test_rows_beyond_the_limit_wait():
-    assert made(rows=6400)["max_running_requests"] == arguments.ROWS
+    got = made(rows=6400)
+    assert got["pp_max_micro_batch_size"] == got["cuda_graph_max_bs_decode"] == arguments.ROWS
+    assert got["max_running_requests"] == arguments.ROWS + 1
 
 
 def test_without_lora_no_adapter_is_mentioned():
