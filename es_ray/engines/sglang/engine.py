@@ -106,7 +106,7 @@ class SGLangEngine(Engine):
         stop: int,
     ) -> Vector:
         """Entries [start, stop) of the next centre, on the GPU: the same bytes however theta is cut."""
-        parts = [np.empty(0, dtype=np.float32)]
+        found = np.empty(stop - start, dtype=np.float32)
         about = self._link.about(theta, strategy, generation)
         for low in range(start, stop, SLICE):
             values = about | {
@@ -117,8 +117,9 @@ class SGLangEngine(Engine):
             arrays: dict[str, Any] = {"advantages": advantages.astype(np.float32)}
             if strategy.update_scale == "sigma":
                 arrays |= sigma_arrays(strategy.scale(generation))
-            parts.append(self._link.call("tell", Message(values, arrays))[0].arrays["theta"])
-        return np.concatenate(parts)
+            part = self._link.call("tell", Message(values, arrays))[0].arrays["theta"]
+            found[low - start : low - start + len(part)] = part
+        return found
 
     def place(
         self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]

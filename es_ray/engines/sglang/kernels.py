@@ -107,12 +107,11 @@ def shrink(x: Tensor, a: Tensor, rows: Rows, out: Tensor) -> None:
     [rows, c * rank].
     """
     _, c_rank, width = a.shape
-    r = min(triton.next_power_of_2(c_rank), 8)
-    # the fastest of those measured (benchmarks/NOTES.md); they fix the order of the sums
-    block, warps = (2048, 8) if r <= 4 else (1024, 4)
+    # the fastest of those measured (benchmarks/NOTES.md); r, block and warps fix the order of the sums
+    r = triton.next_power_of_2(c_rank) if c_rank <= 3 else 2
     _shrink_kernel[x.shape[0], triton.cdiv(c_rank, r)](
         out, x, a, rows.slots, x.stride(0),
-        C_RANK=c_rank, K=width, R=r, BLOCK=block, num_warps=warps,
+        C_RANK=c_rank, K=width, R=r, BLOCK=2048, num_warps=8,
     )  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def expand_(y: Tensor, s: Tensor, b: Tensor, rows: Rows, outputs: tuple[int, ...
         raise ValueError(f"{len(outputs)} projections on one input: three at most")
     rank = b.shape[-1]
     r = triton.next_power_of_2(rank)
-    tile = 2048 if rank == 1 else max(4096 // r, 128)
+    tile = max(2048 // r, 128)
     n0, n1, n2 = (*outputs, 0, 0)[:3]
     _expand_kernel[y.shape[0], sum(triton.cdiv(size, tile) for size in outputs)](
         y, s, b, rows.slots, rows.scales, y.stride(0),

@@ -3,14 +3,15 @@
 import functools
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 class LogitsWatch:
-    """Whether all logits since the last question had a finite maximum: one flag, on the GPU."""
+    """Whether all logits since the last question had a finite maximum: one number, on the GPU."""
 
     def __init__(self) -> None:
-        self._finite: Tensor | None = None
+        self._worst: Tensor | None = None
 
     def look(self, logits: Tensor | None, tokens: Tensor) -> None:
         """Take a batch's logits into account, shape [rows, vocabulary], by the tokens that argmax chose.
@@ -20,13 +21,14 @@ class LogitsWatch:
         """
         if logits is None:
             return
-        finite = logits.gather(1, tokens.long()[:, None]).isfinite().all()
-        self._finite = finite if self._finite is None else self._finite & finite
+        # three kernels after every step: the largest magnitude, to which NaN is larger than all
+        worst = torch.linalg.vector_norm(logits.gather(1, tokens.long()[:, None]), torch.inf)
+        self._worst = worst if self._worst is None else torch.maximum(self._worst, worst)
 
     def answer(self) -> bool:
         """Whether all were finite; starts anew."""
-        seen, self._finite = self._finite, None
-        return seen is None or bool(seen)
+        worst, self._worst = self._worst, None
+        return worst is None or bool(worst.isfinite())
 
 
 watch = LogitsWatch()

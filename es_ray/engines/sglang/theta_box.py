@@ -1,6 +1,9 @@
 """The centre on its way to the scheduler's process: it is large, and new in every generation."""
 
+import os
 import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
@@ -9,8 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_ray.engines.sglang.mailbox import BLOCK, DamagedMessage, block_sums
+from es_ray.engines.sglang.mailbox import BLOCK, DamagedMessage
 from es_ray.evolution.strategy import Vector
+
+THREADS = min(8, os.cpu_count() or 1)
+PART = 1 << 20
+"""Entries below which another thread is not worth its start; whole blocks."""
 
 
 class ThetaBox:
@@ -26,6 +33,8 @@ class ThetaBox:
         self._owner = owner
         self._pinned = False
         self._checksum: int | None = None
+        self._last: Vector | None = None
+        self._threads = ThreadPoolExecutor(THREADS, "theta")  # a core alone cannot use the memory's speed
         self.version = 0
         """How often another vector was written."""
 
@@ -45,15 +54,33 @@ class ThetaBox:
         return self._memory.name
 
     def write(self, theta: Vector) -> int:
-        """Put a vector in, float32, shape [P], unless it is there already; returns its checksum."""
-        there = self._words(np.int32)[: self._size]
+        """Put a vector in, float32, shape [P], unless it is there already; returns its checksum.
+
+        Raises ValueError for another shape.
+        """
+        if self._checksum is not None and _same_memory(theta, self._last):
+            return self._checksum
+        there, words = self._words(np.int32)[: self._size], self._words(np.int64).reshape(-1, BLOCK // 8)
         bits = np.ascontiguousarray(theta, dtype=np.float32).view(np.int32)
+        if bits.shape != there.shape:
+            raise ValueError(f"theta of shape {bits.shape} for a box of {there.shape}")
+        sums = np.empty(len(words), dtype=np.int64)
+
+        def equal(part: slice) -> bool:
+            return np.array_equal(there[part], bits[part])
+
+        def copy(part: slice) -> None:
+            there[part] = bits[part]
+            blocks = slice(part.start * 4 // BLOCK, -(-part.stop * 4 // BLOCK))
+            sums[blocks] = words[blocks].sum(axis=1)
+
         # another one differs from the start: that is soon found
-        same = np.array_equal(there[:BLOCK], bits[:BLOCK]) and np.array_equal(there, bits)
-        if self._checksum is None or not same:
-            there[:] = bits
-            self._checksum = zlib.crc32(block_sums(self._words(np.int64)).tobytes())
+        if self._checksum is None or not equal(slice(0, BLOCK)) or not all(self._in_parts(equal)):
+            for _ in self._in_parts(copy):
+                pass
+            self._checksum = zlib.crc32(sums.tobytes())
             self.version += 1
+        self._last = theta  # held, so that its memory is not another's
         return self._checksum
 
     def read(self, checksum: int, device: torch.device) -> Tensor:
@@ -71,13 +98,32 @@ class ThetaBox:
 
     def close(self) -> None:
         """Let go of the memory; the one who made it also frees it."""
+        self._threads.shutdown()
         self._memory.close()
         if self._owner:
             self._memory.unlink()
 
+    def _in_parts(self, work: Callable[[slice], Any]) -> Iterable[Any]:
+        """The work's results for one part of the vector after the other, done side by side."""
+        each = max(PART, BLOCK * -(-self._size // (THREADS * BLOCK)))
+        parts = [slice(low, min(low + each, self._size)) for low in range(0, self._size, each)]
+        return map(work, parts) if len(parts) == 1 else self._threads.map(work, parts)
+
     def _words(self, dtype: Any) -> NDArray[Any]:
         assert self._memory.buf is not None
         return np.frombuffer(self._memory.buf[: _bytes(self._size)], dtype=dtype)
+
+
+def _same_memory(one: Vector, other: Vector | None) -> bool:
+    """Whether two vectors lie in the same memory, which nobody may write: Ray's do, in calls about the same."""
+    if other is None or one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    same = one.ctypes.data == other.ctypes.data and one.strides == other.strides
+    return same and _is_read_only(one) and _is_read_only(other)
+
+
+def _is_read_only(vector: Vector) -> bool:
+    return not vector.flags.writeable and (vector.base is None or memoryview(vector.base).readonly)
 
 
 def _bytes(size: int) -> int:

@@ -12,7 +12,7 @@ from es_ray.engines.sglang.theta_box import ThetaBox
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=[1, 1024, 5001])
+@pytest.fixture(params=[1, 1024, 5001, 3 * 2**20 + 7])
 def box(request):
     made = ThetaBox.create(request.param)
     yield made
@@ -72,3 +72,29 @@ def test_what_was_read_stays_when_the_box_is_written_again(box):
     read = box.read(box.write(theta(box)), CPU)
     box.write(theta(box, 1))
     assert np.array_equal(read.numpy(), theta(box))
+
+
+def test_a_vector_of_another_length_is_refused(box):
+    with pytest.raises(ValueError, match="shape"):
+        box.write(np.zeros(box._size + 1, dtype=np.float32))
+    assert box.version == 0
+
+
+def test_memory_that_somebody_may_write_is_read_again(box):
+    writable = theta(box)
+    view = writable[:]
+    view.flags.writeable = False
+    box.write(view)
+    writable[-1] += 1
+    checksum = box.write(view)
+    assert box.version == 2
+    assert np.array_equal(box.read(checksum, CPU).numpy(), writable)
+
+
+def test_the_same_memory_is_the_same_vector(box):
+    fixed = np.frombuffer(theta(box).tobytes(), dtype=np.float32)
+    checksum = box.write(fixed)
+    assert (box.write(fixed[:]), box.version) == (checksum, 1)
+    assert box.write(fixed[::-1]) == (checksum if len(fixed) == 1 else box.write(fixed[::-1].copy()))
+    assert box.version == (1 if len(fixed) == 1 else 2)
+    assert box.write(fixed) == checksum
