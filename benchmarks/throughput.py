@@ -168,7 +168,7 @@ def plot_growth(results: list[dict[str, Any]], file: Path) -> None:
     axes = (figure := Figure(figsize=(7, 4.5), layout="constrained")).subplots()
     axes.plot(members, seconds, marker="o")
     for x, y in zip(members, seconds, strict=True):
-        axes.annotate(f"{y:.2f} s\n{x / y:.0f}/s", (x, y), textcoords="offset points", xytext=(6, 6))
+        axes.annotate(f"{y:.2f} s\n{x / y:.0f}/s", (x, y), textcoords="offset points", xytext=(8, -22))
     axes.set(
         xscale="log", yscale="log", xlabel="members (2 prompts each)", ylabel="seconds of a generation",
         title=f"One GPU, rank {results[0]['rank']} in layers {results[0]['layers']}, 100 new tokens a row",

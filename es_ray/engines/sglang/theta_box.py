@@ -115,7 +115,7 @@ class ThetaBox:
 
 
 def _same_memory(one: Vector, other: Vector | None) -> bool:
-    """Whether two vectors lie in the same memory, which nobody may write: Ray's do, in calls about the same."""
+    """Whether two vectors lie in the same memory, which nobody may write, as Ray's do in calls of one put."""
     if other is None or one.dtype != other.dtype or one.shape != other.shape:
         return False
     same = one.ctypes.data == other.ctypes.data and one.strides == other.strides
