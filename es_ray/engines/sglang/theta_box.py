@@ -123,7 +123,8 @@ def _same_memory(one: Vector, other: Vector | None) -> bool:
 
 
 def _is_read_only(vector: Vector) -> bool:
-    return not vector.flags.writeable and (vector.base is None or memoryview(vector.base).readonly)
+    owner: Any = vector.base  # of the memory; an array or what another library gave
+    return not vector.flags.writeable and (owner is None or memoryview(owner).readonly)
 
 
 def _bytes(size: int) -> int:
