@@ -57,9 +57,7 @@ def main(
         WAYS
     ),
     sglang: Annotated[str, typer.Option(help="engine.sglang for all engines, as JSON.")] = "{}",
-    output: Annotated[Path, typer.Option(help="Where throughput.json and .md go.")] = Path(
-        "benchmarks/results"
-    ),
+    output: Annotated[Path, typer.Option(help="Where throughput.json and .md go.")] = Path("benchmarks/out"),
 ) -> None:
     """Measure, print a table, and write it down."""
     chosen = ways.split(",")

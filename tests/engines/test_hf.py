@@ -11,7 +11,8 @@ import torch
 from es_ray.config import Config
 from es_ray.engines import create_engine
 from es_ray.engines.base import BASE, CENTRE, Row
-from es_ray.errors import EvaluationError
+from es_ray.engines.hf.engine import TransformersEngine
+from es_ray.errors import EvaluationError, UserError
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from tests import plain_peft
@@ -291,6 +292,19 @@ def test_closing_gives_the_process_its_threads_back(tmp_path):
     assert torch.get_num_threads() == before + 1
     s.engine.close()
     assert torch.get_num_threads() == before
+
+
+def test_a_model_that_cannot_be_loaded_changes_no_setting(tmp_path):
+    folder = small_model(tmp_path / "model")
+    before = torch.get_num_threads()
+    experiment = setting(folder, {"rank": 1}).experiment
+    (folder / "model.safetensors").write_bytes(b"torn")
+    config = experiment.config.replace(engine__threads=before + 1, engine__deterministic=True)
+    torch.set_num_threads(before)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        TransformersEngine(Experiment(config))
+    assert torch.get_num_threads() == before
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_prompts_go_through_the_chat_template_as_one_user_message(tmp_path):

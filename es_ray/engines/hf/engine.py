@@ -24,11 +24,19 @@ class TransformersEngine(Engine):
     def __init__(self, experiment: Experiment) -> None:
         config = experiment.config
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(config.engine.threads)
         self._deterministic_before = torch.are_deterministic_algorithms_enabled()
+        torch.set_num_threads(config.engine.threads)
         if config.engine.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
             torch.use_deterministic_algorithms(True)
+        try:
+            self._load(experiment)
+        except BaseException:
+            self._restore_settings()
+            raise
+
+    def _load(self, experiment: Experiment) -> None:
+        config = experiment.config
         device = "cuda" if torch.cuda.is_available() else "cpu"
         source = experiment.source
         dtype = config.model.dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
@@ -40,9 +48,8 @@ class TransformersEngine(Engine):
         except torch.OutOfMemoryError as error:
             raise RunError(f"out of memory while loading {source.path} on {device}") from error
         except Exception as error:  # a torn file shows as an exception of whatever library reads it
-            raise UserError(
-                f"model.path: {source.path} cannot be loaded: {str(error).splitlines()[0]}"
-            ) from error
+            what = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"model.path: {source.path} cannot be loaded: {what}") from error
         self._model = model.eval().requires_grad_(False)
         self._layout = experiment.layout
         self.stop_ids = source.stop_ids()
@@ -82,12 +89,15 @@ class TransformersEngine(Engine):
             self._adapters.clear()
 
     def close(self) -> None:
-        """Drop the model and give the process its thread setting back."""
+        """Drop the model and give the process its settings back."""
         del self._model, self._adapters
-        torch.set_num_threads(self._threads_before)
-        torch.use_deterministic_algorithms(self._deterministic_before)
+        self._restore_settings()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _restore_settings(self) -> None:
+        torch.set_num_threads(self._threads_before)
+        torch.use_deterministic_algorithms(self._deterministic_before)
 
     def _place(self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]) -> None:
         candidates = list(dict.fromkeys(row.candidate for row in rows))

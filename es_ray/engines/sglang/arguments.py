@@ -76,8 +76,6 @@ def server_arguments(
         "sampling_defaults": "openai",  # nothing of the model's generation_config
         "schedule_policy": "fcfs",
         "pp_max_micro_batch_size": running,  # rows at once; without pipeline parallelism the batch is one
-        # and a place more: 0.5.17 counts a prompt that it cuts in two twice, and the last row would wait
-        "max_running_requests": running + 1,
         "cuda_graph_max_bs_decode": running,  # a batch beyond it would run without graphs
         "disable_prefill_cuda_graph": True,  # most of the start-up time, for prompts that are short
         "disable_radix_cache": True,  # each adapter's prompts are seen once
@@ -86,6 +84,8 @@ def server_arguments(
     if lora:
         arguments |= lora_arguments(config)
     arguments |= given
+    # a place more: 0.5.17 counts a prompt that it cuts in two twice, and the last row would wait for others
+    arguments["max_running_requests"] = running + 1
     missing = [key for key in arguments if key not in known]
     if missing:
         raise UserError(f"engine.kind: this SGLang has no argument {missing[0]}: {SUPPORTED}")

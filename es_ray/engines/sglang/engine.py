@@ -57,7 +57,7 @@ class SGLangEngine(Engine):
         options = Options(layout, ranks, tuple(sorted(self.stop_ids)), self._log_file)
         try:
             self._engine = self._link.engine = lifecycle.start(arguments, options)
-        except RunError:
+        except BaseException:
             self._link.close()
             raise
         self._watch = lifecycle.DeathWatch(self._engine.get_all_child_pids(), self._log_file)
@@ -118,7 +118,7 @@ class SGLangEngine(Engine):
             if strategy.update_scale == "sigma":
                 arrays |= sigma_arrays(strategy.scale(generation))
             part = self._link.call("tell", Message(values, arrays))[0].arrays["theta"]
-            found[low - start : low - start + len(part)] = part
+            found[low - start : values["stop"] - start] = part
         return found
 
     def place(

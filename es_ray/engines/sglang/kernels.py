@@ -107,7 +107,8 @@ def shrink(x: Tensor, a: Tensor, rows: Rows, out: Tensor) -> None:
     [rows, c * rank].
     """
     _, c_rank, width = a.shape
-    # the fastest of those measured (benchmarks/NOTES.md); r, block and warps fix the order of the sums
+    # measured (benchmarks/NOTES.md): fewer rows of A in a program read x more often, more leave processors
+    # idle; r, block and warps fix the order of the sums
     r = triton.next_power_of_2(c_rank) if c_rank <= 3 else 2
     _shrink_kernel[x.shape[0], triton.cdiv(c_rank, r)](
         out, x, a, rows.slots, x.stride(0),

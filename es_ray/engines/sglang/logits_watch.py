@@ -19,7 +19,7 @@ class LogitsWatch:
         NaN is the largest to argmax: so the chosen one is not finite if one is NaN or infinite, or none is
         finite, and the others need no reading again.
         """
-        if logits is None:
+        if logits is None or not len(logits):
             return
         # three kernels after every step: the largest magnitude, to which NaN is larger than all
         worst = torch.linalg.vector_norm(logits.gather(1, tokens.long()[:, None]), torch.inf)

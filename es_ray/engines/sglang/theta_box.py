@@ -1,5 +1,6 @@
 """The centre on its way to the scheduler's process: it is large, and new in every generation."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_ray.engines.sglang.mailbox import BLOCK, DamagedMessage
+from es_ray.engines.sglang.mailbox import BLOCK, DamagedMessage, block_sums
 from es_ray.evolution.strategy import Vector
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -31,10 +32,11 @@ class ThetaBox:
         self._memory = memory
         self._size = size
         self._owner = owner
-        self._pinned = False
+        self._pinning_tried = False
         self._checksum: int | None = None
         self._last: Vector | None = None
-        self._threads = ThreadPoolExecutor(THREADS, "theta")  # a core alone cannot use the memory's speed
+        # a core alone cannot use the memory's speed
+        self._threads = ThreadPoolExecutor(THREADS, "theta") if owner else None
         self.version = 0
         """How often another vector was written."""
 
@@ -60,19 +62,19 @@ class ThetaBox:
         """
         if self._checksum is not None and _same_memory(theta, self._last):
             return self._checksum
-        there, words = self._words(np.int32)[: self._size], self._words(np.int64).reshape(-1, BLOCK // 8)
+        there, words = self._words(np.int32)[: self._size], self._words(np.int64)
         bits = np.ascontiguousarray(theta, dtype=np.float32).view(np.int32)
         if bits.shape != there.shape:
             raise ValueError(f"theta of shape {bits.shape} for a box of {there.shape}")
-        sums = np.empty(len(words), dtype=np.int64)
+        sums = np.empty(words.nbytes // BLOCK, dtype=np.int64)
 
         def equal(part: slice) -> bool:
             return np.array_equal(there[part], bits[part])
 
         def copy(part: slice) -> None:
             there[part] = bits[part]
-            blocks = slice(part.start * 4 // BLOCK, -(-part.stop * 4 // BLOCK))
-            sums[blocks] = words[blocks].sum(axis=1)
+            first, last = part.start * 4 // BLOCK, -(-part.stop * 4 // BLOCK)
+            sums[first:last] = block_sums(words[first * BLOCK // 8 : last * BLOCK // 8])
 
         # another one differs from the start: that is soon found
         if self._checksum is None or not equal(slice(0, BLOCK)) or not all(self._in_parts(equal)):
@@ -86,10 +88,12 @@ class ThetaBox:
     def read(self, checksum: int, device: torch.device) -> Tensor:
         """The vector on a device; raises DamagedMessage unless it has that checksum."""
         words = torch.from_numpy(self._words(np.int64))
-        if device.type == "cuda" and not self._pinned:
+        if device.type == "cuda" and not self._pinning_tried:
             # what the device may read by itself it copies faster; where it may not, all else is the same
-            torch.cuda.cudart().cudaHostRegister(words.data_ptr(), words.nbytes, 0)
-            self._pinned = True
+            if int(torch.cuda.cudart().cudaHostRegister(words.data_ptr(), words.nbytes, 0)):
+                with contextlib.suppress(RuntimeError):
+                    torch.ones(1, device=device)  # the next kernel reports, and so clears, what failed
+            self._pinning_tried = True
         copied = words.to(device, copy=True)
         found = zlib.crc32(copied.view(-1, BLOCK // 8).sum(dim=1).cpu().numpy().tobytes())
         if found != checksum:
@@ -98,7 +102,8 @@ class ThetaBox:
 
     def close(self) -> None:
         """Let go of the memory; the one who made it also frees it."""
-        self._threads.shutdown()
+        if self._threads is not None:
+            self._threads.shutdown()
         self._memory.close()
         if self._owner:
             self._memory.unlink()
@@ -107,7 +112,9 @@ class ThetaBox:
         """The work's results for one part of the vector after the other, done side by side."""
         each = max(PART, BLOCK * -(-self._size // (THREADS * BLOCK)))
         parts = [slice(low, min(low + each, self._size)) for low in range(0, self._size, each)]
-        return map(work, parts) if len(parts) == 1 else self._threads.map(work, parts)
+        if self._threads is None or len(parts) == 1:
+            return map(work, parts)
+        return self._threads.map(work, parts)
 
     def _words(self, dtype: Any) -> NDArray[Any]:
         assert self._memory.buf is not None
@@ -115,7 +122,10 @@ class ThetaBox:
 
 
 def _same_memory(one: Vector, other: Vector | None) -> bool:
-    """Whether two vectors lie in the same memory, which nobody may write, as Ray's do in calls of one put."""
+    """Whether two vectors lie in the same memory, which nobody may write, as Ray's do in calls of one put.
+
+    Whoever lent memory as read-only is trusted not to write it.
+    """
     if other is None or one.dtype != other.dtype or one.shape != other.shape:
         return False
     same = one.ctypes.data == other.ctypes.data and one.strides == other.strides
@@ -123,8 +133,11 @@ def _same_memory(one: Vector, other: Vector | None) -> bool:
 
 
 def _is_read_only(vector: Vector) -> bool:
-    owner: Any = vector.base  # of the memory; an array or what another library gave
-    return not vector.flags.writeable and (owner is None or memoryview(owner).readonly)
+    owner: Any = vector.base  # of the memory: an array, or what another library gave
+    try:
+        return not vector.flags.writeable and (owner is None or memoryview(owner).readonly)
+    except TypeError:  # it does not say
+        return False
 
 
 def _bytes(size: int) -> int:

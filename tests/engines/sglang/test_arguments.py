@@ -52,8 +52,15 @@ def test_arguments_are_handed_through_and_beat_the_defaults():
     assert got["mem_fraction_static"] == 0.7
     assert got["attention_backend"] == "triton"
     assert got["disable_radix_cache"] is False
-    assert got["max_running_requests"] == got["cuda_graph_max_bs_decode"] == 8
-    assert got["pp_max_micro_batch_size"] == 8
+    assert got["pp_max_micro_batch_size"] == got["cuda_graph_max_bs_decode"] == 8
+    assert got["max_running_requests"] == 9
+
+
+def test_slots_are_never_shared_through_a_prefix_and_the_kernels_are_ours():
+    got = made()
+    assert got["disable_radix_cache"] is True
+    assert got["lora_backend"] == arguments.BACKEND
+    assert made(engine__sglang={"lora_backend": "csgmv"})["lora_backend"] == "csgmv"
 
 
 def test_rows_beyond_the_limit_wait():

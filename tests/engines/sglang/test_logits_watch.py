@@ -26,6 +26,12 @@ def test_tokens_that_are_ruled_out_are_not_an_error():
     assert seen([[-INF, 0.5, -INF]], [[1.0, 2.0, 3.0]])
 
 
+def test_no_rows_are_not_an_error():
+    watch = LogitsWatch()
+    watch.look(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    assert watch.answer()
+
+
 def test_an_answer_starts_anew():
     watch = LogitsWatch()
     watch.look(torch.tensor([[NAN, 0.0]]), torch.tensor([0]))

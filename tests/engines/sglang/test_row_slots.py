@@ -92,6 +92,26 @@ def test_another_slot_for_an_adapter_is_not_a_repetition():
     assert slots.repeated(["a"], {"a": 3}) is None
 
 
+def test_the_device_is_written_only_where_something_changes(monkeypatch):
+    slots, sent = made(), []
+    monkeypatch.setattr(slots, "_send", lambda there, here: (sent.append(here.tolist()), there.copy_(here)))
+    slots.rows([1, 0], RANKS, SCALES, None, graph=True)
+    assert sent == [SCALES, [1, 0] + [NO_SLOT] * 4]
+    slots.rows([1, 0], RANKS, SCALES, None, graph=True)
+    assert len(sent) == 2
+    slots.rows([0, 1], RANKS, SCALES, None, graph=True)
+    assert len(sent) == 3
+
+
+def test_room_made_anew_is_written_anew():
+    slots = made()
+    slots.repeated(["a"], {"a": 1})
+    slots.rows([1], RANKS, SCALES, None, graph=True)
+    slots.reserve(6)
+    assert slots.repeated(["a"], {"a": 1}) is None
+    assert slots.rows([1], RANKS, SCALES, None, graph=True).slots.tolist() == [1] + [NO_SLOT] * 5
+
+
 def test_a_graph_that_was_not_announced_is_an_error():
     with pytest.raises(RuntimeError, match="7 rows"):
         made().rows([0] * 7, RANKS, SCALES, None, graph=True)

@@ -12,7 +12,7 @@ import torch
 
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.link import SchedulerLink, sigma_arrays
-from es_ray.engines.sglang.logits_watch import LogitsWatch
+from es_ray.engines.sglang.logits_watch import watch
 from es_ray.engines.sglang.mailbox import Message
 from es_ray.engines.sglang.pool_map import FUSED, fused_name
 from es_ray.engines.sglang.scheduler_host import Options, SchedulerHost
@@ -136,6 +136,16 @@ def test_members_are_placed_with_the_theta_that_was_sent(link):
     assert place(link, theta, s, 3, [])[0].arrays["digests"].tolist() == []
 
 
+def test_logits_from_before_a_placing_are_forgotten(link):
+    s = strategy(LAYOUT.size)
+    logits, tokens = torch.tensor([[torch.nan, 0.0]]), torch.tensor([0])
+    watch.look(logits, tokens)
+    place(link, s.initial(), s, 0, [0])
+    assert link.call("finite")[0].values["finite"] is True
+    watch.look(logits, tokens)
+    assert link.call("finite")[0].values["finite"] is False
+
+
 @pytest.mark.parametrize("scale", ["absolute", "sigma"])
 def test_the_update_is_the_strategys(link, scale):
     s = strategy(LAYOUT.size)
@@ -164,29 +174,3 @@ def test_what_fails_there_is_told_here(link):
     link._theta_box._memory.buf[2000] ^= 1
     with pytest.raises(RunError, match="DamagedMessage.*checksum"):
         link.call("tell", Message(values))
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("row", [0, 3])
-def test_logits_that_are_not_finite_are_remembered_until_asked(row, bad):
-    watch = LogitsWatch()
-    assert watch.answer()
-    fine = torch.randn(4, 10)
-    logits = fine.clone()
-    logits[row, 3] = bad
-    for batch in (fine, logits, fine):
-        watch.look(batch, batch.argmax(-1))
-    assert not watch.answer()
-    assert watch.answer()
-
-
-def test_masked_logits_are_fine_unless_all_are():
-    watch = LogitsWatch()
-    masked = torch.randn(4, 10)
-    masked[:, 4] = -torch.inf
-    watch.look(masked, masked.argmax(-1).int())
-    watch.look(None, torch.empty(0))
-    assert watch.answer()
-    masked[2] = -torch.inf
-    watch.look(masked, masked.argmax(-1))
-    assert not watch.answer()

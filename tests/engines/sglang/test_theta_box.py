@@ -1,11 +1,15 @@
 """The centre's way into another process."""
 
 import multiprocessing
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
+from es_ray.engines.sglang import theta_box
 from es_ray.engines.sglang.mailbox import DamagedMessage
 from es_ray.engines.sglang.theta_box import ThetaBox
 
@@ -91,10 +95,61 @@ def test_memory_that_somebody_may_write_is_read_again(box):
     assert np.array_equal(box.read(checksum, CPU).numpy(), writable)
 
 
-def test_the_same_memory_is_the_same_vector(box):
-    fixed = np.frombuffer(theta(box).tobytes(), dtype=np.float32)
-    checksum = box.write(fixed)
-    assert (box.write(fixed[:]), box.version) == (checksum, 1)
-    assert box.write(fixed[::-1]) == (checksum if len(fixed) == 1 else box.write(fixed[::-1].copy()))
-    assert box.version == (1 if len(fixed) == 1 else 2)
-    assert box.write(fixed) == checksum
+def fixed(box, seed=0):
+    """A vector that nobody may write."""
+    return np.frombuffer(theta(box, seed).tobytes(), dtype=np.float32)
+
+
+def test_the_same_memory_is_not_looked_at_again(box):
+    sent = fixed(box)
+    checksum = box.write(sent)
+    box._memory.buf[0] ^= 1  # so that one sees who looks
+    assert (box.write(sent), box.write(sent[:]), box.version) == (checksum, checksum, 1)
+    assert (box.write(sent.copy()), box.version) == (checksum, 2)
+    assert np.array_equal(box.read(checksum, CPU).numpy(), sent)
+
+
+def test_what_was_sent_last_keeps_its_memory(box):
+    sent = fixed(box)
+    owner = weakref.ref(sent)
+    box.write(sent)
+    del sent
+    assert owner() is not None
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (lambda v: v[:], True),
+        (lambda v: v[:-1], False),
+        (lambda v: np.lib.stride_tricks.as_strided(v, strides=(0,)), False),
+        (lambda v: v.view(np.int32), False),
+        (lambda v: v.copy(), False),
+    ],
+)
+def test_same_memory_is_the_same_place_length_type_and_order(other, same):
+    vector = np.frombuffer(np.arange(6, dtype=np.float32).tobytes(), dtype=np.float32)
+    assert theta_box._same_memory(other(vector), vector) is same
+
+
+def test_memory_that_does_not_say_is_not_trusted():
+    vector = torch.arange(6.0).numpy()
+    vector.flags.writeable = False
+    assert not theta_box._same_memory(vector, vector)
+
+
+def test_large_vectors_are_written_by_several_threads(monkeypatch):
+    box = ThetaBox.create(2 * theta_box.PART + 5)
+    monkeypatch.setattr(theta_box, "THREADS", 2)
+    seen = set()
+
+    def look(part):
+        seen.add(threading.get_ident())
+        time.sleep(0.05)
+        return part
+
+    parts = list(box._in_parts(look))
+    assert [parts[0].start, *(part.stop for part in parts)][-1] == box._size
+    assert all(one.stop == two.start for one, two in zip(parts, parts[1:], strict=False))
+    assert len(seen) == min(theta_box.THREADS, len(parts)) and threading.get_ident() not in seen
+    box.close()
