@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -137,7 +138,8 @@ def test_a_stopped_worker_is_given_up_and_heard_no_more(finished, cluster, tmp_p
     assert stopped
     assert evolved(run) == evolved(finished.path)
     assert any("not heard of for" in text and "cluster.heartbeat" in text for text in warnings)
-    assert stopped[0] not in actors()
+    # the run may be over before the worker wakes up and hears Ray
+    assert_all_end(lambda: [process for process in offspring("ray::WorkerActor") if process.pid in stopped])
 
 
 def test_all_workers_stopped_at_once(finished, cluster, tmp_path):
@@ -201,7 +203,7 @@ def test_a_reward_that_blocks_once_costs_its_worker(finished, tmp_path):
     done = faulty_run(tmp_path, f"blocks {tmp_path / 'blocked'}", "--set", "cluster.shard_timeout=20")
     assert done.code == 0, done.err
     assert (tmp_path / "blocked").exists()
-    assert "not done after 20 s (cluster.shard_timeout)" in done.out
+    assert re.search(r"not done after 2\d s \(cluster.shard_timeout\)", done.out), done.out
     assert evolved(tmp_path / "run") == evolved(finished.path)
 
 
