@@ -34,7 +34,7 @@ ROUNDING = 2.0
 NEAR_TIE = 0.05
 """Two tokens whose scores are so close, in nats, may change places between two engines in float16."""
 SETTINGS = {
-    "rank 1, all": {"lora": {"rank": 1}},
+    "rank 1, all": {"lora": {"rank": 1}, "engine__sglang": {"max_running_requests": 200}},
     "rank 4, some": {
         "lora": {
             "rank": 4,
@@ -168,6 +168,17 @@ def test_more_candidates_than_slots_are_evaluated_in_batches(setting):
     for candidate in (3, 17, 24, CENTRE, BASE):
         mine = [n for n, row in enumerate(asked) if row.candidate == candidate]
         alone = engine.generate(theta, strategy, 2, [asked[n] for n in mine])
+        assert alone == [together[n] for n in mine]
+
+
+def test_many_rows_at_once_give_what_each_candidates_alone_give(setting):
+    experiment, engine, strategy = setting
+    theta, prompts = strategy.initial(), experiment.prompt_ids["train"] + experiment.prompt_ids["test"]
+    asked = [Row(candidate, prompts[n % len(prompts)]) for n in range(25) for candidate in CANDIDATES]
+    together = engine.generate(theta, strategy, 4, asked)
+    for candidate in CANDIDATES:
+        mine = [n for n, row in enumerate(asked) if row.candidate == candidate]
+        alone = engine.generate(theta, strategy, 4, [asked[n] for n in mine])
         assert alone == [together[n] for n in mine]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from sglang.srt.layers.activation import SiluAndMul
 from sglang.srt.lora.backend.base_backend import BaseLoRABackend
 from sglang.srt.lora.backend.lora_registry import register_lora_backend
 from torch import Tensor
@@ -25,7 +26,8 @@ class PopulationBackend(BaseLoRABackend):
 
     A's products need only the input, as the base product does: `begin` starts them on a stream of their own
     before the base product, and `run_...` waits for them there. Without it, they run in their turn. In both
-    cases the same kernels compute the same bits.
+    cases the same kernels compute the same bits. What `leave_to_activation` names is not added by
+    `run_gate_up_lora` but by the activation that follows, through `activated`.
     """
 
     name = BACKEND
@@ -36,6 +38,8 @@ class PopulationBackend(BaseLoRABackend):
         self._rows_per_request = 1
         self._stream = torch.cuda.Stream(device)
         self._begun: tuple[Tensor, Tensor, Tensor] | None = None
+        self._for_activation: set[int] = set()
+        self._left: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def init_cuda_graph_batch_info(self, max_bs_in_cuda_graph: int, num_tokens_per_req: int) -> None:
         """Make room for the largest decode graph."""
@@ -54,6 +58,7 @@ class PopulationBackend(BaseLoRABackend):
         use_prefill_cuda_graph: bool = False,
     ) -> None:
         """Note which slot each row of the coming batch belongs to."""
+        self._none_left()
         if use_cuda_graph:
             each = self._rows_per_request
             lengths = None if each == 1 else [each] * len(weight_indices)
@@ -126,8 +131,31 @@ class PopulationBackend(BaseLoRABackend):
     def run_gate_up_lora(
         self, x: Tensor, gate_up_lora_a: Tensor, gate_up_lora_b: Tensor, *_: Any, **named: Any
     ) -> Tensor:
-        """The same for gate and up."""
-        return self.run_qkv_lora(x, gate_up_lora_a, gate_up_lora_b, **named)
+        """The same for gate and up, at once or in the activation."""
+        if gate_up_lora_b.data_ptr() not in self._for_activation:
+            return self.run_qkv_lora(x, gate_up_lora_a, gate_up_lora_b, **named)
+        self._none_left()
+        base_output: Tensor = named["base_output"]
+        self._left = (base_output, x, gate_up_lora_a, gate_up_lora_b)
+        return base_output
+
+    def leave_to_activation(self, b: Tensor) -> None:
+        """Leave the products with this B of gate and up to `activated`, which is then called every time."""
+        self._for_activation.add(b.data_ptr())
+
+    def activated(self, gate_up: Tensor) -> Tensor | None:
+        """silu(gate) * up of base products whose adapters' were left; None if none were."""
+        if self._left is None:
+            return None
+        base_output, x, a, b = self._left
+        if base_output is not gate_up:
+            raise RuntimeError("es-ray: an activation was given something else than gate and up before it")
+        self._left = None
+        return kernels.silu_and_mul(gate_up, self.run_lora_a_sgemm(x, a), b, self.batch_info)
+
+    def _none_left(self) -> None:
+        if self._left is not None:  # a member would be evaluated without its gate and up
+            raise RuntimeError("es-ray: no activation asked for gate and up with their adapters")
 
 
 def begin_before(module: Any) -> None:
@@ -137,6 +165,21 @@ def begin_before(module: Any) -> None:
         module.lora_backend.begin(arguments[0], module_a(module))
 
     module.register_forward_pre_hook(begin)
+
+
+def add_in_activation(module: Any, parent: Any) -> None:
+    """Have a wrapped gate_up_proj's products added in the activation of its parent, where that is SiLU."""
+    activation: Any = getattr(parent, "act_fn", None)
+    if type(activation) is not SiluAndMul or not getattr(module, "use_gate_up_lora", False):
+        return
+    backend, original = module.lora_backend, activation.forward
+
+    def forward(gate_up: Tensor) -> Tensor:
+        done = backend.activated(gate_up)
+        return original(gate_up) if done is None else done
+
+    activation.forward = forward
+    backend.leave_to_activation(module.B_buffer)
 
 
 def module_a(module: Any) -> Tensor:

@@ -77,6 +77,7 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("srt/lora/layers.py", "QKVParallelLinearWithLoRA"): ("A_buffer_qkv",),
     ("srt/lora/layers.py", "ColumnParallelLinearWithLoRA"): ("A_buffer",),
+    ("srt/lora/layers.py", "MergedColumnParallelLinearWithLoRA"): ("B_buffer", "use_gate_up_lora"),
     ("srt/lora/layers.py", "RowParallelLinearWithLoRA"): ("A_buffer",),
     ("srt/lora/backend/lora_registry.py", ""): ("register_lora_backend",),
     ("srt/lora/backend/base_backend.py", "BaseLoRABackend"): (
@@ -88,6 +89,7 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "batch_info",
     ),
     ("srt/lora/lora_registry.py", "LoRARef"): ("lora_name", "lora_id"),
+    ("srt/layers/activation.py", ""): ("SiluAndMul",),
     ("srt/layers/sampler.py", "Sampler"): ("forward",),
     ("srt/layers/logits_processor.py", "LogitsProcessorOutput"): ("next_token_logits",),
     ("srt/layers/utils/common.py", ""): ("get_layer_id",),

@@ -63,16 +63,25 @@ def _place(tile, N0: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, TILE: tl.
 
 
 @triton.jit
-def _add(y, b, n, end, factor, RANK: tl.constexpr, R: tl.constexpr):
-    """Add B's columns times their factors to y at the outputs n below end; factor: [R], or a number."""
-    old = tl.load(y + n, mask=n < end, other=0.0).to(tl.float32)
+def _factor(s, scales, slot, row, part, RANK: tl.constexpr, C_RANK: tl.constexpr, R: tl.constexpr):
+    """What B's columns are multiplied by: a row's products with A, times the scale; [R], or a number."""
+    scale = tl.load(scales + slot)
     if RANK == 1:
-        new = old + tl.load(b + n, mask=n < end, other=0.0).to(tl.float32) * factor
+        return tl.load(s + row * C_RANK + part) * scale
+    else:
+        r = tl.arange(0, R)
+        return tl.load(s + row * C_RANK + part * RANK + r, mask=r < RANK, other=0.0) * scale
+
+
+@triton.jit
+def _product(b, n, end, factor, RANK: tl.constexpr, R: tl.constexpr):
+    """B's columns times their factors at the outputs n below end, float32."""
+    if RANK == 1:
+        return tl.load(b + n, mask=n < end, other=0.0).to(tl.float32) * factor
     else:
         r = tl.arange(0, R)[None, :]
         columns = tl.load(b + n[:, None] * RANK + r, mask=(n[:, None] < end) & (r < RANK), other=0.0)
-        new = old + tl.sum(columns.to(tl.float32) * factor[None, :], axis=1)
-    tl.store(y + n, new.to(y.dtype.element_ty), mask=n < end)
+        return tl.sum(columns.to(tl.float32) * factor[None, :], axis=1)
 
 
 @triton.jit
@@ -85,14 +94,31 @@ def _expand_kernel(
     slot = tl.load(slots + row).to(tl.int64)
     if slot >= 0:
         part, start, end = _place(tl.program_id(1), N0, N1, N2, TILE)
-        scale = tl.load(scales + slot)
-        if RANK == 1:
-            factor = tl.load(s + row * C_RANK + part) * scale
-        else:
-            r = tl.arange(0, R)
-            factor = tl.load(s + row * C_RANK + part * RANK + r, mask=r < RANK, other=0.0) * scale
+        factor = _factor(s, scales, slot, row, part, RANK, C_RANK, R)
         n = start + tl.arange(0, TILE)
-        _add(y + row * y_stride, b + slot * ((N0 + N1 + N2) * RANK), n, end, factor, RANK, R)
+        at = y + row * y_stride + n
+        new = tl.load(at, mask=n < end, other=0.0).to(tl.float32)
+        new += _product(b + slot * ((N0 + N1 + N2) * RANK), n, end, factor, RANK, R)
+        tl.store(at, new.to(y.dtype.element_ty), mask=n < end)
+
+
+@triton.jit
+def _silu_and_mul_kernel(
+    out, y, s, b, slots, scales, y_stride,
+    N: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + row).to(tl.int64)
+    n = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    gate = tl.load(y + row * y_stride + n, mask=n < N, other=0.0).to(tl.float32)
+    up = tl.load(y + row * y_stride + N + n, mask=n < N, other=0.0).to(tl.float32)
+    if slot >= 0:
+        of_gate = b + slot * (2 * N * RANK)
+        gate += _product(of_gate, n, N, _factor(s, scales, slot, row, 0, RANK, 2 * RANK, R), RANK, R)
+        of_up = of_gate + N * RANK
+        up += _product(of_up, n, N, _factor(s, scales, slot, row, 1, RANK, 2 * RANK, R), RANK, R)
+    new = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * N + n, new.to(out.dtype.element_ty), mask=n < N)
 
 
 def shrunk_like(x: Tensor, a: Tensor) -> Tensor:
@@ -133,3 +159,22 @@ def expand_(y: Tensor, s: Tensor, b: Tensor, rows: Rows, outputs: tuple[int, ...
         y, s, b, rows.slots, rows.scales, y.stride(0),
         N0=n0, N1=n1, N2=n2, RANK=rank, C_RANK=s.shape[1], R=r, TILE=tile, num_warps=4,
     )  # fmt: skip
+
+
+def silu_and_mul(y: Tensor, s: Tensor, b: Tensor, rows: Rows) -> Tensor:
+    """The activation of gate and up with their adapters' products: silu(gate + ...) * (up + ...), [rows, n].
+
+    y: the base products, [rows, 2 * n], rows apart by any stride, left as they are; s: float32,
+    [rows, 2 * rank]; b: [slots, 2 * n, rank], contiguous. One pass over y, instead of one to add and one for
+    the activation. The sums are not rounded in between, so a row of the base model is SGLang's to one
+    rounding.
+    """
+    size, rank = y.shape[1] // 2, b.shape[-1]
+    out = torch.empty(y.shape[0], size, dtype=y.dtype, device=y.device)
+    r = triton.next_power_of_2(rank)
+    tile = max(1024 // r, 128)
+    _silu_and_mul_kernel[y.shape[0], triton.cdiv(size, tile)](
+        out, y, s, b, rows.slots, rows.scales, y.stride(0),
+        N=size, RANK=rank, R=r, TILE=tile, num_warps=4,
+    )  # fmt: skip
+    return out

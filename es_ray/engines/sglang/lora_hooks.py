@@ -1,8 +1,9 @@
 """What SGLang's LoRA does otherwise for a population, in the scheduler's process.
 
 Layers without adapters cost nothing: no pool memory, and no kernels in the forward pass. In the others A's
-products begin before the base product, and a step prepares nothing that the step before had prepared. Both
-SGLang versions' ways are covered (see `contract`); each hook calls SGLang's own function.
+products begin before the base product, and those of gate and up are added in the activation. A step prepares
+nothing that the step before had prepared. Both SGLang versions' ways are covered (see `contract`); each hook
+calls SGLang's own function.
 """
 
 import functools
@@ -16,7 +17,7 @@ def install(layers: frozenset[int]) -> None:
     from sglang.srt.lora.lora_manager import LoRAManager
     from sglang.srt.lora.mem_pool import LoRAMemoryPool
 
-    from es_ray.engines.sglang.backend import PopulationBackend, begin_before
+    from es_ray.engines.sglang.backend import PopulationBackend, add_in_activation, begin_before
 
     def shape_with_rank_0_elsewhere(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -43,11 +44,13 @@ def install(layers: frozenset[int]) -> None:
         def update_lora_info(manager: Any) -> None:
             original(manager)
             for layer, modules in enumerate(manager.lora_modules):
-                for module in modules.values():
+                for name, module in modules.items():
                     if layer not in layers:
                         module.set_lora = False  # 0.5.17 has wrapped the module; it runs as if it had not
                     elif isinstance(manager.lora_backend, PopulationBackend):
                         begin_before(module)
+                        parent = manager.base_model.get_submodule(name.rpartition(".")[0])
+                        add_in_activation(module, parent)
 
         return update_lora_info
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.engines.sglang.lora_products import GATE_UP, PLAIN, QKV, case, computed, wanted
+from tests.engines.sglang.lora_products import GATE_UP, PLAIN, QKV, activated, case, computed, wanted
 
 pytest.importorskip("triton")
 if torch.cuda.is_available():
@@ -25,6 +25,27 @@ def test_products_are_those_of_float64(rank, outputs, dtype):
     assert ((out.double() - right).abs() <= right.abs() * torch.finfo(dtype).eps + 1e-4).all()
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float16, 24), (torch.bfloat16, 24), (torch.float16, 1300)]
+)
+def test_gate_and_up_are_added_in_the_activation(rank, dtype, size):
+    x, y, a, b, rows = case(rank, (size, size), 100, SLOTS, 5, dtype)
+    a *= 0.1
+    right = activated(x, y, a, b, rows, (size, size))
+    before = y.clone()
+    middle = kernels.shrunk_like(x, a)
+    kernels.shrink(x, a, rows, middle)
+    found = kernels.silu_and_mul(y, middle, b, rows)
+    assert ((found.double() - right).abs() <= right.abs() * torch.finfo(dtype).eps + 1e-4).all()
+    assert torch.equal(y, before)
+    for row in (1, 4):
+        alone = kernels.silu_and_mul(
+            y[row : row + 1], middle[row : row + 1], b, type(rows)(rows.slots[row : row + 1], rows.scales)
+        )
+        assert torch.equal(alone[0], found[row])
+
+
 def test_rows_of_the_base_model_are_left_as_they_are():
     x, y, a, b, rows = case(2, QKV, 64, SLOTS, 5, torch.float16)
     a[:] = float("nan")  # whatever the adapters hold
@@ -32,6 +53,13 @@ def test_rows_of_the_base_model_are_left_as_they_are():
     base = rows.slots < 0
     assert torch.equal(out[base], y[base]) and (middle[base] == 0).all()
     assert out[~base].isnan().all()
+    x, y, a, b, rows = case(2, GATE_UP, 64, SLOTS, 5, torch.float16)
+    b[:] = float("nan")
+    found = kernels.silu_and_mul(y, torch.zeros(len(SLOTS), 4), b, rows)
+    gate, up = y[base].double().split(GATE_UP, dim=1)
+    right = torch.nn.functional.silu(gate) * up
+    assert ((found[base].double() - right).abs() <= right.abs() * 2**-10 + 1e-6).all()
+    assert found[~base].isnan().all()
 
 
 def test_a_wide_input_takes_several_blocks_and_tiles():
