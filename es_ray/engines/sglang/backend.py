@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sglang.srt.layers.activation import SiluAndMul
 from sglang.srt.lora.backend.base_backend import BaseLoRABackend
 from sglang.srt.lora.backend.lora_registry import register_lora_backend
 from torch import Tensor
@@ -21,12 +20,15 @@ BESIDE_ROWS = 128
 """Rows up to which A's products run beside the base product; beyond, that one needs all of the GPU."""
 
 
+_STOCK = "es-ray's LoRA kernels do not know this model, engine.sglang.lora_backend=csgmv are SGLang's"
+
+
 class PopulationBackend(BaseLoRABackend):
-    """Adds B (A x) to the base model's products, in place.
+    """Adds B (A x) to the base model's products, in place or in the activation that follows.
 
     A's products need only the input, as the base product does: `begin` starts them on a stream of their own
-    before the base product, and `run_...` waits for them there. Without it, they run in their turn. In both
-    cases the same kernels compute the same bits. What `leave_to_activation` names is not added by
+    before the base product, and whatever needs them waits for them there. Without it, they run in their turn.
+    In both cases the same kernels compute the same bits. What `leave_to_activation` names is not added by
     `run_gate_up_lora` but by the activation that follows, through `activated`.
     """
 
@@ -58,7 +60,7 @@ class PopulationBackend(BaseLoRABackend):
         use_prefill_cuda_graph: bool = False,
     ) -> None:
         """Note which slot each row of the coming batch belongs to."""
-        self._none_left()
+        self._check_none_left()
         if use_cuda_graph:
             each = self._rows_per_request
             lengths = None if each == 1 else [each] * len(weight_indices)
@@ -84,7 +86,7 @@ class PopulationBackend(BaseLoRABackend):
         return True
 
     def begin(self, x: Tensor, a: Tensor) -> None:
-        """Start the products of x with A, which a `run_...` with the same tensors will ask for."""
+        """Start the products of x with A, which `run_lora_a_sgemm` with the same tensors will ask for."""
         if self.batch_info is None or x.shape[0] > BESIDE_ROWS:
             return
         out = kernels.shrunk_like(x, a)
@@ -134,7 +136,7 @@ class PopulationBackend(BaseLoRABackend):
         """The same for gate and up, at once or in the activation."""
         if gate_up_lora_b.data_ptr() not in self._for_activation:
             return self.run_qkv_lora(x, gate_up_lora_a, gate_up_lora_b, **named)
-        self._none_left()
+        self._check_none_left()
         base_output: Tensor = named["base_output"]
         self._left = (base_output, x, gate_up_lora_a, gate_up_lora_b)
         return base_output
@@ -149,13 +151,13 @@ class PopulationBackend(BaseLoRABackend):
             return None
         base_output, x, a, b = self._left
         if base_output is not gate_up:
-            raise RuntimeError("es-ray: an activation was given something else than gate and up before it")
+            raise RuntimeError(f"an activation was given something else than gate and up before it; {_STOCK}")
         self._left = None
         return kernels.silu_and_mul(gate_up, self.run_lora_a_sgemm(x, a), b, self.batch_info)
 
-    def _none_left(self) -> None:
+    def _check_none_left(self) -> None:
         if self._left is not None:  # a member would be evaluated without its gate and up
-            raise RuntimeError("es-ray: no activation asked for gate and up with their adapters")
+            raise RuntimeError(f"no activation asked for gate and up with their adapters; {_STOCK}")
 
 
 def begin_before(module: Any) -> None:
@@ -165,21 +167,6 @@ def begin_before(module: Any) -> None:
         module.lora_backend.begin(arguments[0], module_a(module))
 
     module.register_forward_pre_hook(begin)
-
-
-def add_in_activation(module: Any, parent: Any) -> None:
-    """Have a wrapped gate_up_proj's products added in the activation of its parent, where that is SiLU."""
-    activation: Any = getattr(parent, "act_fn", None)
-    if type(activation) is not SiluAndMul or not getattr(module, "use_gate_up_lora", False):
-        return
-    backend, original = module.lora_backend, activation.forward
-
-    def forward(gate_up: Tensor) -> Tensor:
-        done = backend.activated(gate_up)
-        return original(gate_up) if done is None else done
-
-    activation.forward = forward
-    backend.leave_to_activation(module.B_buffer)
 
 
 def module_a(module: Any) -> Tensor:

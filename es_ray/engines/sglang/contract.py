@@ -13,21 +13,21 @@ machine that only unpacks the wheel. Run on a GPU with 0.5.17; 0.5.23 was read. 
 - 0.5.23 holds max_loras_per_batch and other settings in `get_lora()`; es-ray reads them from neither.
 - A LoRA backend's `init_cuda_graph_batch_info` is `init_decode_cuda_graph_batch_info` in 0.5.23, which passes
   some of a batch's arguments by place; ours has both names, and names them alike.
-- `cuda_graph_max_bs_decode` is what `cuda_graph_max_bs` was before 0.5.15.
 """
 
 import ast
 import importlib.util
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from es_ray.errors import UserError
 
-OLDEST = (0, 5, 15)
-"""Before it, the default LoRA kernels could skip adapters when a CUDA graph was replayed."""
-SUPPORTED = "es-ray supports sglang >= 0.5.15 (run with 0.5.17; 0.5.23 read)"
+OLDEST = (0, 5, 17)
+"""Older ones lack some of NAMES; before 0.5.15 SGLang's kernels could skip adapters in a CUDA graph, too."""
+SUPPORTED = "es-ray supports sglang >= 0.5.17 (run with 0.5.17; 0.5.23 read)"
 
 NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ("srt/entrypoints/engine.py", "Engine"): (
@@ -161,6 +161,39 @@ def argument_names(root: Path) -> frozenset[str]:
             f"engine.kind: SGLang {version(root)} does not tell its arguments as known: {SUPPORTED}"
         )
     return frozenset(fields)
+
+
+def hands_to_activation(forward: str) -> bool:
+    """Whether an MLP gives what gate_up_proj returns to act_fn, and does nothing else with it.
+
+    forward: the source of its method. 0.5.23 gives it to another method together with act_fn, which calls
+    that unless the model is quantised.
+    """
+    nodes = list(ast.walk(ast.parse(textwrap.dedent(forward))))
+    given = [node for node in nodes if isinstance(node, ast.Assign) and _calls(node.value, "gate_up_proj")]
+    if len(given) != 1 or not isinstance(given[0].targets[0], ast.Tuple):
+        return False
+    output = given[0].targets[0].elts[0]  # the other is a bias
+    if not isinstance(output, ast.Name):
+        return False
+    uses = [node for node in nodes if isinstance(node, ast.Name) and node.id == output.id]
+    handed = [
+        node.args[0]
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and node.args
+        and (_calls(node, "act_fn") or any(_is_own(argument, "act_fn") for argument in node.args[1:]))
+    ]
+    return bool(handed) and all(use is output or any(use is item for item in handed) for use in uses)
+
+
+def _calls(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Call) and _is_own(node.func, name)
+
+
+def _is_own(node: ast.expr, name: str) -> bool:
+    """Whether it is self.name."""
+    return isinstance(node, ast.Attribute) and node.attr == name and getattr(node.value, "id", "") == "self"
 
 
 def _fields(file: Path, owner: str) -> set[str]:

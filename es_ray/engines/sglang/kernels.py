@@ -6,7 +6,7 @@ For a row x with adapter slot s, and each of the c projections that a fused modu
 
 A row costs a dot product for each of A's rows and a scaled add for each of B's columns, whatever the number
 of adapters: nothing is sorted or grouped, and no number of the batch is needed on the host. A slot below 0 is
-the base model's: such a row is left as it is. Sums are in float32, in an order that depends on neither the
+the base model's: to such a row nothing is added. Sums are in float32, in an order that depends on neither the
 batch nor the grid, so a row's result doesn't either. Import this only where Triton is installed.
 """
 
@@ -113,10 +113,10 @@ def _silu_and_mul_kernel(
     gate = tl.load(y + row * y_stride + n, mask=n < N, other=0.0).to(tl.float32)
     up = tl.load(y + row * y_stride + N + n, mask=n < N, other=0.0).to(tl.float32)
     if slot >= 0:
-        of_gate = b + slot * (2 * N * RANK)
-        gate += _product(of_gate, n, N, _factor(s, scales, slot, row, 0, RANK, 2 * RANK, R), RANK, R)
-        of_up = of_gate + N * RANK
-        up += _product(of_up, n, N, _factor(s, scales, slot, row, 1, RANK, 2 * RANK, R), RANK, R)
+        b_gate = b + slot * (2 * N * RANK)
+        gate += _product(b_gate, n, N, _factor(s, scales, slot, row, 0, RANK, 2 * RANK, R), RANK, R)
+        b_up = b_gate + N * RANK
+        up += _product(b_up, n, N, _factor(s, scales, slot, row, 1, RANK, 2 * RANK, R), RANK, R)
     new = gate / (1.0 + tl.exp(-gate)) * up
     tl.store(out + row * N + n, new.to(out.dtype.element_ty), mask=n < N)
 
@@ -166,8 +166,8 @@ def silu_and_mul(y: Tensor, s: Tensor, b: Tensor, rows: Rows) -> Tensor:
 
     y: the base products, [rows, 2 * n], rows apart by any stride, left as they are; s: float32,
     [rows, 2 * rank]; b: [slots, 2 * n, rank], contiguous. One pass over y, instead of one to add and one for
-    the activation. The sums are not rounded in between, so a row of the base model is SGLang's to one
-    rounding.
+    the activation; the sums are not rounded in between. SGLang's own activation, with another exponential,
+    may give a row of the base model another last bit.
     """
     size, rank = y.shape[1] // 2, b.shape[-1]
     out = torch.empty(y.shape[0], size, dtype=y.dtype, device=y.device)

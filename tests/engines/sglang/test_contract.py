@@ -4,6 +4,7 @@ ES_RAY_SGLANG_SOURCES: folders of unpacked sglang packages, separated by colons;
 one, if any.
 """
 
+import ast
 import os
 import shutil
 from pathlib import Path
@@ -57,6 +58,39 @@ def test_real_versions_have_every_argument_that_is_set(root):
     assert set(arguments.OURS) <= known
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "fine"),
+    [("qwen2.py", "Qwen2MLP", True), ("llama.py", "LlamaMLP", True), ("falcon_h1.py", "FalconH1MLP", False)],
+)
+def test_which_real_mlps_give_gate_and_up_to_the_activation_alone(root, file, name, fine):
+    text = (root / "srt/models" / file).read_text()
+    mlp = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name)
+    forward = next(n for n in mlp.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
+    assert contract.hands_to_activation(ast.get_source_segment(text, forward)) == fine
+    assert "self.act_fn = SiluAndMul()" in ast.get_source_segment(text, mlp)
+
+
+def test_qwen3_has_the_mlp_of_qwen2(root):
+    assert "Qwen2MLP as Qwen3MLP" in (root / "srt/models/qwen3.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = self.gate_up_proj(x); return self.act_fn(y)",
+        "x, _ = self.gate_up_proj(x); return self.act_fn(x)",
+        "y, _ = self.gate_up_proj(x); y *= 2; return self.act_fn(y)",
+        "y, _ = self.gate_up_proj(x); y[:, :4] *= 2; return self.act_fn(y)",
+        "y, _ = self.gate_up_proj(x); return self.act_fn(y * 2)",
+        "y, _ = self.gate_up_proj(x); return self.act_fn(y) + y",
+        "y, _ = self.gate_up_proj(x); return other(y)",
+        "y, _ = self.gate_up_proj(x); z, _ = self.gate_up_proj(y); return self.act_fn(z)",
+    ],
+)
+def test_an_mlp_that_does_more_with_gate_and_up_is_found_out(body):
+    assert not contract.hands_to_activation(f"    def forward(self, x):\n        {body}")
+
+
 def test_a_name_near_a_real_argument_is_suggested(root):
     known = contract.argument_names(root)
     with pytest.raises(UserError, match="engine.sglang.mem_fraction: .*mem_fraction_static"):
@@ -80,7 +114,7 @@ def test_a_name_that_moved_is_told_with_the_version(tmp_path, file, name, told):
     root = fake(tmp_path)
     text = (root / file).read_text()
     (root / file).write_text(text.replace(f"def {name}(", f"def moved_{name}("))
-    with pytest.raises(UserError, match=rf"SGLang 0.5.20 has no .*{told}: es-ray supports sglang >= 0.5.15"):
+    with pytest.raises(UserError, match=rf"SGLang 0.5.20 has no .*{told}: es-ray supports sglang >= 0.5.17"):
         contract.check(root)
 
 
@@ -91,13 +125,13 @@ def test_a_file_that_moved_is_told(tmp_path):
         contract.check(root)
 
 
-@pytest.mark.parametrize(("version", "fine"), [("0.5.14.post2", False), ("0.5.15", True), ("0.6.0rc1", True)])
+@pytest.mark.parametrize(("version", "fine"), [("0.5.16.post2", False), ("0.5.17", True), ("0.6.0rc1", True)])
 def test_old_versions_are_refused(tmp_path, version, fine):
     root = fake(tmp_path, version)
     if fine:
         contract.check(root)
     else:
-        with pytest.raises(UserError, match="0.5.14.post2 is too old"):
+        with pytest.raises(UserError, match="0.5.16.post2 is too old"):
             contract.check(root)
 
 

@@ -88,6 +88,12 @@ def test_rows_may_be_parts_of_wider_tensors():
     kernels.shrink(inside, a, rows, middle)
     kernels.expand_(outside, middle, b, rows, PLAIN)
     assert torch.equal(outside, computed(kernels, x, y, a, b, rows, PLAIN)[0])
+    halves = case(1, (20, 20), 64, SLOTS, 5, torch.float16)[1]
+    outside.copy_(halves)
+    middle = torch.randn(len(SLOTS), 2)
+    assert torch.equal(
+        kernels.silu_and_mul(outside, middle, b, rows), kernels.silu_and_mul(halves, middle, b, rows)
+    )
 
 
 def test_four_projections_are_refused():
