@@ -18,9 +18,7 @@ from es_ray.engines.sglang.row_slots import RowSlots, SlotOf
 
 BESIDE_ROWS = 128
 """Rows up to which A's products run beside the base product; beyond, that one needs all of the GPU."""
-
-
-_STOCK = "es-ray's LoRA kernels do not know this model, engine.sglang.lora_backend=csgmv are SGLang's"
+_INSTEAD = "es-ray's LoRA kernels do not fit this model; engine.sglang.lora_backend=csgmv takes SGLang's"
 
 
 class PopulationBackend(BaseLoRABackend):
@@ -151,13 +149,15 @@ class PopulationBackend(BaseLoRABackend):
             return None
         base_output, x, a, b = self._left
         if base_output is not gate_up:
-            raise RuntimeError(f"an activation was given something else than gate and up before it; {_STOCK}")
+            raise RuntimeError(
+                f"an activation was given something else than gate and up before it; {_INSTEAD}"
+            )
         self._left = None
         return kernels.silu_and_mul(gate_up, self.run_lora_a_sgemm(x, a), b, self.batch_info)
 
     def _check_none_left(self) -> None:
         if self._left is not None:  # a member would be evaluated without its gate and up
-            raise RuntimeError(f"no activation asked for gate and up with their adapters; {_STOCK}")
+            raise RuntimeError(f"no activation asked for gate and up with their adapters; {_INSTEAD}")
 
 
 def begin_before(module: Any) -> None:
