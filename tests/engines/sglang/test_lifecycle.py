@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -56,11 +55,10 @@ time.sleep(8)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_dead_engine_ends_its_process_within_seconds(tmp_path, stopped):
+def test_a_dead_engine_ends_its_process_before_it_would_end_itself(tmp_path, stopped):
     pytest.importorskip("psutil")
     log = tmp_path / "log"
     log.write_text(OUT_OF_MEMORY)
-    started = time.monotonic()
     code = WATCHED.format(lives=0.5, log=str(log), stopped=stopped)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
@@ -70,4 +68,3 @@ def test_a_dead_engine_ends_its_process_within_seconds(tmp_path, stopped):
     else:
         assert done.returncode == DIED
         assert "died: out of GPU memory" in done.stdout
-        assert time.monotonic() - started < 8
