@@ -35,10 +35,10 @@ from es_ray.engines.hf.attention import use_one_token_attention
 from es_ray.engines.hf.decoding import greedy
 from es_ray.engines.hf.engine import TransformersEngine
 from es_ray.engines.hf.population_linear import PopulationAdapters
-from es_ray.environment import environment
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
-from es_ray.run_dir import RunDir
+from es_ray.runs.environment import environment
+from es_ray.runs.run_dir import RunDir
 
 
 def main(

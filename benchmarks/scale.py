@@ -22,17 +22,17 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+from es_ray.callbacks.console import Console
 from es_ray.config import Config
 from es_ray.driver import step
 from es_ray.engines.base import EngineInfo
-from es_ray.environment import environment
 from es_ray.evaluation import Answer, Shard, ShardOutcome
 from es_ray.evolution.noise import Noise
-from es_ray.evolution.strategy import Segments, Strategy, Vector
+from es_ray.evolution.strategy import PiecewiseConstant, Strategy, Vector
 from es_ray.experiment import Experiment
-from es_ray.reporting.console import Console
-from es_ray.reporting.recorder import Recorder
-from es_ray.run_dir import RunDir
+from es_ray.runs.environment import environment
+from es_ray.runs.recorder import Recorder
+from es_ray.runs.run_dir import RunDir
 from es_ray.workers.actor import WorkerActor
 from es_ray.workers.local import LocalPool
 from es_ray.workers.ray_pool import RayPool
@@ -83,9 +83,9 @@ class LightRayPool(RayPool):
     actor_class = LightActor
     calls = 0
 
-    def _portion(self, *arguments: Any) -> tuple[int, ...]:
+    def _next_chunk(self, *arguments: Any) -> tuple[int, ...]:
         self.calls += 1
-        return super()._portion(*arguments)
+        return super()._next_chunk(*arguments)
 
 
 def answers(index: int) -> list[Answer]:
@@ -166,7 +166,7 @@ def timed(pool: Any, config: Config, population: int, parameters: int, rounds: i
 
 def strategy_of(population: int, parameters: int) -> Strategy:
     """Any strategy of that size."""
-    sigma = Segments((parameters,), (0.01,))
+    sigma = PiecewiseConstant((parameters,), (0.01,))
     return Strategy(Noise(0), population, sigma, None, sigma, learning_rate=1.0)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from es_ray.config import Config, parse
 from es_ray.engines.base import BASE, Row
-from es_ray.environment import environment
 from es_ray.experiment import Experiment
+from es_ray.runs.environment import environment
 
 Spec = dict[str, Any]
 
@@ -102,12 +102,12 @@ def plain_engine(spec: Spec, lora: bool, run_scheduler: Any = None, **more: Any)
     """SGLang's own engine with our settings."""
     from sglang.srt.entrypoints.engine import Engine
 
-    from es_ray.engines.sglang import contract
+    from es_ray.engines.sglang import compat
     from es_ray.engines.sglang.arguments import server_arguments
 
     experiment = Experiment(config_of(spec))
     rows = spec["members"] * spec["prompts"]
-    known = contract.argument_names(contract.package())
+    known = compat.argument_names(compat.package())
     arguments = server_arguments(experiment.config, experiment.source, rows, known, lora) | more
     cls = Engine
     if run_scheduler is not None:
@@ -173,10 +173,10 @@ def population(spec: Spec) -> None:
         theta = theta + np.float32(1e-6)  # as after every update, theta is new
 
         def place(generation: int = generation, theta: Any = theta) -> None:
-            engine.place(theta, strategy, generation, rows)
+            engine.write_adapters(theta, strategy, generation, rows)
 
         update.append(1000 * timed(place))
-        inside.append(1000 * engine.place_seconds)
+        inside.append(1000 * engine.write_seconds)
         theta = theta + np.float32(1e-6)
 
         def evaluate(generation: int = generation, theta: Any = theta) -> None:
@@ -245,9 +245,9 @@ def stock(spec: Spec) -> None:
     for index in range(spec["slow_members"] + 1):
         vector = torch.from_numpy(strategy.member(theta, 0, index % strategy.population))
         tensors = {
-            f"base_model.model.{name}.lora_{letter}.weight": part.contiguous()
+            f"base_model.model.{name}.lora_{matrix}.weight": part.contiguous()
             for name, pair in experiment.layout.matrices(vector).items()
-            for letter, part in zip("AB", pair, strict=True)
+            for matrix, part in zip("AB", pair, strict=True)
         }
         each.append(
             timed(
@@ -295,7 +295,7 @@ def full(spec: Spec) -> None:
 def loop(spec: Spec) -> None:
     """Generations through the driver, recording and plotting; the population grows with the workers."""
     from es_ray import driver
-    from es_ray.run_dir import RunDir
+    from es_ray.runs.run_dir import RunDir
 
     workers, population = spec["workers"], spec["members"] * spec["workers"]
     # the population and the centre in equal parts; the base model, in generation 0 alone, makes one more

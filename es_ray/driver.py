@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from es_ray.comparison import compare
+from es_ray.callbacks.console import Console
 from es_ray.config import Config
-from es_ray.durable import write_json, writing
-from es_ray.environment import environment
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
-from es_ray.interrupts import heard_once
-from es_ray.preparation import held, settle
-from es_ray.recorded import check_weights
-from es_ray.reporting.console import Console
-from es_ray.reporting.recorder import GenerationRecord, Recorder
-from es_ray.resumption import Start, last_intact
-from es_ray.run_dir import RunDir
+from es_ray.interrupts import sigint_once
+from es_ray.judge.evaluate import compare
+from es_ray.preparation import locked_run_dir, resolve_config
+from es_ray.runs.atomic_io import write_json, writing
+from es_ray.runs.environment import environment
+from es_ray.runs.past_run import check_weights
+from es_ray.runs.recorder import GenerationRecord, Recorder
+from es_ray.runs.resume import Start, last_intact
+from es_ray.runs.run_dir import RunDir
 from es_ray.workers.pool import Pool, open_pool
 
 
@@ -33,7 +33,7 @@ class RunResult:
     test_results: dict[str, Any]
 
 
-@heard_once()
+@sigint_once()
 def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
     """Evolve adapters as configured, and return what came out.
 
@@ -41,8 +41,8 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     finished generations are whole and can be resumed.
     """
     console = console or Console()
-    config = settle(config)
-    with held(config, resume) as directory:
+    config = resolve_config(config)
+    with locked_run_dir(config, resume) as directory:
         try:
             experiment = Experiment(config)
             experiment.check()
@@ -71,7 +71,7 @@ def _evolve(
     strategy = experiment.strategy(mean_abs)
     first, theta = (start.generation + 1, start.theta) if start else (0, strategy.initial())
     if resume:
-        directory.go_on(config, environment(), first - 1)
+        directory.resume(config, environment(), first - 1)
     else:
         directory.create(config, environment())
     console.started(experiment, info, pool.where, directory, first)
@@ -99,7 +99,7 @@ def _evolve(
 def _how_to_resume(directory: RunDir) -> str:
     if not directory.config_file.is_file():
         return "interrupted before anything was written"
-    whole = len(directory.whole_generations())
+    whole = len(directory.complete_generations())
     are = "generation is" if whole == 1 else "generations are"
     return f"interrupted; {whole} {are} whole; es-ray run --resume --output {directory.path} goes on"
 

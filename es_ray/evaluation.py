@@ -15,7 +15,7 @@ from es_ray.engines.base import BASE, CENTRE, candidate_name
 
 SPLITS = ("train", "test")
 
-TALLY = np.dtype(
+SUMMARY_DTYPE = np.dtype(
     [
         ("index", np.int64),
         ("split", np.int64),  # its number in SPLITS
@@ -71,7 +71,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Sample:
     """One completion with its score; tokens counts what was generated, the stop token included."""
 
     prompt: str
@@ -88,7 +88,8 @@ class Answer:
 class ShardOutcome:
     """What one worker made of a shard, as it travels: numbers in one array, texts as they will be written.
 
-    tallies: one TALLY for each candidate and split; examples: for each of those its Answers as a JSON array.
+    tallies: one SUMMARY_DTYPE for each candidate and split; examples: for each of those its Samples as a
+    JSON array.
     So the driver handles a few objects for a shard, and not several for each completion.
     """
 
@@ -97,13 +98,13 @@ class ShardOutcome:
     examples: list[str]
 
     @classmethod
-    def of(cls, worker: str, answered: dict[tuple[int, str], list[Answer]]) -> "ShardOutcome":
+    def of(cls, worker: str, answered: dict[tuple[int, str], list[Sample]]) -> "ShardOutcome":
         """From answers by (candidate's index, split)."""
-        tallies = np.array([_tally(*who, answers) for who, answers in answered.items()], dtype=TALLY)
+        tallies = np.array([_tally(*who, answers) for who, answers in answered.items()], dtype=SUMMARY_DTYPE)
         return cls(worker, tallies, [_json([asdict(a) for a in answers]) for answers in answered.values()])
 
 
-def _tally(index: int, split: str, answers: list[Answer]) -> tuple[float, ...]:
+def _tally(index: int, split: str, answers: list[Sample]) -> tuple[float, ...]:
     return (
         index,
         SPLITS.index(split),
@@ -120,7 +121,7 @@ class Outcomes:
 
     def __init__(self, parts: Sequence[ShardOutcome]) -> None:
         # np.concatenate takes its time to find that all have the same fields
-        self._tallies = np.frombuffer(b"".join(part.tallies.tobytes() for part in parts), dtype=TALLY)
+        self._tallies = np.frombuffer(b"".join(part.tallies.tobytes() for part in parts), dtype=SUMMARY_DTYPE)
         self._examples = [text for part in parts for text in part.examples]
         self._workers = [part.worker for part in parts for _ in part.examples]
         indices, splits = self._tallies["index"], self._tallies["split"]
@@ -143,7 +144,7 @@ class Outcomes:
         return {what: float(tally[what]) for what in MEANS}
 
     def examples(self, index: int, split: str) -> list[dict[str, Any]]:
-        """A candidate's Answers on a split, as records."""
+        """A candidate's Sample on a split, as records."""
         return json.loads(self._examples[self._row(index, split)])
 
     def splits(self, index: int) -> list[str]:
@@ -167,4 +168,4 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-__all__ = ["BASE", "CENTRE", "Answer", "Candidate", "Outcomes", "Shard", "ShardOutcome", "candidate_name"]
+__all__ = ["BASE", "CENTRE", "Candidate", "Outcomes", "Sample", "Shard", "ShardOutcome", "candidate_name"]

@@ -11,7 +11,7 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 @contextmanager
-def heard_once() -> Iterator[None]:
+def sigint_once() -> Iterator[None]:
     """Within, the first Ctrl-C does what it did before; once that raised, later ones do nothing.
 
     So what ends a run on Ctrl-C comes to its own end, however often somebody presses.
@@ -36,7 +36,7 @@ def heard_once() -> Iterator[None]:
 
 
 @contextmanager
-def put_off() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """A Ctrl-C within is heard as its end is reached, whether that is an error or not."""
     before = _handler()
     if before is None:

@@ -43,7 +43,7 @@ class ModelSource:
         return Path(self.path).name
 
     @property
-    def at_hand(self) -> bool:
+    def is_cached(self) -> bool:
         """Whether the model's configuration is on this machine: a folder, or in the hub's cache."""
         from huggingface_hub import try_to_load_from_cache
 

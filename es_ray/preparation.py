@@ -8,23 +8,23 @@ from datetime import datetime
 from pathlib import Path
 
 from es_ray.config import BUNDLED, Config, differences
-from es_ray.engines.sglang import arguments, contract
+from es_ray.engines.sglang import arguments, compat
 from es_ray.errors import UserError
 from es_ray.models import ModelSource
-from es_ray.run_dir import RunDir
-from es_ray.run_lock import holder
+from es_ray.runs.lock import holder
+from es_ray.runs.run_dir import RunDir
 
 
-def settle(config: Config) -> Config:
+def resolve_config(config: Config) -> Config:
     """The configuration with `auto` settled and paths made absolute; raises UserError for what cannot be."""
     gpus, kind = _gpus(), config.engine.kind
     workers = config.cluster.workers
     if kind == "auto" and workers != 0 and config.cluster.address not in (None, "local"):
-        from es_ray.workers.nodes import engine_kind  # Ray takes its time to import
+        from es_ray.doctor.nodes import engine_kind  # Ray takes its time to import
 
         kind = engine_kind(config)
     elif kind == "auto":
-        kind = "sglang" if gpus and workers != 0 and contract.installed() else "transformers"
+        kind = "sglang" if gpus and workers != 0 and compat.installed() else "transformers"
     values: dict[str, object] = {"engine__kind": kind}
     if kind == "sglang":
         _check_sglang(config)
@@ -54,22 +54,24 @@ def settle(config: Config) -> Config:
 
 
 @contextmanager
-def held(config: Config, resume: bool) -> Iterator[RunDir]:
+def locked_run_dir(config: Config, resume: bool) -> Iterator[RunDir]:
     """The run directory to write, no other driver's until the end; raises UserError if it cannot be had.
 
     That of a new run is locked when it is made (`RunDir.create`): until then nothing is written.
     """
-    run = reopen(config) if resume else claim(config)
+    run = open_for_resume(config) if resume else new_run_dir(config)
     try:
         if resume:
             run.lock()
-            reopen(config)  # once more: another driver may have gone on with it before the lock was ours
+            open_for_resume(
+                config
+            )  # once more: another driver may have gone on with it before the lock was ours
         yield run
     finally:
         run.release()
 
 
-def claim(config: Config) -> RunDir:
+def new_run_dir(config: Config) -> RunDir:
     """The run directory for a new run; raises UserError if it holds anything. Writes nothing."""
     if config.output.dir is None:
         name = Path(config.model.path).name if config.model.path != BUNDLED else "tiny-chat"
@@ -83,7 +85,7 @@ def claim(config: Config) -> RunDir:
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"output.dir: {path} is not a folder")
-        if not run.vacant():
+        if not run.is_empty():
             raise UserError(
                 holder(path)
                 or f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
@@ -96,7 +98,7 @@ def claim(config: Config) -> RunDir:
     return run
 
 
-def reopen(config: Config) -> RunDir:
+def open_for_resume(config: Config) -> RunDir:
     """The run directory to resume; raises UserError if the configuration is not the run's. Writes nothing."""
     if config.output.dir is None:
         raise UserError("--resume: which run? Give its folder with --output")
@@ -108,7 +110,7 @@ def reopen(config: Config) -> RunDir:
             + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
             + "; only evolution.generations, cluster.*, output.* and tracking.* may change"
         )
-    whole = run.last_whole()
+    whole = run.last_complete()
     if whole >= config.evolution.generations:
         raise UserError(
             f"evolution.generations: {config.evolution.generations} is less than the {whole + 1} generations "
@@ -124,11 +126,11 @@ def _check_sglang(config: Config) -> None:
             "engine.kind: sglang runs in Ray workers, as a failed engine ends its process; "
             "leave out --local, or use transformers"
         )
-    if config.cluster.address is not None and contract.installed() is None:
+    if config.cluster.address is not None and compat.installed() is None:
         return  # the driver hosts no engine: each worker checks what its node has
-    root = contract.package()
-    contract.check(root)
-    arguments.check_handed_through(config.engine.sglang, contract.argument_names(root))
+    root = compat.package()
+    compat.check(root)
+    arguments.check_handed_through(config.engine.sglang, compat.argument_names(root))
 
 
 def _gpus_each(config: Config, kind: str) -> int:

@@ -24,7 +24,7 @@ if shutil.which("nvidia-smi") is None:  # before Triton is imported: its kernels
 
 import pytest  # noqa: E402
 
-from tests.runs import SETTINGS, es_ray  # noqa: E402
+from tests.short_runs import SETTINGS, es_ray  # noqa: E402
 
 
 def pytest_unconfigure() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.runs import hear_ctrl_c
+from tests.short_runs import hear_ctrl_c
 
 MARK = "ES_RAY_TESTS_COMMAND"
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
@@ -45,7 +45,7 @@ def _command_line(process: psutil.Process) -> str:
         return ""
 
 
-class Ended(NamedTuple):
+class Exited(NamedTuple):
     """How a command ended: its exit code, -9 for kill -9, and what it said."""
 
     code: int
@@ -91,10 +91,10 @@ class Command:
     def kill(self) -> None:
         self._process.kill()
 
-    def end(self, seconds: float = 120) -> Ended:
+    def end(self, seconds: float = 120) -> Exited:
         """Wait for its end."""
         code = self._process.wait(seconds)
-        return Ended(code, self._out.read_text(), self._err.read_text())
+        return Exited(code, self._out.read_text(), self._err.read_text())
 
     def processes(self) -> dict[int, str]:
         """It and what it started, as far as they live: command lines by pid."""

@@ -8,7 +8,7 @@ import pytest
 
 from es_ray.paths import data_dir
 from tests import plain_peft
-from tests.runs import in_process, json_lines
+from tests.short_runs import in_process, json_lines
 
 TINY = data_dir() / "tiny_chat"
 SEEDS = (271828, 314159, 577215, 618033, 141421)

@@ -16,10 +16,10 @@ import es_ray
 from es_ray.config import Config, load
 from es_ray.errors import UserError
 from es_ray.paths import data_dir
-from es_ray.run_dir import RunDir
+from es_ray.runs.run_dir import RunDir
 from es_ray.tasks import TASKS
 from tests import philox, plain_peft
-from tests.runs import (
+from tests.short_runs import (
     GENERATIONS,
     LEARNING_RATE,
     MULTIPLIER,
@@ -79,8 +79,8 @@ def sigma_by_tensor() -> dict[str, float]:
         here = [weights[other] for other in weights if layer_of[other] == layer_of[name]]
         assert len(here) == 7
         mean = sum(np.abs(w).sum() for w in here) / sum(w.size for w in here)
-        for letter in "AB":
-            sigma[f"base_model.model.{name}.lora_{letter}.weight"] = MULTIPLIER * 0.1 * mean
+        for matrix in "AB":
+            sigma[f"base_model.model.{name}.lora_{matrix}.weight"] = MULTIPLIER * 0.1 * mean
     return sigma
 
 
@@ -92,9 +92,9 @@ def initial_centre() -> dict[str, np.ndarray]:
     drawn = 0.02 * np.array(philox.normals(12345678901, 0, 0, 1, size))
     centre, at = {}, 0
     for name, (rows, columns) in shapes.items():
-        for letter, shape in (("A", (1, columns)), ("B", (rows, 1))):
+        for matrix, shape in (("A", (1, columns)), ("B", (rows, 1))):
             count = shape[0] * shape[1]
-            centre[f"base_model.model.{name}.lora_{letter}.weight"] = drawn[at : at + count].reshape(shape)
+            centre[f"base_model.model.{name}.lora_{matrix}.weight"] = drawn[at : at + count].reshape(shape)
             at += count
     return centre
 

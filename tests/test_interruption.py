@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import GENERATIONS, SETTINGS, command, evolved, hear_ctrl_c
+from tests.short_runs import GENERATIONS, SETTINGS, command, evolved, hear_ctrl_c
 
 
 def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,7 @@ def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedPro
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def whole_generations(run: Path) -> list[int]:
+def complete_generations(run: Path) -> list[int]:
     return sorted(int(done.parent.name) for done in run.glob("generations/*/DONE"))
 
 
@@ -38,7 +38,7 @@ def test_ctrl_c_leaves_whole_generations_and_says_how_to_resume(finished, tmp_pa
     assert ended.returncode == 130
     assert len(ended.stderr.splitlines()) == 1
     assert "Traceback" not in ended.stderr
-    whole = whole_generations(tmp_path / "run")
+    whole = complete_generations(tmp_path / "run")
     assert whole
     assert whole == list(range(len(whole)))
     assert len(whole) < GENERATIONS

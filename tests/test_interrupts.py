@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from es_ray.interrupts import heard_once, put_off
+from es_ray.interrupts import defer_sigint, sigint_once
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def press() -> None:
 
 def test_only_the_first_ctrl_c_interrupts():
     cleaned = []
-    with pytest.raises(KeyboardInterrupt), heard_once():
+    with pytest.raises(KeyboardInterrupt), sigint_once():
         try:
             press()
         finally:
@@ -37,7 +37,7 @@ def test_only_the_first_ctrl_c_interrupts():
 
 def test_ctrl_c_is_put_off_to_the_end():
     done = []
-    with pytest.raises(KeyboardInterrupt), heard_once(), put_off():
+    with pytest.raises(KeyboardInterrupt), sigint_once(), defer_sigint():
         press()
         press()
         done.append(True)
@@ -45,14 +45,14 @@ def test_ctrl_c_is_put_off_to_the_end():
 
 
 def test_without_ctrl_c_nothing_happens():
-    with heard_once(), put_off():
+    with sigint_once(), defer_sigint():
         pass
 
 
 def test_a_handler_that_does_not_raise_hears_each():
     heard = []
     signal.signal(signal.SIGINT, lambda *_: heard.append(True))
-    with heard_once():
+    with sigint_once():
         press()
         press()
     assert len(heard) == 2
@@ -61,7 +61,7 @@ def test_a_handler_that_does_not_raise_hears_each():
 
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with heard_once(), put_off():
+    with sigint_once(), defer_sigint():
         press()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,7 +71,7 @@ def test_elsewhere_than_in_the_main_thread_they_do_nothing():
     done = []
 
     def work() -> None:
-        with heard_once(), put_off():
+        with sigint_once(), defer_sigint():
             done.append(True)
 
     thread = threading.Thread(target=work)

@@ -37,8 +37,8 @@ def doctor(
 
     from rich.console import Console
 
-    from es_ray.doctor import diagnose
-    from es_ray.reporting.health_table import finding_lines, health_table
+    from es_ray.doctor.diagnosis import diagnose
+    from es_ray.doctor.table import finding_lines, health_table
 
     diagnosis = diagnose(resolved, timeout)
     if as_json:

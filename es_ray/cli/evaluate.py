@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from es_ray.cli.options import Debug, RunDirectory, Split
-from es_ray.run_dir import RunDir
+from es_ray.runs.run_dir import RunDir
 
 
 def evaluate(
@@ -21,9 +21,9 @@ def evaluate(
     """Show base model, centre and best member of a run side by side."""
     from rich.console import Console
 
-    from es_ray.comparison import compare
-    from es_ray.recorded import recorded
-    from es_ray.reporting.console import comparison_table
+    from es_ray.callbacks.console import comparison_table
+    from es_ray.judge.evaluate import compare
+    from es_ray.runs.past_run import recorded
     from es_ray.workers.local import LocalPool
 
     past = recorded(RunDir.open(run_dir), generation)

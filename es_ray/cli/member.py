@@ -7,7 +7,7 @@ import typer
 
 from es_ray.cli.options import Debug, RunDirectory
 from es_ray.errors import UserError
-from es_ray.run_dir import RunDir
+from es_ray.runs.run_dir import RunDir
 
 
 def member(
@@ -21,8 +21,8 @@ def member(
     debug: Debug = False,
 ) -> None:
     """Rebuild any member of a run, or a centre, as a PEFT adapter."""
-    from es_ray.recorded import recorded
-    from es_ray.reporting.cards import rebuilt_card
+    from es_ray.runs.cards import rebuilt_card
+    from es_ray.runs.past_run import recorded
 
     if centre == (index is not None):
         raise UserError("--index I or --centre: one of the two is needed")

@@ -63,8 +63,8 @@ def run(
         _dry_run(resolved, resume)
         return
 
+    from es_ray.callbacks.console import TerminalConsole
     from es_ray.driver import run as evolve
-    from es_ray.reporting.console import TerminalConsole
 
     evolve(resolved, resume=resume, console=TerminalConsole())
 
@@ -85,13 +85,13 @@ def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str])
 def _dry_run(config: Config, resume: bool) -> None:
     """Check all that can be checked without the weights, and print what would run."""
     from es_ray.experiment import Experiment
-    from es_ray.preparation import claim, reopen, settle
+    from es_ray.preparation import new_run_dir, open_for_resume, resolve_config
 
-    settled = settle(config)
-    _ = reopen(settled) if resume else claim(settled)
+    settled = resolve_config(config)
+    _ = open_for_resume(settled) if resume else new_run_dir(settled)
     experiment = Experiment(settled)
     typer.echo(settled.to_yaml(), nl=False)
-    if experiment.source.at_hand:
+    if experiment.source.is_cached:
         experiment.check()
         typer.echo(f"# {experiment.layout.size:,} LoRA entries in layers {experiment.layout.layers}")
     else:

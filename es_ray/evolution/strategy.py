@@ -17,7 +17,7 @@ Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Segments:
+class PiecewiseConstant:
     """A float32 value for each entry of a flat vector, constant between boundaries.
 
     ends: where each segment ends (ascending; the last one is P); values: one for each segment.
@@ -47,9 +47,9 @@ class Strategy:
 
     noise: Noise
     population: int
-    sigma: Segments
-    first_sigma: Segments | None
-    initial_std: Segments
+    sigma: PiecewiseConstant
+    first_sigma: PiecewiseConstant | None
+    initial_std: PiecewiseConstant
     learning_rate: float
     shaping: str = "zscore"
     update_scale: str = "absolute"
@@ -64,7 +64,7 @@ class Strategy:
         drawn = normals(self.noise.seed, 0, 0, STREAM_INITIAL, 0, self.size)
         return self.initial_std.dense(0, self.size) * drawn
 
-    def scale(self, generation: int) -> Segments:
+    def scale(self, generation: int) -> PiecewiseConstant:
         """Sigma in that generation."""
         return self.first_sigma if generation == 0 and self.first_sigma is not None else self.sigma
 

@@ -23,11 +23,11 @@ class AdaptedModule:
 
 
 @dataclass(frozen=True)
-class Part:
+class LoraTensor:
     """A or B of one module: its place in the flat vector and its shape."""
 
     module: AdaptedModule
-    letter: str
+    matrix: str
     start: int
     stop: int
     shape: tuple[int, int]
@@ -42,21 +42,21 @@ class LoraLayout:
     modules: tuple[AdaptedModule, ...]
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def tensors(self) -> tuple[LoraTensor, ...]:
         """A and B of every module, in the vector's order."""
         parts, start = [], 0
         for module in self.modules:
             shapes = (("A", (self.rank, module.in_features)), ("B", (module.out_features, self.rank)))
-            for letter, shape in shapes:
+            for matrix, shape in shapes:
                 stop = start + shape[0] * shape[1]
-                parts.append(Part(module, letter, start, stop, shape))
+                parts.append(LoraTensor(module, matrix, start, stop, shape))
                 start = stop
         return tuple(parts)
 
     @property
     def size(self) -> int:
         """Entries of the flat vector, P."""
-        return self.parts[-1].stop
+        return self.tensors[-1].stop
 
     @property
     def scaling(self) -> float:
@@ -79,7 +79,7 @@ class LoraLayout:
 
         theta: a NumPy array or torch tensor of shape [..., P].
         """
-        views = [theta[..., p.start : p.stop].reshape(*theta.shape[:-1], *p.shape) for p in self.parts]
+        views = [theta[..., p.start : p.stop].reshape(*theta.shape[:-1], *p.shape) for p in self.tensors]
         return {module.name: (views[2 * i], views[2 * i + 1]) for i, module in enumerate(self.modules)}
 
 

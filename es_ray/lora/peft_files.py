@@ -69,5 +69,5 @@ def read_adapter(folder: Path, layout: LoraLayout) -> NDArray[np.float32]:
     tensors = load_file(folder / "adapter_model.safetensors")
     names = {"A": "lora_A", "B": "lora_B"}
     return np.concatenate(
-        [tensors[f"{_PREFIX}{p.module.name}.{names[p.letter]}.weight"].ravel() for p in layout.parts]
+        [tensors[f"{_PREFIX}{p.module.name}.{names[p.matrix]}.weight"].ravel() for p in layout.tensors]
     )

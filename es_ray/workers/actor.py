@@ -15,7 +15,7 @@ BEATS = 4
 """Heartbeats within the time after which a silent worker is given up."""
 
 
-class Pulse:
+class HeartbeatMonitor:
     """When each worker was last heard of. Light, and apart: it answers while every worker computes."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class WorkerActor:
     lives is a thread of its own.
     """
 
-    def __init__(self, config: Config, pulse: Any, key: int) -> None:
+    def __init__(self, config: Config, heartbeats: Any, key: int) -> None:
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("es_ray").setLevel(logging.INFO)  # into the worker's log, which Ray keeps
         self._config = config
@@ -58,7 +58,7 @@ class WorkerActor:
 
         def beat() -> None:
             while not self._over.is_set():
-                pulse.beat.remote(key)
+                heartbeats.beat.remote(key)
                 self._over.wait(every)
 
         threading.Thread(target=beat, name="es-ray-heartbeat", daemon=True).start()

@@ -14,13 +14,13 @@ from typing import Any
 import ray
 
 from es_ray.config import Config
+from es_ray.doctor.nodes import check_nodes
 from es_ray.engines.base import EngineInfo, same_weights
 from es_ray.errors import RunError, UserError
+from es_ray.ray_cluster import connect
 from es_ray.workers.actor import Failure, WorkerActor
-from es_ray.workers.fleet import Ended, Fleet, Lost
-from es_ray.workers.nodes import check_nodes
+from es_ray.workers.actor_manager import ActorManager, CallResult, WorkerLost
 from es_ray.workers.pool import Call, Pool
-from es_ray.workers.ray_cluster import connect
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class RayPool(Pool):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._fleet: Fleet | None = None
+        self._actors: ActorManager | None = None
         self._info: EngineInfo | None = None
         self._started_ray = self._joined_ray = False
         self._failed_starts = 0
@@ -51,7 +51,7 @@ class RayPool(Pool):
     @property
     def workers(self) -> int:
         """Actors whose engine is ready."""
-        return self._fleet.ready if self._fleet is not None else 0
+        return self._actors.ready if self._actors is not None else 0
 
     @property
     def where(self) -> str:
@@ -69,25 +69,25 @@ class RayPool(Pool):
         wanted, gpus = self._placement()
         if not self._started_ray:
             check_nodes(self.config)
-        fleet = self._fleet = Fleet(self.config, wanted, gpus, self.actor_class)
+        actors = self._actors = ActorManager(self.config, wanted, gpus, self.actor_class)
         first_ready = None
         self._told = self._alive = time.monotonic()
-        while fleet.ready < wanted:
-            self._next(fleet)
-            if fleet.ready and first_ready is None:
+        while actors.ready < wanted:
+            self._next(actors)
+            if actors.ready and first_ready is None:
                 first_ready = time.monotonic()
             if first_ready is not None and time.monotonic() - first_ready > GRACE:
-                log.warning("going on with %d of %d workers; later ones join", fleet.ready, wanted)
+                log.warning("going on with %d of %d workers; later ones join", actors.ready, wanted)
                 break
         assert self._info is not None
         return self._info
 
     def close(self) -> None:
         """Have the idle engines close, kill the actors; stop Ray if it was started here."""
-        fleet, self._fleet = self._fleet, None
+        actors, self._actors = self._actors, None
         try:
-            if fleet is not None:
-                fleet.close()
+            if actors is not None:
+                actors.close()
         finally:
             if self._started_ray or self._joined_ray:  # one that was there before us stays
                 ray.shutdown()
@@ -113,20 +113,20 @@ class RayPool(Pool):
     def _map(
         self, shared: tuple[Any, ...], calls: Sequence[Call], on_done: Callable[[Call], None]
     ) -> list[Any]:
-        assert self._fleet is not None
-        fleet, refs = self._fleet, self._put(shared)
+        assert self._actors is not None
+        actors, refs = self._actors, self._put(shared)
         results: dict[int, Any] = {}
         failed: Counter[int] = Counter()
         waiting = deque(range(len(calls)))
         self._told = self._alive = time.monotonic()
         while len(results) < len(calls):
-            for actor in fleet.idle:
+            for actor in actors.idle:
                 if waiting:
-                    fair = math.ceil(len(calls) / fleet.ready)
-                    numbers = self._portion(waiting, failed, calls[0].method, fair)
+                    fair = math.ceil(len(calls) / actors.ready)
+                    numbers = self._next_chunk(waiting, failed, calls[0].method, fair)
                     method = calls[numbers[0]].method
-                    fleet.submit(actor, numbers, method, [calls[n].arguments for n in numbers], *refs)
-            for ended in self._next(fleet):
+                    actors.submit(actor, numbers, method, [calls[n].arguments for n in numbers], *refs)
+            for ended in self._next(actors):
                 self._pace[calls[0].method] = ended.seconds / len(ended.numbers)
                 returned = [] if isinstance(ended.result, Failure) else ended.result
                 failure = ended.result if isinstance(ended.result, Failure) else None
@@ -141,7 +141,7 @@ class RayPool(Pool):
                     failed[undone[0]] += 1
                     failed.update({number: 0 for number in undone})  # each goes alone from now on
                     waiting.extendleft(reversed(undone))
-                    self._again(calls[undone[0]], failure, failed[undone[0]])
+                    self._retry_or_raise(calls[undone[0]], failure, failed[undone[0]])
                     self.redispatched += sum(calls[number].members for number in undone)
         return [results[number] for number in range(len(calls))]
 
@@ -154,7 +154,7 @@ class RayPool(Pool):
         ]
         return [ref for _, ref in self._shared]
 
-    def _portion(
+    def _next_chunk(
         self, waiting: "deque[int]", failed: "Counter[int]", method: str, fair: int
     ) -> tuple[int, ...]:
         """The next calls for one worker: one, or several where Ray's own work on each would be felt.
@@ -162,37 +162,37 @@ class RayPool(Pool):
         They become fewer, so that all workers end together, within LEAST seconds. fair: a worker's part of
         all calls, the most it gets. One that was lost goes alone, so that it shows if it is the cause.
         """
-        assert self._fleet is not None
+        assert self._actors is not None
         pace = self._pace.get(method, math.inf)
-        count = max(math.ceil(len(waiting) / (2 * self._fleet.ready)), int(LEAST / pace))
+        count = max(math.ceil(len(waiting) / (2 * self._actors.ready)), int(LEAST / pace))
         count = min(count, int(MOST / pace), fair)
         numbers = [waiting.popleft()]
         while waiting and len(numbers) < count and numbers[0] not in failed and waiting[0] not in failed:
             numbers.append(waiting.popleft())
         return tuple(numbers)
 
-    def _again(self, call: Call, failure: Failure, times: int) -> None:
+    def _retry_or_raise(self, call: Call, failure: Failure, times: int) -> None:
         """A call failed, for the nth time: may another worker try? Raises RunError if not."""
         if failure.kind != "internal":  # another worker would find the same
             raise RunError(f"{call.about}: {failure.text}")
-        how = "lost" if isinstance(failure, Lost) else "failed"
+        how = "lost" if isinstance(failure, WorkerLost) else "failed"
         if times >= self.config.cluster.max_attempts:
             raise RunError(f"{call.about}: {how} with {times} workers, one after the other: {failure.text}")
         log.warning("a worker %s with %s, which another takes over: %s", how, call.about, failure.text)
-        if self._fleet is not None:
-            self._fleet.drop_dead()
+        if self._actors is not None:
+            self._actors.drop_dead()
 
-    def _next(self, fleet: Fleet) -> list[Ended]:
+    def _next(self, actors: ActorManager) -> list[CallResult]:
         """Calls that ended, within a moment; new workers are asked for, and taken in, on the way."""
-        fleet.fill()
-        ended = fleet.wait(POLL)
+        actors.fill()
+        ended = actors.wait(POLL)
         for start in ended:
             if not start.numbers:
-                self._take_in(fleet, start)
-        self._patience(fleet)
+                self._on_started(actors, start)
+        self._check_timeout(actors)
         return [calls for calls in ended if calls.numbers]
 
-    def _take_in(self, fleet: Fleet, start: Ended) -> None:
+    def _on_started(self, actors: ActorManager, start: CallResult) -> None:
         info = start.result
         if isinstance(info, Failure):
             if info.kind == "user" and self._info is None:
@@ -200,7 +200,7 @@ class RayPool(Pool):
             if info.kind == "evaluation":  # the start-up probe: another worker would find the same
                 raise RunError(info.text)
             # a machine that went was no attempt: until its loss is noticed Ray goes on placing actors there
-            self._failed_starts += not (isinstance(info, Lost) and info.node)
+            self._failed_starts += not (isinstance(info, WorkerLost) and info.node)
             if self._failed_starts >= self.config.cluster.max_attempts:
                 raise RunError(f"{self._failed_starts} workers in a row failed to start: {info.text}")
             log.warning("a worker failed to start: %s", info.text)
@@ -210,18 +210,18 @@ class RayPool(Pool):
             raise RunError("two workers have different weights for the same model: mean|W| differs")
         self._info = self._info or info
 
-    def _patience(self, fleet: Fleet) -> None:
+    def _check_timeout(self, actors: ActorManager) -> None:
         """While no worker lives say what is waited for; raise RunError once that took too long."""
         now, limit = time.monotonic(), self.config.cluster.wait_timeout
-        if fleet.ready:
+        if actors.ready:
             self._alive = now
-        if now - self._alive > limit and not fleet.starting:
-            raise RunError(f"no worker for {limit:g} s (cluster.wait_timeout): {self._room(fleet)}")
-        if fleet.ready < (fleet.wanted if self._info is None else 1) and now - self._told > TOLD_EVERY:
+        if now - self._alive > limit and not actors.starting:
+            raise RunError(f"no worker for {limit:g} s (cluster.wait_timeout): {self._room(actors)}")
+        if actors.ready < (actors.wanted if self._info is None else 1) and now - self._told > TOLD_EVERY:
             self._told = now
-            log.warning("waiting for workers: %s", self._room(fleet))
+            log.warning("waiting for workers: %s", self._room(actors))
 
-    def _room(self, fleet: Fleet) -> str:
+    def _room(self, actors: ActorManager) -> str:
         have, free = ray.cluster_resources(), ray.available_resources()
         told = [f"{free.get(what, 0):g} of {have.get(what, 0):g} {what}s free" for what in ("GPU", "CPU")]
-        return f"{fleet.ready} of {fleet.wanted} ready, {fleet.starting} starting; {' and '.join(told)}"
+        return f"{actors.ready} of {actors.wanted} ready, {actors.starting} starting; {' and '.join(told)}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from es_ray.config import Config
 from es_ray.engines import create_engine
 from es_ray.engines.base import Row
-from es_ray.evaluation import Answer, Shard, ShardOutcome, candidate_name
+from es_ray.evaluation import Sample, Shard, ShardOutcome, candidate_name
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
 from es_ray.tasks.base import checked
@@ -42,14 +42,14 @@ class Worker:
         ]
         rows = [Row(candidate.index, prompts[split][number]) for candidate, split, number in places]
         completions = self._engine.generate(theta, strategy, shard.generation, rows)
-        answered: dict[tuple[int, str], list[Answer]] = {}
+        answered: dict[tuple[int, str], list[Sample]] = {}
         for (candidate, split, number), completion in zip(places, completions, strict=True):
             example = examples[split][number]
             text = self._experiment.source.text(completion.token_ids)
             who = candidate_name(candidate.index, shard.generation)
             score = checked(self._experiment.task.score(example, text), who, example)
             answered.setdefault((candidate.index, split), []).append(
-                Answer(
+                Sample(
                     prompt=example.prompt,
                     target=example.target,
                     completion=text,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from es_ray.paths import data_dir
-from tests.runs import command, es_ray
+from tests.short_runs import command, es_ray
 from tests.small_models import edit_json, small_model
 
 TINY = data_dir() / "tiny_chat"

@@ -8,8 +8,8 @@ import pytest
 
 import es_ray
 from es_ray.config import load, preset_names
-from tests.runs import GENERATIONS, SETTINGS
-from tests.runs import es_ray as command
+from tests.short_runs import GENERATIONS, SETTINGS
+from tests.short_runs import es_ray as command
 
 
 @pytest.mark.parametrize("preset", preset_names())

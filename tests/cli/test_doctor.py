@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.runs import es_ray
+from tests.short_runs import es_ray
 from tests.small_models import small_model
 
 CLUSTER = """
@@ -160,7 +160,7 @@ def test_a_cluster_with_a_token_is_healthy_to_one_who_has_it_and_closed_to_other
     [("disabled", "0.0.0.0", "error"), ("token", "0.0.0.0", "warning"), ("token", "127.0.0.1", None)],
 )
 def test_rays_own_dashboard(tmp_path, mode, host, level):
-    """Needs ray[default], whose dashboard has a server; tests/workers/test_open_ports.py needs none."""
+    """Needs ray[default], whose dashboard has a server; tests/doctor/test_ports.py needs none."""
     pytest.importorskip("aiohttp_cors")
     pytest.importorskip("opencensus")
     environment = token(tmp_path) | {"RAY_AUTH_MODE": mode}

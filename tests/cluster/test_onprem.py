@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.hosts import Lan, lan, missing
 from tests.cluster.onprem import CHECKOUT, OnPrem, raylets, until
-from tests.runs import evolved, json_lines
+from tests.short_runs import evolved, json_lines
 
 pytestmark = pytest.mark.cluster
 

@@ -6,7 +6,7 @@ import torch
 
 from es_ray.engines import torch_noise
 from es_ray.evolution.noise import Noise, normals
-from es_ray.evolution.strategy import Segments, Strategy
+from es_ray.evolution.strategy import PiecewiseConstant, Strategy
 from tests.evolution.test_noise import KNOWN
 
 WHERE = [(0, 0), (7, 3), (2**40 + 5, 1000), (2**64 - 1, 2**32 - 1), (12345678901, 1)]
@@ -72,8 +72,8 @@ def _strategy(antithetic: bool) -> Strategy:
     return Strategy(
         noise=Noise(2**40 + 9, antithetic),
         population=6,
-        sigma=Segments((20, 50), (0.5, 0.25)),
-        first_sigma=Segments((50,), (2.0,)),
-        initial_std=Segments((50,), (1.0,)),
+        sigma=PiecewiseConstant((20, 50), (0.5, 0.25)),
+        first_sigma=PiecewiseConstant((50,), (2.0,)),
+        initial_std=PiecewiseConstant((50,), (1.0,)),
         learning_rate=0.5,
     )

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from es_ray.evolution.noise import STREAM_INITIAL, STREAM_NOISE, Noise
-from es_ray.evolution.strategy import Segments, Strategy
+from es_ray.evolution.strategy import PiecewiseConstant, Strategy
 from tests import philox
 
 SIZE = 203
-SIGMA = Segments((50, 120, SIZE), (0.5, 0.01, 2.0))
+SIGMA = PiecewiseConstant((50, 120, SIZE), (0.5, 0.01, 2.0))
 DENSE = np.repeat([0.5, 0.01, 2.0], [50, 70, 83])
 
 
@@ -20,7 +20,7 @@ def strategy(**changes) -> Strategy:
         "population": 6,
         "sigma": SIGMA,
         "first_sigma": None,
-        "initial_std": Segments((SIZE,), (0.02,)),
+        "initial_std": PiecewiseConstant((SIZE,), (0.02,)),
         "learning_rate": 0.05,
     }
     return Strategy(**(values | changes))
@@ -59,7 +59,7 @@ def test_a_member_is_theta_plus_sigma_times_noise(antithetic):
 
 
 def test_generation_0_has_its_own_sigma_where_there_is_one():
-    s = strategy(first_sigma=Segments((SIZE,), (0.4,)))
+    s = strategy(first_sigma=PiecewiseConstant((SIZE,), (0.4,)))
     theta = np.zeros(SIZE, dtype=np.float32)
     assert np.allclose(s.member(theta, 0, 2), 0.4 * epsilon(s, 0, 2), atol=1e-6)
     assert np.allclose(s.member(theta, 1, 2), DENSE * epsilon(s, 1, 2), atol=1e-6)
@@ -67,7 +67,7 @@ def test_generation_0_has_its_own_sigma_where_there_is_one():
 
 @pytest.mark.parametrize("update_scale", ["absolute", "sigma"])
 @pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("first", [None, Segments((SIZE,), (0.4,))])
+@pytest.mark.parametrize("first", [None, PiecewiseConstant((SIZE,), (0.4,))])
 @pytest.mark.parametrize("generation", [0, 3])
 def test_the_step_equals_float64(update_scale, antithetic, first, generation):
     s = strategy(update_scale=update_scale, noise=Noise(99, antithetic), first_sigma=first)
@@ -122,14 +122,14 @@ def test_a_reward_that_is_not_finite_is_an_error_with_the_members_name(bad):
 
 
 def test_a_strategy_is_small_enough_to_travel():
-    many = Segments(tuple(range(1000, 197_000, 1000)), (0.1,) * 196)
+    many = PiecewiseConstant(tuple(range(1000, 197_000, 1000)), (0.1,) * 196)
     assert len(pickle.dumps(strategy(sigma=many, initial_std=many))) < 10_000
 
 
 def test_steps_climb():
     """On a quadratic, the loop of ask, evaluate and tell goes up: the sign of the update is right."""
     target = np.linspace(-1, 1, SIZE)
-    s = strategy(population=40, sigma=Segments((SIZE,), (0.05,)), learning_rate=0.05)
+    s = strategy(population=40, sigma=PiecewiseConstant((SIZE,), (0.05,)), learning_rate=0.05)
     theta = s.initial()
     losses = []
     for generation in range(60):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.faults.drivers import Drivers
-from tests.runs import evolved
+from tests.short_runs import evolved
 from tests.small_models import small_model
 
 GENERATIONS = 3

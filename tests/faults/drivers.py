@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Ended:
+class Exited:
     """How a driver ended: its exit code, -9 for kill -9, and what it said."""
 
     code: int
@@ -32,14 +32,14 @@ class Drivers:
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def __call__(self, *arguments: object, **faults: object) -> Ended:
+    def __call__(self, *arguments: object, **faults: object) -> Exited:
         """Run `es-ray` with the arguments and wait for its end; faults: see `_faults`."""
         assert self._server.stdin and self._server.stdout
         request = {"arguments": [*map(str, arguments)], "out": str(self._out), "err": str(self._err)} | faults
         self._server.stdin.write(json.dumps(request, default=str) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())
-        return Ended(code, self._out.read_text(), self._err.read_text())
+        return Exited(code, self._out.read_text(), self._err.read_text())
 
     def close(self) -> None:
         self._server.communicate(timeout=10)
@@ -90,7 +90,7 @@ def serve() -> None:
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
     import es_ray.driver
-    import es_ray.reporting.recorder
+    import es_ray.runs.recorder
     import es_ray.workers.local  # noqa: F401
 
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from es_ray.cli.main import main
-from es_ray.reporting import recorder
+from es_ray.runs import recorder
 from es_ray.workers import actor
 from es_ray.workers.ray_pool import RayPool
 
@@ -43,7 +43,7 @@ def hold_up(stage: str, file: Path) -> None:
 
     RayPool.actor_class = WorkerActor
     recorder.publish = holding(
-        file, recorder.publish, lambda aside, *_: stage == "recording" and aside.name == ".0001"
+        file, recorder.publish, lambda tmp, *_: stage == "recording" and tmp.name == ".0001"
     )
 
 

@@ -54,7 +54,7 @@ def signal_before_step(folder: Path, step: int | None, number: int, trace: Path 
 def signal_at_stage(stage: str, number: int) -> None:
     """Send this process a signal as a stage begins; in its last generation, if it has several."""
     from es_ray import comparison, driver
-    from es_ray.reporting.recorder import Recorder
+    from es_ray.runs.recorder import Recorder
     from es_ray.workers.local import LocalPool
     from es_ray.workers.worker import Worker
 
@@ -82,7 +82,7 @@ def signal_at_stage(stage: str, number: int) -> None:
 
 def without_plots() -> None:
     """Runs that start no process for plots, to be quick: they are no step of recording."""
-    from es_ray.reporting import recorder
+    from es_ray.runs import recorder
 
     class NoPlots:
         def __init__(self, run: object) -> None:

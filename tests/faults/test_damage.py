@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import GENERATIONS
-from tests.runs import evolved
+from tests.short_runs import evolved
 
 LAST = f"generations/{GENERATIONS - 1:04d}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import GENERATIONS
-from tests.runs import json_lines
+from tests.short_runs import json_lines
 
 Mount = Callable[..., None]
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.conftest import GENERATIONS
 from tests.processes import AGENTS, Command
-from tests.runs import command as es_ray_command
+from tests.short_runs import command as es_ray_command
 
 pytestmark = pytest.mark.faults
 WHOLE = {

@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from es_ray.engines.sglang import contract
+from es_ray.engines.sglang import compat
 from tests.engines.sglang.lora_products import activated, case, wanted
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    pytest.mark.skipif(contract.installed() is None, reason="sglang is not installed"),
+    pytest.mark.skipif(compat.installed() is None, reason="sglang is not installed"),
 ]
 QKV, GATE_UP, WIDTH, ADAPTERS = (3584, 512, 512), (18944, 18944), 3584, 9
 
 
 def products(rank, outputs, rows):
     """A backend whose batch has such rows, and the tensors of a product."""
-    from es_ray.engines.sglang.backend import PopulationBackend
+    from es_ray.engines.sglang.lora.backend import PopulationBackend
 
     slots = (
         torch.randint(0, ADAPTERS + 1, (rows,), generator=torch.Generator().manual_seed(rows)) - 1

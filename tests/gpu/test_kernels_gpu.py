@@ -23,7 +23,7 @@ def batch(rows, adapters, seed):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rank", [1, 2, 3, 4, 5, 8, 12, 16])
 def test_products_are_those_of_float64(rank, dtype, report):
-    from es_ray.engines.sglang import kernels
+    from es_ray.engines.sglang.lora import kernels
 
     worst = 0.0
     for number, (width, outputs) in enumerate([*QWEN_7B, *ODD]):
@@ -43,7 +43,7 @@ def test_products_are_those_of_float64(rank, dtype, report):
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_a_row_has_the_same_bits_in_every_batch(rank):
-    from es_ray.engines.sglang import kernels
+    from es_ray.engines.sglang.lora import kernels
 
     for width, outputs in QWEN_7B:
         slots = batch(300, 9, seed=1)

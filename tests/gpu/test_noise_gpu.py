@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from es_ray.engines import torch_noise
-from es_ray.engines.sglang.pool_map import runs, whole
-from es_ray.engines.sglang.pool_writer import PoolWriter
+from es_ray.engines.sglang.lora.pool_layout import runs, whole
+from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.evolution.noise import Noise, normals
-from tests.engines.sglang.test_pool import ALL, layout, pool, strategy
+from tests.engines.sglang.test_pool_layout import ALL, layout, pool, strategy
 from tests.engines.test_torch_noise import SLICES, WHERE
 from tests.evolution.test_noise import KNOWN
 
@@ -20,7 +20,7 @@ MEMBERS = [0, 1, 29, 2**31 + 7, 2**32 - 1]
 
 
 def triton_normals(seed: int, generation: int, numbers: list[int], start: int, stop: int) -> np.ndarray:
-    from es_ray.engines.sglang import noise_kernels
+    from es_ray.engines.sglang.lora import noise_kernels
 
     words = noise_kernels.words_of(seed, generation, "cuda")
     return noise_kernels.normals(words, torch.tensor(numbers, device="cuda"), start, stop).cpu().numpy()
@@ -63,7 +63,7 @@ def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, d
     for device in ("cpu", "cuda"):
         buffers[device] = {k: b.to(device) for k, b in pool(made, whole(made), dtype).items()}
         writer = PoolWriter(runs(made, whole(made)), buffers[device], triton=device == "cuda")
-        writer.place(theta.to(device), sigma.to(device), s.noise, 3, candidates, slots)
+        writer.write_adapters(theta.to(device), sigma.to(device), s.noise, 3, candidates, slots)
         digests[device] = writer.digests(slots)
     same = total = 0
     for key, cpu in buffers["cpu"].items():
@@ -80,7 +80,7 @@ def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, d
 
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_sums_over_members_do_not_depend_on_the_slices(antithetic):
-    from es_ray.engines.sglang.noise_kernels import TILE
+    from es_ray.engines.sglang.lora.noise_kernels import TILE
 
     made = layout(8)
     s = strategy(made.size, antithetic)

@@ -13,7 +13,7 @@ import torch
 
 from es_ray.config import Config
 from es_ray.engines.base import BASE, CENTRE, Row
-from es_ray.engines.sglang import contract
+from es_ray.engines.sglang import compat
 from es_ray.engines.sglang.probe import score
 from es_ray.errors import EvaluationError
 from es_ray.evolution.strategy import Strategy
@@ -21,12 +21,12 @@ from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from tests import plain_peft
 from tests.gpu.conftest import sglang_settings
-from tests.runs import command, json_lines
+from tests.short_runs import command, json_lines
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    pytest.mark.skipif(contract.installed() is None, reason="sglang is not installed"),
+    pytest.mark.skipif(compat.installed() is None, reason="sglang is not installed"),
 ]
 CANDIDATES = [*range(8), CENTRE, BASE]
 ROUNDING = 2.0

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import es_ray
+from es_ray.callbacks.console import Console
 from es_ray.config import Config, load
-from es_ray.reporting.console import Console
 from tests.processes import Command
-from tests.runs import GENERATIONS, POPULATION, SETTINGS, command, evolved, json_lines
-from tests.runs import es_ray as run_es_ray
+from tests.short_runs import GENERATIONS, POPULATION, SETTINGS, command, evolved, json_lines
+from tests.short_runs import es_ray as run_es_ray
 from tests.small_models import small_model
 
 

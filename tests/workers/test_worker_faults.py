@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 import es_ray
+from es_ray.callbacks.console import Console
 from es_ray.config import Config, load
 from es_ray.errors import RunError
-from es_ray.reporting.console import Console
-from tests.processes import Command, Ended, assert_all_end, offspring
-from tests.runs import SETTINGS, command, evolved, json_lines
+from tests.processes import Command, Exited, assert_all_end, offspring
+from tests.short_runs import SETTINGS, command, evolved, json_lines
 
 pytestmark = pytest.mark.faults
 FAULTY = Path(__file__).parent / "faulty"
@@ -40,7 +40,7 @@ def cluster():
 def nothing_is_left() -> Iterator[None]:
     """A run in this process ends with its actors and its plots' process; Ray's idle processes are Ray's."""
     yield
-    assert_all_end(lambda: offspring("ray::WorkerActor", "ray::Pulse", "es_ray.reporting"))
+    assert_all_end(lambda: offspring("ray::WorkerActor", "ray::HeartbeatMonitor", "es_ray.callbacks.plots"))
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_shard_that_kills_every_worker_stops_the_run_with_its_name(finished, c
     thread.join()
 
 
-def faulty_run(tmp_path: Path, fault: str, *more: object) -> Ended:
+def faulty_run(tmp_path: Path, fault: str, *more: object) -> Exited:
     """The command with two workers and a reward that misbehaves in them; none of its processes is left."""
     path = f"{FAULTY}:{os.environ.get('PYTHONPATH', '')}"
     words = command("run", "--workers", 2, *SETTINGS, "--output", tmp_path / "run", *more)

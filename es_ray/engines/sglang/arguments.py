@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from es_ray.config import Config
-from es_ray.engines.sglang.contract import SUPPORTED
+from es_ray.engines.sglang.compat import SUPPORTED
 from es_ray.errors import UserError
 from es_ray.models import ModelSource
 
@@ -106,7 +106,7 @@ def lora_arguments(config: Config) -> dict[str, Any]:
 
 
 def adapter_config(config: Config) -> dict[str, Any]:
-    """What SGLang is told of each adapter; its rank is the pool's, so that A's rows lie as in pool_map."""
+    """What SGLang is told of each adapter; its rank is the pool's, so that A's rows lie as in pool_layout."""
     return {
         "peft_type": "LORA",
         "r": config.lora.rank,

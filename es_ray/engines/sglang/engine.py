@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import BASE, Completion, Engine, EngineInfo, Row, candidate_name
-from es_ray.engines.sglang import contract, lifecycle
+from es_ray.engines.sglang import compat, lifecycle
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
-from es_ray.engines.sglang.link import SchedulerLink, sigma_arrays
-from es_ray.engines.sglang.mailbox import Message
-from es_ray.engines.sglang.pool_map import fused_name
+from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, sigma_arrays
+from es_ray.engines.sglang.ipc.scheduler_host import Options
+from es_ray.engines.sglang.ipc.shm_channel import Message
+from es_ray.engines.sglang.lora.pool_layout import fused_name
 from es_ray.engines.sglang.probe import probe
-from es_ray.engines.sglang.scheduler_host import Options
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.strategy import Strategy, Vector
 from es_ray.experiment import Experiment
@@ -30,8 +30,8 @@ class SGLangEngine(Engine):
 
     def __init__(self, experiment: Experiment, probed: bool = True) -> None:
         config = experiment.config
-        root = contract.package()
-        contract.check(root)
+        root = compat.package()
+        compat.check(root)
         layout = experiment.layout
         for module in layout.modules:
             fused_name(module)
@@ -43,11 +43,11 @@ class SGLangEngine(Engine):
         self._population = config.evolution.population
         self._layout = layout
         arguments = server_arguments(
-            config, experiment.source, _rows(experiment), contract.argument_names(root)
+            config, experiment.source, _rows(experiment), compat.argument_names(root)
         )
         ranks = config.engine.tensor_parallel
         self._log_file = lifecycle.log_file()
-        self._link = SchedulerLink(
+        self._link = SchedulerClient(
             ranks,
             layout.size,
             members=max(self._population, self.slots),
@@ -60,8 +60,8 @@ class SGLangEngine(Engine):
         except BaseException:
             self._link.close()
             raise
-        self._watch = lifecycle.DeathWatch(self._engine.get_all_child_pids(), self._log_file)
-        self.place_seconds: float | None = None
+        self._watch = lifecycle.ProcessWatchdog(self._engine.get_all_child_pids(), self._log_file)
+        self.write_seconds: float | None = None
         """What the last placing took inside the scheduler."""
         self.digests: dict[int, int] = {}
         """The hash of the adapter weights that each candidate of the last call had."""
@@ -84,8 +84,8 @@ class SGLangEngine(Engine):
         self.digests = {}
         for numbers in self._batches(rows):
             batch = [rows[number] for number in numbers]
-            slot_of = self.place(theta, strategy, generation, batch)
-            outputs = self.ask(batch, slot_of)
+            slot_of = self.write_adapters(theta, strategy, generation, batch)
+            outputs = self.generate_raw(batch, slot_of)
             if not self._link.call("finite")[0].values["finite"]:
                 raise EvaluationError(
                     f"{self._culprit(batch, slot_of, generation)}: the model's logits are not finite"
@@ -121,20 +121,20 @@ class SGLangEngine(Engine):
             found[low - start : values["stop"] - start] = part
         return found
 
-    def place(
+    def write_adapters(
         self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]
     ) -> dict[int, int]:
         """Write the rows' candidates into the slots; returns the slot of each but the base model."""
         adapted = [c for c in dict.fromkeys(row.candidate for row in rows) if c != BASE]
         values = self._link.about(theta, strategy, generation)
         arrays = {"candidates": np.array(adapted, dtype=np.int64), **sigma_arrays(strategy.scale(generation))}
-        answers = self._link.call("place", Message(values, arrays))
-        self.place_seconds = max(answer.values["seconds"] for answer in answers)
+        answers = self._link.call("write_adapters", Message(values, arrays))
+        self.write_seconds = max(answer.values["seconds"] for answer in answers)
         totals = np.sum([answer.arrays["digests"] for answer in answers], axis=0)
         self.digests |= {c: int(total) & 0xFFFFFFFF for c, total in zip(adapted, totals, strict=True)}
         return {candidate: slot for slot, candidate in enumerate(adapted)}
 
-    def ask(
+    def generate_raw(
         self, rows: Sequence[Row], slot_of: dict[int, int], new_tokens: int | None = None, **options: Any
     ) -> list[dict[str, Any]]:
         """SGLang's outputs of the rows, with whatever lies in the slots; options are `generate`'s."""
@@ -186,7 +186,7 @@ class SGLangEngine(Engine):
     def _culprit(self, rows: Sequence[Row], slot_of: dict[int, int], generation: int) -> str:
         """The first candidate whose rows alone give logits that are not finite."""
         for candidate in dict.fromkeys(row.candidate for row in rows):
-            self.ask([row for row in rows if row.candidate == candidate], slot_of)
+            self.generate_raw([row for row in rows if row.candidate == candidate], slot_of)
             if not self._link.call("finite")[0].values["finite"]:
                 return candidate_name(candidate, generation)
         return f"a candidate of generation {generation}"

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from es_ray.engines.sglang import scheduler_process
 from es_ray.engines.sglang.failures import reason, tail
-from es_ray.engines.sglang.scheduler_host import Options
+from es_ray.engines.sglang.ipc import scheduler_process
+from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ DIED = 70
 """Exit code of a process whose engine died under it."""
 
 
-def keep_alive(signum: int, frame: Any) -> None:
+def ignore_sigquit(signum: int, frame: Any) -> None:
     """SGLang's processes send SIGQUIT when they fail to start, which kills their parent unless this takes it.
 
     The start then ends in an exception, as the failed process's pipe is closed.
@@ -41,7 +41,7 @@ def start(arguments: dict[str, Any], options: Options) -> Any:
         run_scheduler_process_func = staticmethod(functools.partial(scheduler_process.run, options=options))
 
     try:
-        return PopulationEngine(**arguments, custom_sigquit_handler=keep_alive)
+        return PopulationEngine(**arguments, custom_sigquit_handler=ignore_sigquit)
     except (Exception, SystemExit) as error:
         kill_children()
         cause = reason(tail(Path(options.log_file))) or f"{type(error).__name__}: {error}"
@@ -66,7 +66,7 @@ def kill_children() -> None:
     psutil.wait_procs(children, timeout=30)
 
 
-class DeathWatch:
+class ProcessWatchdog:
     """Ends this process when one of the engine's dies: a call that waits for an answer would wait forever.
 
     A Ray actor that ends so is a lost worker, which the pool notices at once and replaces.

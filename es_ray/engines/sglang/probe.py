@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from es_ray.engines.base import BASE, CENTRE, Row
 from es_ray.errors import EvaluationError
 from es_ray.evolution.noise import Noise
-from es_ray.evolution.strategy import Segments, Strategy
+from es_ray.evolution.strategy import PiecewiseConstant, Strategy
 from es_ray.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def probe(engine: "SGLangEngine", experiment: Experiment) -> None:
     strategy = Strategy(
         noise=Noise(experiment.config.evolution.seed),
         population=max(engine.slots, 2),
-        sigma=Segments((size,), (STD,)),
+        sigma=PiecewiseConstant((size,), (STD,)),
         first_sigma=None,
-        initial_std=Segments((size,), (0.0,)),
+        initial_std=PiecewiseConstant((size,), (0.0,)),
         learning_rate=1.0,
     )
     prompt = experiment.prompt_ids["train"][0][:LONGEST]
@@ -57,8 +57,8 @@ def score(
 ) -> dict[int, LogProbs]:
     """Log-probabilities of a prompt's tokens, and of the first new one, by candidate of generation 0."""
     rows = [Row(candidate, tuple(prompt)) for candidate in candidates]
-    slot_of = engine.place(theta, strategy, 0, rows)
-    outputs = engine.ask(rows, slot_of, new_tokens=1, return_logprob=True, logprob_start_len=0)
+    slot_of = engine.write_adapters(theta, strategy, 0, rows)
+    outputs = engine.generate_raw(rows, slot_of, new_tokens=1, return_logprob=True, logprob_start_len=0)
     return {row.candidate: log_probs(output["meta_info"]) for row, output in zip(rows, outputs, strict=True)}
 
 

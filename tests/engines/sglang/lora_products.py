@@ -2,7 +2,7 @@
 
 import torch
 
-from es_ray.engines.sglang.row_slots import Rows
+from es_ray.engines.sglang.lora.batch_info import Rows
 
 QKV, GATE_UP, PLAIN = (56, 8, 8), (24, 24), (40,)
 

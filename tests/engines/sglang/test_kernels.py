@@ -8,7 +8,7 @@ from tests.engines.sglang.lora_products import GATE_UP, PLAIN, QKV, activated, c
 pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytest.skip("Triton compiles here: tests/gpu checks the kernels", allow_module_level=True)
-from es_ray.engines.sglang import kernels  # noqa: E402
+from es_ray.engines.sglang.lora import kernels  # noqa: E402
 
 SLOTS = [3, -1, 0, 4, 3, -1, 2]
 

@@ -46,9 +46,9 @@ def test_the_tail_of_a_long_log(tmp_path):
 
 WATCHED = """
 import subprocess, sys, time
-from es_ray.engines.sglang.lifecycle import DeathWatch
+from es_ray.engines.sglang.lifecycle import ProcessWatchdog
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep({lives})"])
-watch = DeathWatch([child.pid], {log!r})
+watch = ProcessWatchdog([child.pid], {log!r})
 if {stopped}: watch.stop()
 time.sleep(8)
 """

@@ -1,6 +1,6 @@
-"""The calls into the scheduler's process, through real mailboxes, on a pool like SGLang's, on the CPU.
+"""The calls into the scheduler's process, through real channel, on a pool like SGLang's, on the CPU.
 
-The scheduler here is a stand-in for SGLang's, with the names of contract.NAMES; what is tested is what ours
+The scheduler here is a stand-in for SGLang's, with the names of compat.NAMES; what is tested is what ours
 does with it. tests/gpu has the real one.
 """
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from es_ray.engines.sglang.arguments import adapter_name
-from es_ray.engines.sglang.link import SchedulerLink, sigma_arrays
-from es_ray.engines.sglang.logits_watch import watch
-from es_ray.engines.sglang.mailbox import Message
-from es_ray.engines.sglang.pool_map import FUSED, fused_name
-from es_ray.engines.sglang.scheduler_host import Options, SchedulerHost
+from es_ray.engines.sglang.finite_logits import watch
+from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, sigma_arrays
+from es_ray.engines.sglang.ipc.scheduler_host import Options, SchedulerHost
+from es_ray.engines.sglang.ipc.shm_channel import Message
+from es_ray.engines.sglang.lora.pool_layout import FUSED, fused_name
 from es_ray.errors import RunError
-from tests.engines.sglang.test_pool import FULL, SLOTS, WIDTH, layout, share, strategy
+from tests.engines.sglang.test_pool_layout import FULL, SLOTS, WIDTH, layout, share, strategy
 
 LAYOUT = layout(2)
 KEYS = sorted({(fused_name(m)[0], m.layer) for m in LAYOUT.modules})
@@ -100,15 +100,15 @@ class FakeEngine:
 
 @pytest.fixture(params=[1, 2])
 def link(request):
-    made = SchedulerLink(request.param, LAYOUT.size, members=8, segments=40, reply=LAYOUT.size)
+    made = SchedulerClient(request.param, LAYOUT.size, members=8, segments=40, reply=LAYOUT.size)
     made.engine = FakeEngine(request.param)
     yield made
     made.close()
 
 
-def place(link: SchedulerLink, theta, s, generation: int, candidates: list[int]) -> list[Message]:
+def place(link: SchedulerClient, theta, s, generation: int, candidates: list[int]) -> list[Message]:
     arrays = {"candidates": np.array(candidates), **sigma_arrays(s.scale(generation))}
-    return link.call("place", Message(link.about(theta, s, generation), arrays))
+    return link.call("write_adapters", Message(link.about(theta, s, generation), arrays))
 
 
 def test_it_describes_the_model(link):
@@ -171,6 +171,6 @@ def test_what_fails_there_is_told_here(link):
     with pytest.raises(RunError, match="place: IndexError|place: KeyError"):
         place(link, s.initial(), s, 0, list(range(SLOTS)))  # more than there are adapters
     values = link.about(s.initial() + 1, s, 0)
-    link._theta_box._memory.buf[2000] ^= 1
+    link._theta._memory.buf[2000] ^= 1
     with pytest.raises(RunError, match="DamagedMessage.*checksum"):
         link.call("tell", Message(values))

@@ -1,0 +1,34 @@
+"""The configuration: its sections, where values come from, and the presets."""
+
+from es_ray.config.loading import DEFAULT_PRESET, differences, load, preset_names
+from es_ray.config.sections import (
+    BUNDLED,
+    ClusterConfig,
+    Config,
+    EngineConfig,
+    EvolutionConfig,
+    InitConfig,
+    LoraConfig,
+    ModelConfig,
+    NoiseConfig,
+    TaskConfig,
+    layer_numbers,
+)
+
+__all__ = [
+    "BUNDLED",
+    "DEFAULT_PRESET",
+    "ClusterConfig",
+    "Config",
+    "EngineConfig",
+    "EvolutionConfig",
+    "InitConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "NoiseConfig",
+    "TaskConfig",
+    "differences",
+    "layer_numbers",
+    "load",
+    "preset_names",
+]

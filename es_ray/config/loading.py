@@ -1,0 +1,77 @@
+"""Where the configuration's values come from: a preset, a file, `--set`, flags.
+
+A flag beats `--set`, which beats the file, which beats the preset. Anything unknown or impossible is a
+UserError of one line that names the key, the value and what is allowed.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from es_ray.config.sections import Config
+from es_ray.config.tree import flat, merge, put
+from es_ray.errors import UserError
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "tiny-chat"
+RESUMABLE = ("evolution.generations", "cluster.", "output.", "tracking.")
+"""Keys, or sections with a final dot, that a resumed run may change: none of them alters a byte."""
+
+
+def preset_names() -> list[str]:
+    """The presets that come with es-ray."""
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.yaml"))
+
+
+def load(
+    file: Path | None = None,
+    preset: str | None = None,
+    sets: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration of a command: preset, then file, then `section.key=value` sets, then flags."""
+    tree: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in preset_names():
+            raise UserError(f"--preset {preset}: no such preset; there are {', '.join(preset_names())}")
+        tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
+    if file is not None:
+        tree = merge(tree, _read_yaml(file))
+    for item in sets:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {item}: must be section.key=value")
+        try:
+            put(tree, key.strip().split("."), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {item}: the value is not valid YAML") from error
+    for key, value in (flags or {}).items():
+        if value is not None:
+            put(tree, key.split("."), value)
+    return Config.parse(tree)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Dotted keys in which two configurations differ, except those that a resumed run may change."""
+    before, after = flat(old.model_dump()), flat(new.model_dump())
+    return [
+        f"{key} ({before.get(key)!r} there, {after.get(key)!r} now)"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(RESUMABLE)
+    ]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: sections such as 'evolution:' are wanted at the top")
+    return tree

@@ -1,0 +1,29 @@
+"""What is wrong with a configuration, as one line for a person."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def one_line(error: ValidationError, known: Mapping[str, Any], sections: Iterable[str]) -> str:
+    """The first offending key, its value, and what is allowed.
+
+    known: every dotted key that there is; sections: the names at the top.
+    """
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section = ".".join(key.split(".")[:-1])
+        inside = [k for k in known if not section or k.startswith(section + ".")]
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+        allowed = near or (inside if section else list(sections))
+        text = f"{key}: unknown key; {'did you mean' if near else 'there are'} {', '.join(allowed)}"
+    else:
+        reason = problem["msg"].removeprefix("Value error, ")
+        value = problem["input"]
+        shown = "" if isinstance(value, (dict, BaseModel)) else f" {value!r} is not allowed:"
+        text = f"{key}:{shown} {reason[0].lower()}{reason[1:]}"
+    others = len({e["loc"][:2] for e in error.errors()}) - 1
+    return text + (f" (and {others} more)" if others else "")

@@ -1,0 +1,231 @@
+"""The sections of the configuration: their keys, and what each may be."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from es_ray.config.messages import one_line
+from es_ray.config.tree import flat, put
+from es_ray.errors import UserError
+
+BUNDLED = "bundled"
+MOST_LAYERS = 10_000
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of the configuration: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_number(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("must not be a truth value")
+        return value
+
+
+class ModelConfig(Section):
+    """The model to evolve: `bundled`, a local folder, or a name on the Hugging Face hub."""
+
+    path: str = BUNDLED
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class LoraConfig(Section):
+    """The adapters: rank, scaling alpha / rank, and which linear layers carry one."""
+
+    rank: Annotated[int, Field(ge=1, le=256)] = 1
+    alpha: Positive = 2.0
+    layers: str = "all"
+    target_modules: Annotated[list[str], Field(min_length=1)] = [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    ]  # fmt: skip
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers(cls, value: object) -> str:
+        text = str(value)
+        layer_numbers(text)
+        return text
+
+    @field_validator("target_modules")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("must name each module once")
+        return value
+
+
+class InitConfig(Section):
+    """Initial A and B: normal with standard deviation std x scale; mode `population` starts at theta = 0."""
+
+    std: Positive = 0.02
+    scale: Positive = 1.0
+    b: Literal["normal", "zeros"] = "normal"
+    mode: Literal["centre", "population"] = "centre"
+
+    @model_validator(mode="after")
+    def _population_needs_b(self) -> "InitConfig":
+        if self.mode == "population" and self.b == "zeros":
+            raise ValueError("b: zeros with mode: population would make every member the base model")
+        return self
+
+
+class NoiseConfig(Section):
+    """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`)."""
+
+    kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
+    fraction: Positive = 0.1
+    multiplier: Positive = 22.0
+    std: Positive = 0.001
+
+
+class EvolutionConfig(Section):
+    """Population, steps and noise. The seed decides everything that is random."""
+
+    population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
+    generations: Count = 50
+    learning_rate: Positive = 0.05
+    shaping: Literal["zscore", "centered-rank", "none"] = "zscore"
+    update_scale: Literal["absolute", "sigma"] = "absolute"
+    antithetic: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    noise: NoiseConfig = NoiseConfig()
+
+    @model_validator(mode="after")
+    def _even_pairs(self) -> "EvolutionConfig":
+        if self.antithetic and self.population % 2:
+            raise ValueError(f"population: {self.population} is odd, antithetic pairs need an even one")
+        return self
+
+
+class TaskConfig(Section):
+    """The task and its examples: JSONL files of {prompt, target}, or none for the task's own."""
+
+    name: str = "conciseness"
+    train: str | None = None
+    test: str | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 64
+
+
+class EvaluationConfig(Section):
+    """How often, in generations, the centre also answers the test questions."""
+
+    every: Count = 1
+
+
+class EngineConfig(Section):
+    """What generates. shard: candidates in one batch; threads: CPU threads of an engine."""
+
+    kind: Literal["auto", "transformers", "sglang"] = "auto"
+    shard: Count = 16
+    threads: Count = 1
+    deterministic: bool = False
+    tensor_parallel: Count = 1
+    sglang: dict[str, Any] = {}
+
+
+class ClusterConfig(Section):
+    """Where it runs. workers 0: in this process, without Ray; auto: 0 without a GPU, else one for each.
+
+    placement: pack engines onto few nodes, or spread them; wait_timeout: seconds to wait for a worker where
+    there is none; start_timeout, shard_timeout: seconds that an engine may take to start, and a shard to be
+    evaluated; heartbeat: seconds of silence after which a worker is given up; max_attempts: workers that one
+    shard, and one start, may cost before the run stops.
+    """
+
+    workers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto"] = "auto"
+    address: str | None = None
+    placement: Literal["pack", "spread"] = "pack"
+    wait_timeout: Positive = 600.0
+    start_timeout: Positive = 1800.0
+    shard_timeout: Positive = 1800.0
+    heartbeat: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = 30.0
+    max_attempts: Count = 3
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, value: object) -> object:
+        if value != "auto" and not (isinstance(value, int) and value >= 0):
+            raise ValueError("must be a whole number of at least 0, or auto")
+        return value
+
+
+class OutputConfig(Section):
+    """The run directory. keep: whole generations kept (none: all); the rest: how often, in generations."""
+
+    dir: str | None = None
+    keep: Count | None = None
+    plots_every: Count = 1
+    adapters_every: Count = 1
+
+
+class TrackingConfig(Section):
+    """Trackers beside the files of the run directory: there are none yet."""
+
+
+class Config(Section):
+    """A run. The defaults are those of the bundled model."""
+
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    init: InitConfig = InitConfig()
+    evolution: EvolutionConfig = EvolutionConfig()
+    task: TaskConfig = TaskConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    output: OutputConfig = OutputConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def replace(self, **values: Any) -> "Config":
+        """A copy with some dotted keys changed, `__` standing for the dot: `replace(evolution__seed=1)`."""
+        tree = self.model_dump()
+        for key, value in values.items():
+            put(tree, key.split("__"), value)
+        return Config.parse(tree)
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> "Config":
+        """A tree of plain values as a configuration; raises UserError that names the first offending key."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise UserError(one_line(error, flat(cls().model_dump()), cls.model_fields)) from None
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML; `load(file=...)` of it gives the same configuration."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def layer_numbers(text: str) -> list[int] | None:
+    """Layers of "0-9" or "0,2,5", ascending; None for "all". Raises ValueError for anything else."""
+    if text == "all":
+        return None
+    numbers: set[int] = set()
+    for part in text.split(","):
+        low, _, high = part.strip().partition("-")
+        if not low.isdecimal() or (high and not high.isdecimal()) or "-" in part and not high:
+            raise ValueError('must be "all", a range such as "0-9" or a list such as "0,2,5"')
+        if high and int(high) < int(low):
+            raise ValueError(f"range {part.strip()} runs backwards")
+        if int(high or low) >= MOST_LAYERS:
+            raise ValueError(f"layer {high or low} is more than any model has; at most {MOST_LAYERS - 1}")
+        numbers.update(range(int(low), int(high or low) + 1))
+    return sorted(numbers)

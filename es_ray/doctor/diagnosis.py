@@ -1,0 +1,98 @@
+"""`es-ray doctor`: what the nodes are like that a run would use, and what is wrong with them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from es_ray.config import BUNDLED, Config
+from es_ray.doctor import health, probe
+from es_ray.doctor.report import Finding, NodeReport
+from es_ray.doctor.versions import mismatches, old_ray, uses_sglang
+from es_ray.models import looks_local
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The driver's process, the nodes of the cluster (none without one), and findings, errors first."""
+
+    driver: NodeReport
+    nodes: list[NodeReport]
+    findings: list[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no error; warnings may be there."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values; sizes in bytes, times in seconds."""
+        return {
+            "healthy": self.healthy,
+            "driver": self.driver.as_dict(),
+            "nodes": [node.as_dict() for node in self.nodes],
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+
+def diagnose(config: Config, seconds: float) -> Diagnosis:
+    """Examine this process and, where cluster.address names a running cluster, each of its nodes.
+
+    seconds: how long the nodes may take to answer. Raises UserError where no cluster answers. Without an
+    address Ray is not started, nor imported.
+    """
+    if _alone(config):
+        driver = _this_process(config, {})
+        driver = replace(driver, engines=True, gpus=len(driver.facts["gpus"]["found"]))
+        return Diagnosis(driver, [], _findings(config, driver, []))
+
+    from es_ray.doctor import nodes
+    from es_ray.ray_cluster import connected
+
+    with connected(config.cluster):
+        ports = nodes.server_ports()
+        reports = nodes.query_nodes(nodes.living(config), probe.examine, (_wanted(config, ports),), seconds)
+        driver = _this_process(config, ports)
+    return Diagnosis(driver, reports, _findings(config, driver, reports))
+
+
+def _this_process(config: Config, ports: dict[int, str]) -> NodeReport:
+    facts = probe.examine(_wanted(config, ports))
+    folder = str(Path(config.output.dir or "runs").expanduser().absolute())
+    facts["disk"][folder] = probe.space(folder)
+    return NodeReport("this machine" if _alone(config) else "the driver", "this process", facts=facts)
+
+
+def _alone(config: Config) -> bool:
+    """Whether no cluster is there yet: a run would use none, or start one."""
+    return (config.cluster.address or "local") == "local"
+
+
+def _wanted(config: Config, ports: dict[int, str]) -> dict[str, Any]:
+    path = config.model.path
+    if path == BUNDLED:
+        kind = "bundled"
+    elif looks_local(path) or Path(path).expanduser().exists():
+        kind, path = "folder", str(Path(path).expanduser().resolve())
+    else:
+        kind = "hub"
+    files = [file for file in (config.task.train, config.task.test) if file is not None]
+    return {
+        "model": {"kind": kind, "path": path, "revision": config.model.revision},
+        "files": [str(Path(file).expanduser().resolve()) for file in files],
+        "ports": ports,
+    }
+
+
+def _findings(config: Config, driver: NodeReport, nodes: list[NodeReport]) -> list[Finding]:
+    places = nodes or [driver]
+    sglang = uses_sglang(config, places)
+    found = [
+        *health.reachable(nodes),
+        *old_ray([driver, *nodes]),
+        *mismatches(driver, places, sglang),
+        *health.gpus(places, sglang, config.engine.tensor_parallel),
+        *health.room([driver, *nodes], sglang),
+        *health.security(places),
+        *health.data(driver, nodes),
+    ]
+    return sorted(dict.fromkeys(found), key=lambda finding: finding.level != "error")

@@ -1,0 +1,174 @@
+"""What is wrong with nodes, by what they told of themselves. Pure functions of reports; sizes in bytes."""
+
+from collections.abc import Iterator, Sequence
+
+from es_ray.doctor.ports import DASHBOARD
+from es_ray.doctor.report import Finding, NodeReport, answered, error, hosts, warning
+
+GIB = 1 << 30
+LEAST_SHM = GIB
+"""Docker gives 64 MiB unless told otherwise: too little for Ray's objects, NCCL and a large LoRA."""
+LEAST_DISK = GIB
+LEAST_MEMORY = 2 * GIB
+"""A worker's process with torch in it, and no model yet."""
+FULL_DISK = 0.95
+"""Ray spills no object to a disk that is fuller than this."""
+FREE_GPU = 0.8
+"""An SGLang engine takes most of a GPU; less than this share is free only beside another process."""
+
+
+def reachable(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
+    """Nodes that are there for Ray, and did not answer."""
+    for node in nodes:
+        if node.failure is not None:
+            yield error(
+                node.name,
+                f"{node.failure} ({node.reached})",
+                "look at that machine and its logs in /tmp/ray/session_latest/logs, or take it out",
+            )
+
+
+def gpus(nodes: Sequence[NodeReport], sglang: bool, tensor_parallel: int) -> Iterator[Finding]:
+    """Drivers, torch's CUDA, memory taken by others, and GPUs of several kinds."""
+    for node in answered(nodes):
+        yield from _gpus_of(node, node.gpus > 0)
+    hosting = [node for node in hosts(nodes) if node.facts["gpus"]["found"]]
+    for node in hosting:
+        mine, first = (report.facts["gpus"]["found"][0] for report in (node, hosting[0]))
+        if mine["driver"] != first["driver"]:
+            what = f"NVIDIA driver {mine['driver']}, {hosting[0].name} has {first['driver']}"
+            yield warning(node.name, what, "install one driver everywhere, so that numbers can be compared")
+        if kinds := {gpu["name"] for gpu in node.facts["gpus"]["found"]} - {first["name"]}:
+            yield warning(
+                node.name,
+                f"has {', '.join(sorted(kinds))}, {hosting[0].name} has {first['name']}",
+                "the same bytes are promised on one kind of GPU only",
+            )
+    if sglang and answered(nodes) and not any(node.gpus >= tensor_parallel for node in nodes):
+        most = max(nodes, key=lambda node: node.gpus)
+        yield error(
+            most.name,
+            f"has {most.gpus:g} GPUs, no node has more, and an engine needs {tensor_parallel}",
+            "use engine.kind transformers, a smaller engine.tensor_parallel, or nodes with GPUs",
+        )
+
+
+def _gpus_of(node: NodeReport, wanted: bool) -> Iterator[Finding]:
+    told = node.facts["gpus"]
+    if told["problem"] is not None:
+        if wanted:
+            install = "install the NVIDIA driver, and its container toolkit where Ray runs in a container"
+            yield error(node.name, f"Ray offers {node.gpus:g} GPUs there, but {told['problem']}", install)
+        return
+    if node.node_id is not None and node.gpus != len(told["found"]):
+        what = f"Ray offers {node.gpus:g} GPUs, the machine has {len(told['found'])}"
+        yield warning(node.name, what, "start Ray there with --num-gpus as many as are to be used")
+    if not wanted:
+        return
+    torch, cuda = node.version("torch"), node.facts["cuda"]
+    if torch is not None and cuda is None:
+        advice = "install a build of torch with CUDA there"
+        yield error(node.name, f"torch {torch} cannot use its GPUs: it was built without CUDA", advice)
+    elif cuda is not None and told["cuda"] is not None and _major(told["cuda"]) < _major(cuda):
+        what = f"its driver knows CUDA up to {told['cuda']}, torch {torch} needs {cuda}"
+        yield error(node.name, what, "update the NVIDIA driver, or install a torch for an older CUDA")
+    for number, gpu in enumerate(told["found"]):
+        if gpu["free"] is not None and gpu["free"] < FREE_GPU * gpu["total"]:
+            what = f"GPU {number} has {gpu['free'] / GIB:.1f} of {gpu['total'] / GIB:.1f} GiB free"
+            yield warning(node.name, what, "see with nvidia-smi what holds the rest, and end it")
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
+def room(nodes: Sequence[NodeReport], sglang: bool) -> Iterator[Finding]:
+    """Memory, disks and shared memory."""
+    for node in answered(nodes):
+        memory, shm = node.facts["memory"], node.facts["shm"]
+        if node.engines:
+            needed = LEAST_MEMORY + (node.facts["model"]["size"] or 0) * (not sglang)
+            if memory["free"] < needed:
+                free = f"{memory['free'] / GIB:.1f} GiB of memory are free"
+                what = f"{free}, an engine needs about {needed / GIB:.1f}"
+                yield warning(node.name, what, "use a larger machine, or fewer workers on it")
+        for folder, disk in node.facts["disk"].items():
+            what = (
+                f"{disk['free'] / GIB:.1f} of {disk['total'] / GIB:.0f} GiB are free on the disk of {folder}"
+            )
+            if disk["free"] < LEAST_DISK:
+                yield error(node.name, what, "make room there")
+            elif disk["free"] < (1 - FULL_DISK) * disk["total"]:
+                yield warning(
+                    node.name, what, f"make room: Ray spills nothing to a disk over {FULL_DISK:.0%}"
+                )
+        if shm is None or shm["total"] < LEAST_SHM:
+            what = (
+                "there is no /dev/shm"
+                if shm is None
+                else f"/dev/shm holds {shm['total'] / (1 << 20):.0f} MiB"
+            )
+            advice = "docker run --shm-size 10g; on Kubernetes, an emptyDir of medium Memory at /dev/shm"
+            finding = error if sglang and node.engines else warning
+            yield finding(node.name, f"{what}, at least {LEAST_SHM / GIB:.0f} GiB is wanted", advice)
+
+
+def security(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
+    """Ray's HTTP servers that answer other machines, and clusters that ask for no token."""
+    for node in answered(nodes):
+        for server in node.facts["servers"]:
+            place = f"Ray's {server['what']} listens on {server['address']}:{server['port']}"
+            if server["loopback"]:
+                continue
+            if not server["token"]:
+                yield error(
+                    node.name,
+                    f"{place} and asks for no token: whoever reaches it runs programs here (CVE-2023-48022)",
+                    "start Ray with RAY_AUTH_MODE=token, and with --dashboard-host 127.0.0.1",
+                )
+            elif server["what"] == DASHBOARD:
+                advice = (
+                    "keep it on 127.0.0.1 and use `ray dashboard` or a tunnel, or close the port to the world"
+                )
+                yield warning(node.name, f"{place}; it asks for the token, in plain HTTP", advice)
+        mode, setting = node.facts["auth"]["mode"], node.facts["auth"]["setting"]
+        if node.node_id is not None and mode != "token":
+            yield error(
+                node.name,
+                "Ray runs without token authentication: whoever reaches its ports runs programs there",
+                "stop the cluster, set RAY_AUTH_MODE=token on every node, and start it again "
+                "(ray get-auth-token --generate makes a token)",
+            )
+        elif node.node_id is None and setting is not None and mode != "token":
+            what = f"RAY_AUTH_MODE={setting}: a Ray started from here asks for no token"
+            yield warning(node.name, what, "leave it out, or set RAY_AUTH_MODE=token")
+
+
+def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
+    """The model and the examples: there, whole, and the same on every node that hosts engines."""
+    engines = hosts(nodes)
+    for node in [driver, *engines]:
+        model = node.facts["model"]
+        weights = node.engines or model["found"] is None
+        if model["problem"] is not None and weights:
+            local = "copy it to the same path on every node, or give a name on the Hugging Face hub"
+            hub = "let that node reach the hub, or put the model into its cache with hf download"
+            advice = local if model["path"].startswith("/") else hub
+            yield error(node.name, f"model {model['path']}: {model['problem']}", advice)
+        elif model["found"] == "hub" and node.engines:
+            what = f"model {model['path']} is not there yet; the first engine downloads it"
+            yield warning(node.name, what, f"hf download {model['path']} there saves that time")
+        for file, found in node.facts["files"].items():
+            if found is None:
+                yield error(node.name, f"{file}: no such file", "copy it to the same path on every node")
+    for node in engines:
+        hashes = [report.facts["model"]["hash"] for report in (node, driver)]
+        if None not in hashes and hashes[0] != hashes[1]:
+            model = f"model {node.facts['model']['path']}"
+            what = f"{model} is another than {driver.name} has: its config.json differs"
+            yield error(node.name, what, "copy the same model to every node")
+        for file, found in node.facts["files"].items():
+            if None not in (found, driver.facts["files"][file]) and found != driver.facts["files"][file]:
+                yield error(
+                    node.name, f"{file} is another than {driver.name} has", "copy the same file to every node"
+                )

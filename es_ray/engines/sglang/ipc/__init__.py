@@ -1,0 +1,1 @@
+"""Calls from an engine's process into SGLang's scheduler process, and back."""

@@ -1,0 +1,83 @@
+"""Calls from this process into the scheduler's."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from es_ray.engines.sglang.ipc.shm_channel import Message, ReplyChannel, ShmChannel
+from es_ray.engines.sglang.ipc.shm_vector import ShmVector
+from es_ray.errors import RunError
+from es_ray.evolution.strategy import PiecewiseConstant, Strategy, Vector
+
+REST_SECONDS = 10.0
+"""How long the scheduler may take to come to rest after a batch."""
+
+
+class SchedulerClient:
+    """The channel of one engine, and the calls that go through them.
+
+    size: entries of theta; members, segments: the most advantages, and parts of sigma, a call may carry;
+    reply: the most entries that come back.
+    """
+
+    def __init__(self, ranks: int, size: int, members: int, segments: int, reply: int) -> None:
+        self._ranks = ranks
+        self._theta = ShmVector.create(size)
+        self._request = ShmChannel.create(8 * members + 16 * segments + 4096)
+        self._reply = ReplyChannel.create(ranks, 4 * reply + 8 * members + 16 * size_of_layout(segments))
+        self._number = 0
+        self.engine: Any = None
+        """The `sglang.Engine`, once it runs."""
+
+    def call(self, what: str, message: Message | None = None) -> list[Message]:
+        """Have every rank do something; their answers by rank. Raises RunError with what went wrong."""
+        deadline = time.monotonic() + REST_SECONDS
+        checksum = self._request.write(message or Message())
+        while True:
+            self._number += 1
+            self.engine.collective_rpc(
+                "es_ray_call",
+                what=what,
+                number=self._number,
+                request=self._request.name,
+                checksum=checksum,
+                reply=self._reply.name,
+            )
+            answers = [self._reply.read(rank, self._number) for rank in range(self._ranks)]
+            errors = [answer.values["error"] for answer in answers if "error" in answer.values]
+            if not errors:
+                return answers
+            if set(errors) != {"busy"} or time.monotonic() > deadline:
+                raise RunError(f"SGLang's scheduler: {what}: {errors[0]}")
+            time.sleep(0.001)
+
+    def about(self, theta: Vector, strategy: Strategy, generation: int) -> dict[str, Any]:
+        """The values that a call about a generation carries; theta goes into its box if it is another."""
+        checksum = self._theta.write(theta)
+        return {
+            "theta": self._theta.name,
+            "theta_checksum": checksum,
+            "theta_version": self._theta.version,
+            "seed": str(strategy.noise.seed),  # JSON's numbers end before 64 bits
+            "antithetic": strategy.noise.antithetic,
+            "generation": generation,
+        }
+
+    def close(self) -> None:
+        """Free the shared memory."""
+        for box in (self._theta, self._request, self._reply):
+            box.close()
+
+
+def size_of_layout(segments: int) -> int:
+    """Room for two numbers about each adapted module, with a margin for alignment."""
+    return segments + 64
+
+
+def sigma_arrays(sigma: PiecewiseConstant) -> dict[str, Any]:
+    """Sigma as arrays of a message."""
+    return {
+        "sigma_ends": np.asarray(sigma.ends, dtype=np.int64),
+        "sigma_values": np.asarray(sigma.values, dtype=np.float32),
+    }

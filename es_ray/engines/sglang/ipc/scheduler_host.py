@@ -1,0 +1,220 @@
+"""The calls that es-ray makes in SGLang's scheduler process, answered there."""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from es_ray.engines.sglang.arguments import adapter_name
+from es_ray.engines.sglang.finite_logits import watch
+from es_ray.engines.sglang.ipc.shm_channel import Message, ReplyChannel, ShmChannel
+from es_ray.engines.sglang.ipc.shm_vector import ShmVector
+from es_ray.engines.sglang.lora.pool_layout import Buffer, TPSlice, fused_name, runs
+from es_ray.engines.sglang.lora.pool_writer import PoolWriter
+from es_ray.evolution.noise import Noise
+from es_ray.lora.layout import LoraLayout
+
+log = logging.getLogger(__name__)
+
+_BUSY = "busy"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the scheduler's process is told when it starts. log_file: where its output goes."""
+
+    layout: LoraLayout
+    ranks: int
+    stop_ids: tuple[int, ...]
+    log_file: str
+
+
+class Busy(Exception):  # noqa: N818 - ask again
+    """The scheduler has not come to rest yet."""
+
+
+class SchedulerHost:
+    """Answers es-ray's calls in one scheduler process, which may be one of several tensor parallel ranks."""
+
+    def __init__(self, scheduler: Any, rank: int, options: Options) -> None:
+        self._scheduler = scheduler
+        self._rank = rank
+        self._ranks = options.ranks
+        self._layout = options.layout
+        runner = scheduler.tp_worker.model_runner
+        self._model = runner.model
+        self._manager = runner.lora_manager
+        scheduler.model_config.hf_eos_token_id = set(options.stop_ids)  # those, and no others
+        self._modules = self._find_modules()
+        self._shares = {key: _share(*key, module) for key, module in self._modules.items()}
+        self._boxes: dict[str, Any] = {}
+        self._theta: Tensor | None = None
+        self._theta_version = 0
+        self._writer: PoolWriter | None = None
+
+    def call(self, what: str, number: int, request: str, checksum: int, reply: str) -> None:
+        """Do what is asked in a channel, and answer in another; whatever fails is told in the answer."""
+        answer = self._box(reply, lambda name: ReplyChannel.open(name, self._ranks))
+        try:
+            message = self._box(request, ShmChannel.open).read(checksum)
+            result = getattr(self, f"do_{what}")(message)
+        except Busy:
+            result = Message({"error": _BUSY})
+        except Exception as error:
+            log.error("es-ray: %s failed: %s", what, traceback.format_exc())
+            result = Message({"error": f"{type(error).__name__}: {error}"})
+        answer.write(self._rank, number, result)
+
+    def do_describe(self, _: Message) -> Message:
+        """What the engine is: sums of |W| of the adapted modules, entries, parameters, device, dtype."""
+        sums = [self._abs_sum(module) for module in self._layout.modules]
+        return Message(
+            {
+                "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
+                "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
+                "dtype": str(self._manager.dtype).removeprefix("torch."),
+            },
+            {
+                "abs_sums": np.array([total for total, _ in sums], dtype=np.float64),
+                "entries": np.array([count for _, count in sums], dtype=np.int64),
+            },
+        )
+
+    def do_write_adapters(self, message: Message) -> Message:
+        """Write the message's candidates into slots 0, 1, 2 ... of the pool.
+
+        Their digests come back, and the seconds it took.
+        """
+        started = time.perf_counter()
+        if not self._scheduler.flush_cache(empty_cache=False):
+            raise Busy
+        indices = message.arrays["candidates"].tolist()
+        slots = self._slots(len(indices))
+        theta, writer = self._load_theta(message), self._pool_writer()
+        values = message.values
+        writer.write_adapters(
+            theta, self._sigma(message, theta), _noise(values), values["generation"], indices, slots
+        )
+        digests = writer.digests(slots)
+        self._synchronize()  # the forward pass runs on another stream
+        watch.answer()
+        return Message(
+            {"seconds": time.perf_counter() - started}, {"digests": np.array(digests, dtype=np.int64)}
+        )
+
+    def do_tell(self, message: Message) -> Message:
+        """Entries [start, stop) of theta + step * sum of advantage * noise (* sigma, if that is there)."""
+        values = message.values
+        theta, start, stop = self._load_theta(message), values["start"], values["stop"]
+        weights = torch.from_numpy(message.arrays["advantages"]).to(theta.device)
+        total = self._pool_writer().weighted_sum(_noise(values), values["generation"], weights, start, stop)
+        if "sigma_values" in message.arrays:
+            total = total * self._sigma(message, theta)[start:stop]
+        step = torch.tensor(values["step"], dtype=torch.float32, device=theta.device)
+        result = theta[start:stop] + step * total
+        return Message(arrays={"theta": result.cpu().numpy()} if self._rank == 0 else {})
+
+    def do_finite(self, _: Message) -> Message:
+        """Whether all logits since the last placing, or the last such question, were finite."""
+        self._synchronize()
+        return Message({"finite": watch.answer()})
+
+    def _box(self, name: str, opened: Callable[[str], Any]) -> Any:
+        if name not in self._boxes:
+            self._boxes[name] = opened(name)
+        return self._boxes[name]
+
+    def _find_modules(self) -> dict[tuple[str, int], Any]:
+        found = {}
+        for module in self._layout.modules:
+            fused, _ = fused_name(module)
+            inside = self._manager.lora_modules[module.layer]
+            matching = [wrapped for name, wrapped in inside.items() if name.rsplit(".", 1)[-1] == fused]
+            if len(matching) != 1:
+                raise LookupError(
+                    f"SGLang has {len(matching)} modules {fused} with LoRA in layer {module.layer}"
+                )
+            found[fused, module.layer] = matching[0]
+        return found
+
+    def _abs_sum(self, module: Any) -> tuple[float, int]:
+        """The sum of |W| over this rank's part of a projection, and how many weights those are."""
+        fused, place = fused_name(module)
+        share = self._shares[fused, module.layer]
+        before = sum(share.outputs[:place])
+        mine = np.flatnonzero((share.rows >= before) & (share.rows < before + share.outputs[place]))
+        weight = self._modules[fused, module.layer].base_layer.weight
+        if not weight.is_floating_point() or weight.shape[0] != len(share.rows):
+            raise TypeError(
+                f"the weight of {module.name} is not a plain matrix; quantised models are not supported"
+            )
+        part = weight[int(mine[0]) : int(mine[-1]) + 1]
+        return float(part.abs().sum(dtype=torch.float64)), part.numel()
+
+    def _pool_writer(self) -> PoolWriter:
+        if self._writer is None:
+            pool = self._manager.memory_pool
+            buffers = {}
+            for fused, layer in self._modules:
+                buffers[Buffer("A", fused, layer)] = pool.A_buffer[fused][layer]
+                buffers[Buffer("B", fused, layer)] = pool.B_buffer[fused][layer]
+            found = runs(self._layout, self._shares)
+            self._writer = PoolWriter(found, buffers, triton=next(iter(buffers.values())).is_cuda)
+        return self._writer
+
+    def _slots(self, count: int) -> list[int]:
+        """The pool's slots of the first adapters, all of which are made to stay in the pool."""
+        ids = {ref.lora_name: lora_id for lora_id, ref in self._manager.lora_refs.items()}
+        self._manager.fetch_new_loras({None, *ids.values()})
+        place = self._manager.memory_pool.uid_to_buffer_id
+        return [place[ids[adapter_name(slot)]] for slot in range(count)]
+
+    def _load_theta(self, message: Message) -> Tensor:
+        values = message.values
+        if self._theta is None or values["theta_version"] != self._theta_version:
+            box = self._box(values["theta"], lambda name: ShmVector.open(name, self._layout.size))
+            self._theta = box.read(values["theta_checksum"], self._device)
+            self._theta_version = values["theta_version"]
+        return self._theta
+
+    def _sigma(self, message: Message, theta: Tensor) -> Tensor:
+        ends = np.diff(message.arrays["sigma_ends"], prepend=0)
+        values = torch.from_numpy(message.arrays["sigma_values"]).to(theta.device)
+        return torch.repeat_interleave(
+            values, torch.from_numpy(ends).to(theta.device), output_size=theta.shape[-1]
+        )
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+
+def _noise(values: Any) -> Noise:
+    return Noise(int(values["seed"]), values["antithetic"])
+
+
+def _share(fused: str, layer: int, module: Any) -> TPSlice:
+    """What this rank holds of a module, as the module's own slicing tells it."""
+    base = module.base_layer
+    outputs: tuple[int, ...]
+    if fused == "qkv_proj":
+        replicas = base.num_kv_head_replicas  # SGLang counts replicated heads in the sizes of k and v
+        q, k, v = base.output_sizes
+        outputs = (q, k // replicas, v // replicas)
+    elif fused == "gate_up_proj":
+        outputs = tuple(base.output_sizes[:2])
+    else:
+        outputs = (base.output_size,)
+    rows = module.slice_lora_b_weights(torch.arange(sum(outputs))[:, None])
+    columns = module.slice_lora_a_weights(torch.arange(base.input_size)[None])
+    return TPSlice(columns.flatten().numpy(), rows.flatten().numpy(), outputs)

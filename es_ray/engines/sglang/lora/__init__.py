@@ -1,0 +1,1 @@
+"""SGLang's LoRA memory pool and kernels, for populations."""

@@ -1,0 +1,179 @@
+"""A LoRA backend for SGLang that is made for populations: `kernels`, behind SGLang's interface.
+
+Only for the scheduler's process, as it imports SGLang. It knows what holds for a population alone: adapters
+of one rank, in slots that never change, each row with one of them or none.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sglang.srt.lora.backend.base_backend import BaseLoRABackend
+from sglang.srt.lora.backend.lora_registry import register_lora_backend
+from torch import Tensor
+
+from es_ray.engines.sglang.arguments import BACKEND
+from es_ray.engines.sglang.lora import kernels
+from es_ray.engines.sglang.lora.batch_info import LoraBatches, SlotOf
+
+BESIDE_ROWS = 128
+"""Rows up to which A's products run beside the base product; beyond, that one needs all of the GPU."""
+_INSTEAD = "es-ray's LoRA kernels do not fit this model; engine.sglang.lora_backend=csgmv takes SGLang's"
+
+
+class PopulationBackend(BaseLoRABackend):
+    """Adds B (A x) to the base model's products, in place or in the activation that follows.
+
+    A's products need only the input, as the base product does: `begin` starts them on a stream of their own
+    before the base product, and whatever needs them waits for them there. Without it, they run in their turn.
+    In both cases the same kernels compute the same bits. What `leave_to_activation` names is not added by
+    `run_gate_up_lora` but by the activation that follows, through `activated`.
+    """
+
+    name = BACKEND
+
+    def __init__(self, max_loras_per_batch: int, device: torch.device, **_: Any) -> None:
+        super().__init__(max_loras_per_batch, device)
+        self._batches = LoraBatches(max_loras_per_batch, device)
+        self._rows_per_request = 1
+        self._stream = torch.cuda.Stream(device)
+        self._begun: tuple[Tensor, Tensor, Tensor] | None = None
+        self._for_activation: set[int] = set()
+        self._left: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def init_cuda_graph_batch_info(self, max_bs_in_cuda_graph: int, num_tokens_per_req: int) -> None:
+        """Make room for the largest decode graph."""
+        self._rows_per_request = num_tokens_per_req
+        self._batches.reserve(max_bs_in_cuda_graph * num_tokens_per_req)
+
+    init_decode_cuda_graph_batch_info = init_cuda_graph_batch_info  # its name from 0.5.23 on
+
+    def prepare_lora_batch(
+        self,
+        forward_batch: Any,
+        weight_indices: Sequence[int],
+        lora_ranks: Sequence[int],
+        scalings: Sequence[float],
+        use_cuda_graph: bool,
+        use_prefill_cuda_graph: bool = False,
+    ) -> None:
+        """Note which slot each row of the coming batch belongs to."""
+        self._check_none_left()
+        if use_cuda_graph:
+            each = self._rows_per_request
+            lengths = None if each == 1 else [each] * len(weight_indices)
+        else:
+            extends = forward_batch.forward_mode.is_extend()
+            lengths = forward_batch.extend_seq_lens_cpu if extends else None
+        self.batch_info = self._batches.rows(
+            weight_indices, lora_ranks, scalings, lengths, graph=use_cuda_graph
+        )
+
+    def repeats(self, forward_batch: Any, slot_of: SlotOf) -> bool:
+        """Whether a batch's rows are those that the CUDA graphs read already: then nothing needs preparing.
+
+        slot_of: the slot of each adapter's id. As long as no request ends, a step differs from the one before
+        in nothing that concerns adapters; SGLang would look each of them up again.
+        """
+        if not forward_batch.forward_mode.is_cuda_graph():
+            return False
+        rows = self._batches.repeated(forward_batch.lora_ids, slot_of)
+        if rows is None:
+            return False
+        self.batch_info = rows
+        return True
+
+    def begin(self, x: Tensor, a: Tensor) -> None:
+        """Start the products of x with A, which `run_lora_a_sgemm` with the same tensors will ask for."""
+        if self.batch_info is None or x.shape[0] > BESIDE_ROWS:
+            return
+        out = kernels.shrunk_like(x, a)
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            kernels.shrink(x, a, self.batch_info, out)
+        self._begun = (x, a, out)
+
+    def run_lora_a_sgemm(self, x: Tensor, weights: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Each row's products with its A, float32, shape [rows, c * rank]."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+            if begun[0].data_ptr() == x.data_ptr() and begun[1] is weights:
+                return begun[2]
+        out = kernels.shrunk_like(x, weights)
+        kernels.shrink(x, weights, self.batch_info, out)
+        return out
+
+    def run_lora_b_sgemm(self, x: Tensor, weights: Tensor, *_: Any, base_output: Tensor, **__: Any) -> Tensor:
+        """Add each row's product of its B with x to base_output."""
+        kernels.expand_(base_output, x, weights, self.batch_info, (weights.shape[-2],))
+        return base_output
+
+    def run_qkv_lora(
+        self,
+        x: Tensor,
+        qkv_lora_a: Tensor,
+        qkv_lora_b: Tensor,
+        *_: Any,
+        output_offset_cpu: Tensor,
+        base_output: Tensor,
+        **__: Any,
+    ) -> Tensor:
+        """Add the products of several projections on one input, q, k and v, to base_output."""
+        ends = output_offset_cpu.tolist()
+        outputs = tuple(end - start for start, end in zip(ends, ends[1:], strict=False))
+        kernels.expand_(
+            base_output, self.run_lora_a_sgemm(x, qkv_lora_a), qkv_lora_b, self.batch_info, outputs
+        )
+        return base_output
+
+    def run_gate_up_lora(
+        self, x: Tensor, gate_up_lora_a: Tensor, gate_up_lora_b: Tensor, *_: Any, **named: Any
+    ) -> Tensor:
+        """The same for gate and up, at once or in the activation."""
+        if gate_up_lora_b.data_ptr() not in self._for_activation:
+            return self.run_qkv_lora(x, gate_up_lora_a, gate_up_lora_b, **named)
+        self._check_none_left()
+        base_output: Tensor = named["base_output"]
+        self._left = (base_output, x, gate_up_lora_a, gate_up_lora_b)
+        return base_output
+
+    def leave_to_activation(self, b: Tensor) -> None:
+        """Leave the products with this B of gate and up to `activated`, which is then called every time."""
+        self._for_activation.add(b.data_ptr())
+
+    def activated(self, gate_up: Tensor) -> Tensor | None:
+        """silu(gate) * up of base products whose adapters' were left; None if none were."""
+        if self._left is None:
+            return None
+        base_output, x, a, b = self._left
+        if base_output is not gate_up:
+            raise RuntimeError(
+                f"an activation was given something else than gate and up before it; {_INSTEAD}"
+            )
+        self._left = None
+        return kernels.silu_and_mul(gate_up, self.run_lora_a_sgemm(x, a), b, self.batch_info)
+
+    def _check_none_left(self) -> None:
+        if self._left is not None:  # a member would be evaluated without its gate and up
+            raise RuntimeError(f"no activation asked for gate and up with their adapters; {_INSTEAD}")
+
+
+def begin_before(module: Any) -> None:
+    """Have a wrapped module's A products begin before its base product."""
+
+    def begin(module: Any, arguments: tuple[Any, ...]) -> None:
+        module.lora_backend.begin(arguments[0], module_a(module))
+
+    module.register_forward_pre_hook(begin)
+
+
+def module_a(module: Any) -> Tensor:
+    """A of a wrapped module, [slots, c * rank, in]."""
+    return module.A_buffer_qkv if hasattr(module, "A_buffer_qkv") else module.A_buffer
+
+
+def register() -> None:
+    """Make the backend known to SGLang, in this process."""
+    register_lora_backend(BACKEND)(lambda: PopulationBackend)

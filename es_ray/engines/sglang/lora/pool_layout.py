@@ -1,0 +1,133 @@
+"""Where the entries of the flat vector lie in SGLang's LoRA memory pool: arithmetic, without SGLang.
+
+The pool has, for each fused module and layer, A [slots, c * rank, in] and B [slots, out, rank]. A fused
+module is c projections on one input: q, k and v; gate and up. A's rows are those of each projection in turn,
+B's the concatenated outputs. Under tensor parallelism a rank holds some of A's columns, or some of B's rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_ray.errors import UserError
+from es_ray.lora.layout import AdaptedModule, LoraLayout
+
+FUSED: Final[dict[str, tuple[str, ...]]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "o_proj": ("o_proj",),
+    "down_proj": ("down_proj",),
+}
+"""The engine's modules, and the transformers projections in each, in order."""
+
+Rows = NDArray[np.int64]
+
+
+def fused_name(module: AdaptedModule) -> tuple[str, int]:
+    """The engine's module that a projection is part of, and its place there; raises UserError for others."""
+    projection = module.name.rsplit(".", 1)[-1]
+    for fused, parts in FUSED.items():
+        if projection in parts:
+            return fused, parts.index(projection)
+    known = ", ".join(part for parts in FUSED.values() for part in parts)
+    raise UserError(f"lora.target_modules: the SGLang engine adapts {known}; not {projection!r}")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A or B of one fused module in one layer."""
+
+    matrix: str
+    fused: str
+    layer: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Entries [source, source + length) of the flat vector, and where they start in a slot of a buffer."""
+
+    buffer: Buffer
+    source: int
+    length: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class TPSlice:
+    """What a rank holds of a fused module.
+
+    columns: those of A, of the input's; rows: those of B, of the concatenated full outputs, whose sizes are
+    `outputs`. Both in the rank's order.
+    """
+
+    columns: Rows
+    rows: Rows
+    outputs: tuple[int, ...]
+
+
+def whole(layout: LoraLayout) -> dict[tuple[str, int], TPSlice]:
+    """The shares of the only rank, by fused module and layer, with all projections taken from the layout."""
+    outputs: dict[tuple[str, int], list[int]] = {}
+    columns: dict[tuple[str, int], int] = {}
+    for module in layout.modules:
+        fused, place = fused_name(module)
+        sizes = outputs.setdefault((fused, module.layer), [0] * len(FUSED[fused]))
+        sizes[place] = module.out_features
+        columns[fused, module.layer] = module.in_features
+    return {
+        key: TPSlice(np.arange(columns[key]), np.arange(sum(sizes)), tuple(sizes))
+        for key, sizes in outputs.items()
+    }
+
+
+def runs(layout: LoraLayout, shares: Mapping[tuple[str, int], TPSlice]) -> list[Extent]:
+    """All pieces of the flat vector that a rank holds, each contiguous on both sides."""
+    found = []
+    starts = {(part.module.name, part.matrix): part.start for part in layout.tensors}
+    for module in layout.modules:
+        fused, place = fused_name(module)
+        share = shares[fused, module.layer]
+        width, rank = len(share.columns), layout.rank
+        a = Buffer("A", fused, module.layer)
+        for row in range(rank):
+            source = starts[module.name, "A"] + row * module.in_features
+            at = (place * rank + row) * width
+            pieces = _pieces(share.columns, np.arange(width))
+            found += [Extent(a, source + first, count, at + to) for first, count, to in pieces]
+        b = Buffer("B", fused, module.layer)
+        before = sum(share.outputs[:place])
+        mine = np.flatnonzero((share.rows >= before) & (share.rows < before + module.out_features))
+        for first, count, to in _pieces(share.rows[mine] - before, mine):
+            source = starts[module.name, "B"] + first * rank
+            found.append(Extent(b, source, count * rank, to * rank))
+    return _joined(found)
+
+
+def _pieces(sources: Rows, places: Rows) -> list[tuple[int, int, int]]:
+    """Stretches in which both go up by one: the first source, how many, and the first place."""
+    if not len(sources):
+        return []
+    breaks = np.flatnonzero((np.diff(sources) != 1) | (np.diff(places) != 1)) + 1
+    edges = [0, *breaks.tolist(), len(sources)]
+    return [
+        (int(sources[low]), high - low, int(places[low])) for low, high in zip(edges, edges[1:], strict=False)
+    ]
+
+
+def _joined(pieces: Sequence[Extent]) -> list[Extent]:
+    joined: list[Extent] = []
+    for run in pieces:
+        last = joined[-1] if joined else None
+        if (
+            last
+            and last.buffer == run.buffer
+            and last.source + last.length == run.source
+            and last.offset + last.length == run.offset
+        ):
+            joined[-1] = Extent(run.buffer, last.source, last.length + run.length, last.offset)
+        else:
+            joined.append(run)
+    return joined

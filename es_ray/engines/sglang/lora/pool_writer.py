@@ -1,0 +1,110 @@
+"""Writes members into the buffers of a LoRA memory pool, wherever the buffers lie."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from es_ray.engines import torch_noise
+from es_ray.engines.sglang.lora.pool_layout import Buffer, Extent
+from es_ray.evolution.noise import Noise
+
+_MEMBERS_AT_ONCE = 4  # of the plain form: bounds its temporaries
+
+
+class PoolWriter:
+    """The buffers of a pool with the runs that lie in them; Triton on CUDA, plain torch elsewhere.
+
+    buffers: A [slots, c * rank, in] and B [slots, out, rank], contiguous and of one dtype.
+    """
+
+    def __init__(self, runs: Sequence[Extent], buffers: Mapping[Buffer, Tensor], triton: bool) -> None:
+        self._runs = list(runs)
+        self._flat = {key: buffer.flatten(1) for key, buffer in buffers.items()}
+        some = next(iter(buffers.values()))
+        if any(not b.is_contiguous() or b.dtype != some.dtype for b in buffers.values()):
+            raise ValueError("the pool's buffers must be contiguous and of one dtype")
+        self._device = some.device
+        self._kernels: Any = None
+        if triton:
+            from es_ray.engines.sglang.lora import noise_kernels
+
+            self._kernels = noise_kernels
+            self._table = noise_kernels.TileTable(
+                [run.source for run in self._runs],
+                [run.source + run.length for run in self._runs],
+                [buffers[r.buffer].data_ptr() + r.offset * some.element_size() for r in self._runs],
+                [buffers[run.buffer].stride(0) for run in self._runs],
+                some,
+            )
+
+    def write_adapters(
+        self,
+        theta: Tensor,
+        sigma: Tensor,
+        noise: Noise,
+        generation: int,
+        indices: Sequence[int],
+        slots: Sequence[int],
+    ) -> None:
+        """Make slot i hold member i of the indices (below 0: the centre), rounded to the pool's dtype.
+
+        theta, sigma: float32, shape [P], on the pool's device.
+        """
+        if not indices:
+            return
+        if self._kernels is not None:
+            numbers, signs = torch_noise.numbers_and_signs(noise, indices)
+            self._table.write_adapters(
+                theta,
+                sigma,
+                self._kernels.words_of(noise.seed, generation, self._device),
+                torch.tensor(slots, device=self._device),
+                torch.tensor(numbers, device=self._device),
+                torch.tensor(signs, dtype=torch.float32, device=self._device),
+            )
+            return
+        for low in range(0, len(indices), _MEMBERS_AT_ONCE):
+            high = low + _MEMBERS_AT_ONCE
+            vectors = torch_noise.members(
+                theta, sigma, noise, generation, indices[low:high], 0, theta.shape[-1]
+            )
+            for vector, slot in zip(vectors, slots[low:high], strict=True):
+                self._write(vector, slot)
+
+    def _write(self, vector: Tensor, slot: int) -> None:
+        for run in self._runs:
+            self._flat[run.buffer][slot, run.offset : run.offset + run.length] = vector[
+                run.source : run.source + run.length
+            ]
+
+    def digests(self, slots: Sequence[int]) -> list[int]:
+        """A number for each slot that depends on every entry there and on its place: 0 to 2**32 - 1."""
+        if self._kernels is not None and slots:
+            found = self._table.digests(torch.tensor(slots, device=self._device))
+            return [value & 0xFFFFFFFF for value in found.tolist()]
+        return [self._digest(slot) for slot in slots]
+
+    def _digest(self, slot: int) -> int:
+        total = 0
+        for run in self._runs:
+            part = self._flat[run.buffer][slot, run.offset : run.offset + run.length]
+            bits = part.view(torch.int16).long() & 0xFFFF
+            entries = torch.arange(run.source, run.source + run.length, device=part.device)
+            factors = ((2 * entries + 1) * 2654435761) & 0xFFFFFFFF
+            total += int((((bits + 1) * factors) & 0xFFFFFFFF).sum())
+        return total & 0xFFFFFFFF
+
+    def weighted_sum(self, noise: Noise, generation: int, weights: Tensor, start: int, stop: int) -> Tensor:
+        """Sum over members of weight * noise at entries [start, stop), float32, in member order."""
+        if self._kernels is None:
+            return torch_noise.weighted_sum(noise, generation, weights, start, stop)
+        numbers, signs = torch_noise.numbers_and_signs(noise, range(len(weights)))
+        return self._kernels.weighted_sum(
+            self._kernels.words_of(noise.seed, generation, self._device),
+            torch.tensor(numbers, device=self._device),
+            weights * torch.tensor(signs, dtype=torch.float32, device=self._device),
+            start,
+            stop,
+        )

@@ -1,1 +1,0 @@
-"""What a run shows: records, plots, the terminal."""

@@ -1,0 +1,1 @@
+"""The run directory: layout, atomic writes, lock, recording, resume, replay."""

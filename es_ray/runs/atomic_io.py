@@ -1,0 +1,69 @@
+"""Files that a crash leaves whole or not at all: written to a temporary name, synced, renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from es_ray.errors import RunError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a temporary file, sync it and rename it, so that no reader and no crash sees half of it."""
+    tmp = path.with_name(f".{path.name}.{os.getpid()}")
+    with tmp.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    tmp.replace(path)
+    sync(path.parent)  # the new name is the folder's content
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_json_line(path: Path, value: object) -> str:
+    """Append one JSON line, see that it is on the disk, and return it without its end."""
+    new = not path.exists()
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        sync(path.parent)
+    return line
+
+
+def sync(path: Path) -> None:
+    """See that a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` for everything in a folder, and the folder."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a RunError of one line.
+
+    where: what the line names if the file system's error names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename or where}: cannot be written: {error.strerror}") from error
+    except SafetensorError as error:  # a full disk shows so while tensors are written
+        raise RunError(f"{where}: cannot be written: {error}") from error

@@ -1,0 +1,62 @@
+"""What a run ran on: versions, hardware, git revision, command."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("es-ray", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "ray", "sglang")
+
+
+def environment() -> dict[str, Any]:
+    """The record that is written as environment.json."""
+    import torch
+
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "git_revision": _git_revision(),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that es-ray runs from, with `+` where it was changed; None outside one."""
+    package = Path(__file__).resolve().parents[1]
+    git = ["git", "-C", str(package)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True)
+        folder, _, revision = top.stdout.strip().partition("\n")
+        if top.returncode or Path(folder) != package.parent:
+            return None
+        changed = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True
+        ).stdout.strip()
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return revision + ("+" if changed else "")

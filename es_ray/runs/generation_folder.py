@@ -1,0 +1,156 @@
+"""The folder of one generation: what is in it, and whether it still is what was written."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save_file
+
+from es_ray.errors import RunError
+from es_ray.evolution.strategy import Vector
+from es_ray.runs.atomic_io import sync, sync_tree, write_json, write_text
+
+DONE, STATE, DESCRIPTION, POPULATION = "DONE", "state.safetensors", "state.json", "population.jsonl"
+ADAPTER, BEST = "adapter", "best"
+DROPPABLE = (ADAPTER, BEST, STATE)
+"""What `output.keep` may drop: all of it can be made again from the rest."""
+
+
+class GenerationFolder:
+    """A generation that was written to the end. What is read from it is checked against the sums in DONE.
+
+    DONE is a list of every file in the folder, as of `sha256sum`, which checks it (`sha256sum -c DONE`), and
+    a comment with the sum of the generation's line in metrics.jsonl. All readers raise RunError with the name
+    of the file that is missing, torn or edited.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was written to the end."""
+        return (self.path / DONE).is_file()
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the centre is stored, and not pruned."""
+        return (self.path / STATE).is_file()
+
+    def check(self) -> None:
+        """Raise RunError unless all is there as written, but for what may have been pruned."""
+        for name in self._sums:
+            if (self.path / name).exists() or Path(name).parts[0] not in DROPPABLE:
+                self._read(name)
+
+    def has_line(self, line: bytes | None) -> bool:
+        """Whether that is the generation's line in metrics.jsonl, to the byte."""
+        return line is not None and _sha256(line) == self._done[1]
+
+    def state(self) -> Vector:
+        """The centre after the generation's update, shape [P]."""
+        return load(self._read(STATE))["theta"]
+
+    def advantages(self) -> NDArray[np.float64]:
+        """Z of the generation's members, shape [N]."""
+        lines = self._read(POPULATION).decode().splitlines()
+        return np.array([json.loads(line)["advantage"] for line in lines], dtype=np.float64)
+
+    @property
+    def mean_abs(self) -> tuple[float, ...]:
+        """mean|W| of the adapted base weights, from which the noise's scale follows."""
+        return tuple(self._description["mean_abs"])
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the examples that the generation was evaluated on, by split."""
+        return self._description["examples"]
+
+    @property
+    def base(self) -> dict[str, Any] | None:
+        """The base model's {reward, correct, exact} by split, where the generation measured them."""
+        return self._description["base"]
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        return json.loads(self._read(DESCRIPTION))
+
+    @property
+    def _sums(self) -> dict[str, str]:
+        return self._done[0]
+
+    @cached_property
+    def _done(self) -> tuple[dict[str, str], str]:
+        """Sums by file name, and that of the line in metrics.jsonl."""
+        file = self.path / DONE
+        try:
+            *listed, last = [line.split("  ", 1) for line in file.read_text(encoding="utf-8").splitlines()]
+            sums, line = {name: digest for digest, name in listed}, last[0].removeprefix("# ")
+        except OSError as error:
+            raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise RunError(f"{file}: torn or edited: not a list of checksums") from error
+        if not {POPULATION, DESCRIPTION, STATE} <= set(sums) or not (last[0][0] == "#" and len(line) == 64):
+            raise RunError(f"{file}: torn or edited: it does not list every file")
+        return sums, line
+
+    def _read(self, name: str) -> bytes:
+        file = self.path / name
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+        if _sha256(content) != self._sums.get(name):
+            raise RunError(f"{file}: torn or edited: its checksum is not the one in {DONE}")
+        return content
+
+
+def write_state(
+    folder: Path,
+    generation: int,
+    theta: Vector,
+    mean_abs: Sequence[float],
+    examples: Mapping[str, str],
+    base: Mapping[str, Any] | None,
+) -> None:
+    """Write the centre after a generation's update, with what resuming and replaying need beside it.
+
+    theta: shape [P]; mean_abs, examples and base: as GenerationFolder returns them. Raises OSError.
+    """
+    save_file({"theta": theta}, folder / STATE)
+    description = {
+        "format": 2,
+        "generation": generation,
+        "size": len(theta),
+        "mean_abs": list(mean_abs),
+        "examples": dict(examples),
+        "base": base,
+    }
+    write_json(folder / DESCRIPTION, description)
+
+
+def publish(tmp: Path, folder: Path, line: str) -> None:
+    """Move a generation to its final name and mark it complete; line: its line in metrics.jsonl.
+
+    Each step is on the disk before the next: whoever sees DONE finds all that it lists.
+    """
+    listed = "".join(f"{digest}  {name}\n" for name, digest in _sums(tmp))
+    sync_tree(tmp)
+    tmp.rename(folder)
+    sync(folder.parent)
+    write_text(folder / DONE, f"{listed}# {_sha256(line.encode())}  its line in ../../metrics.jsonl\n")
+
+
+def _sums(folder: Path) -> Iterator[tuple[str, str]]:
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            yield str(file.relative_to(folder)), _sha256(file.read_bytes())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,64 @@
+"""A recorded run, ready to be asked for any of its members and centres without loading weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from es_ray.config import Config
+from es_ray.engines.base import same_weights
+from es_ray.errors import RunError, UserError
+from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.experiment import Experiment
+from es_ray.lora.peft_files import AdapterWriter
+from es_ray.runs.replay import centre
+from es_ray.runs.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run directory with what its configuration and states tell; generation: the one in question."""
+
+    run: RunDir
+    config: Config
+    experiment: Experiment
+    strategy: Strategy
+    generation: int
+
+    def centre(self) -> Vector:
+        """The centre after the generation's update, shape [P]."""
+        return centre(self.run, self.strategy, self.generation)
+
+    def member(self, index: int) -> Vector:
+        """A member of the generation, shape [P]; raises UserError for an index that there is not."""
+        population = self.config.evolution.population
+        if not 0 <= index < population:
+            raise UserError(f"--index {index}: the population has members 0-{population - 1}")
+        before = centre(self.run, self.strategy, self.generation - 1)
+        return self.strategy.member(before, self.generation, index)
+
+    def check_weights(self, mean_abs: Sequence[float]) -> None:
+        """Raise RunError if the model at hand has other weights than the one that was evolved."""
+        check_weights(self.run, self.generation, mean_abs)
+
+    def writer(self) -> AdapterWriter:
+        """Writes vectors as adapters of the run's model."""
+        source = self.experiment.source
+        return AdapterWriter(self.experiment.layout, source.path, source.revision)
+
+
+def check_weights(run: RunDir, generation: int, mean_abs: Sequence[float]) -> None:
+    """Raise RunError if mean|W| is not what was recorded with a generation."""
+    if not same_weights(run.recorded(generation).mean_abs, mean_abs):
+        raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
+
+
+def recorded(run: RunDir, generation: int | None) -> RecordedRun:
+    """The run at a generation, the last whole one by default; raises UserError if it is not there."""
+    whole = run.complete_generations()
+    if not whole:
+        raise UserError(f"{run.path}: has no finished generation")
+    chosen = whole[-1] if generation is None else generation
+    if chosen not in whole:
+        raise UserError(f"--generation {chosen}: {run.path} has generations {whole[0]}-{whole[-1]}")
+    config = run.config()
+    experiment = Experiment(config)
+    return RecordedRun(run, config, experiment, experiment.strategy(run.recorded(chosen).mean_abs), chosen)

@@ -1,0 +1,205 @@
+"""The run directory: where things lie, who may write there, what is whole, and how to go on from there."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from es_ray.config import Config, load
+from es_ray.errors import RunError, UserError
+from es_ray.runs.atomic_io import write_json, write_text, writing
+from es_ray.runs.generation_folder import ADAPTER, BEST, DONE, DROPPABLE, STATE, GenerationFolder
+from es_ray.runs.lock import LOCK, RunLock
+
+_TMP = re.compile(r"\.(config\.yaml|environment\.json|metrics\.jsonl|test_results\.json)\.\d+")
+"""Names under which the run directory's own files are written, before they get theirs."""
+
+STATES_KEPT = 2
+"""At least so many last states are kept, so that there is one to go on from if the last is damaged."""
+
+
+class RunDir:
+    """Paths of a run, and reading and writing of what is kept in them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: RunLock | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDir":
+        """An existing run; raises UserError if there is none."""
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: not a run directory (it has no config.yaml)")
+        return cls(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """A line for each generation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def test_results_file(self) -> Path:
+        """Base, centre and best member on the test split."""
+        return self.path / "test_results.json"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of plots."""
+        return self.path / "plots"
+
+    def generation(self, generation: int) -> Path:
+        """The folder of a generation."""
+        return self.path / "generations" / f"{generation:04d}"
+
+    def recorded(self, generation: int) -> GenerationFolder:
+        """What was recorded of a generation, read with its checksums."""
+        return GenerationFolder(self.generation(generation))
+
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return load(file=self.config_file)
+
+    def is_empty(self) -> bool:
+        """Whether a new run may have the folder: it holds nothing but what a start that died left."""
+        return not self.path.exists() or all(
+            path.name == LOCK or _TMP.fullmatch(path.name) for path in self.path.iterdir()
+        )
+
+    def lock(self) -> None:
+        """Keep other drivers out until `release`; raises UserError, with host and pid of one that is in."""
+        self._lock = RunLock(self.path)
+
+    def release(self) -> None:
+        """Let others in."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+    def create(self, config: Config, environment: Mapping[str, Any]) -> None:
+        """Make the folder, lock it, and write config.yaml and environment.json; raises UserError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
+            if not self.is_empty():  # of two runs that found it empty one gets it
+                raise UserError(f"output.dir: {self.path} was taken by another run meanwhile")
+            self._sweep()
+            self.write_config(config)  # first: from here on the run can be resumed
+            self._complete(environment)
+        except OSError as error:
+            raise UserError(f"output.dir: {self.path} cannot be written: {error.strerror}") from error
+
+    def resume(self, config: Config, environment: Mapping[str, Any], generation: int) -> None:
+        """Forget everything after a generation that `check_upto` found intact (-1: everything).
+
+        Raises RunError if it cannot be written.
+        """
+        with writing(self.path):
+            self._complete(environment)
+            self._cut(generation)
+            self.write_config(config)
+
+    def write_config(self, config: Config) -> None:
+        """Write config.yaml, without output.dir: so it repeats the run elsewhere, or resumes it here."""
+        write_text(self.config_file, config.replace(output__dir=None).to_yaml())
+
+    def _complete(self, environment: Mapping[str, Any]) -> None:
+        """Make what is missing of the folders and of environment.json."""
+        for name in ("generations", "plots", "logs"):
+            (self.path / name).mkdir(exist_ok=True)
+        if not (self.path / "environment.json").exists():
+            write_json(self.path / "environment.json", environment)
+
+    def complete_generations(self) -> list[int]:
+        """Generations that were written to the end, ascending."""
+        folders = (self.path / "generations").glob("[0-9]*")
+        return sorted(int(f.name) for f in folders if f.name.isdecimal() and GenerationFolder(f).complete)
+
+    def last_complete(self) -> int:
+        """The last whole generation, -1 if there is none."""
+        return max(self.complete_generations(), default=-1)
+
+    def base(self) -> dict[str, Any] | None:
+        """The base model's {reward, correct, exact} by split, measured with generation 0."""
+        return self.recorded(0).base if self.recorded(0).complete else None
+
+    def metrics(self, upto: int | None = None) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, up to a generation; raises RunError for one that is torn."""
+        lines = []
+        for number, line in enumerate(self._lines()[: None if upto is None else upto + 1], start=1):
+            try:
+                lines.append(json.loads(line))
+            except ValueError as error:
+                raise RunError(f"{self.metrics_file}, line {number}: torn or edited") from error
+        return lines
+
+    def _lines(self) -> list[bytes]:
+        return self.metrics_file.read_bytes().splitlines() if self.metrics_file.is_file() else []
+
+    def check(self, generation: int) -> None:
+        """Raise RunError, with the name of the file, unless a generation is as it was written."""
+        recorded = self.recorded(generation)
+        recorded.check()
+        if not any(map(recorded.has_line, self._lines())):
+            raise RunError(f"{self.metrics_file}: the line of generation {generation} is missing or edited")
+
+    def check_upto(self, generation: int) -> None:
+        """Raise RunError unless metrics.jsonl begins with the lines of all generations up to that one."""
+        lines = self._lines()
+        for number in range(generation + 1):
+            recorded = self.recorded(number)
+            if recorded.complete and not recorded.has_line(lines[number] if number < len(lines) else None):
+                raise RunError(f"{self.metrics_file}, line {number + 1}: missing, torn or edited")
+        if [line["generation"] for line in self.metrics(generation)] != list(range(generation + 1)):
+            raise RunError(f"{self.metrics_file}: does not have one line for each finished generation")
+
+    def _cut(self, generation: int) -> None:
+        """Remove what is newer than that generation, and what dead writers left behind."""
+        self.test_results_file.unlink(missing_ok=True)  # they are those of an earlier end
+        for tmp in (self.path / "generations").glob(".[0-9]*"):  # its writer died
+            shutil.rmtree(tmp)
+        folders = [f for f in (self.path / "generations").glob("[0-9]*") if f.name.isdecimal()]
+        # the newest first, and its mark before all else: stopped anywhere, this leaves a run to be resumed
+        for folder in sorted(folders, key=lambda folder: int(folder.name), reverse=True):
+            if int(folder.name) > generation:
+                (folder / DONE).unlink(missing_ok=True)
+                shutil.rmtree(folder)
+        if self.metrics_file.is_file():
+            kept = self._lines()[: generation + 1]
+            write_text(self.metrics_file, "".join(f"{line.decode()}\n" for line in kept))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for path in self.path.iterdir():
+            if _TMP.fullmatch(path.name):
+                path.unlink()
+
+    def prune(self, keep: int) -> None:
+        """Drop adapters and states of all but the last `keep` generations and the best one.
+
+        Completions and advantages stay, so that any member can still be rebuilt.
+        """
+        whole = self.complete_generations()
+        best = best_of(self.metrics())[0]
+        for place, generation in enumerate(reversed(whole)):
+            kept = {STATE} if place < STATES_KEPT else set()
+            if place < keep or generation == best:
+                kept = {ADAPTER, BEST, STATE}
+            elif generation == best - 1:  # the best member is made from the centre before its generation
+                kept = {STATE}
+            for name in DROPPABLE:
+                path = self.generation(generation) / name
+                if name not in kept:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def best_of(metrics: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """(generation, index) of the best member of a run: highest training reward, the earliest on ties."""
+    line = min(metrics, key=lambda line: (-line["reward_best"], line["generation"]))
+    return line["generation"], line["best_index"]

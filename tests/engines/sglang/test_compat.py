@@ -1,0 +1,142 @@
+"""What es-ray needs of SGLang, against the source of real versions where they are at hand.
+
+ES_RAY_SGLANG_SOURCES: folders of unpacked sglang packages, separated by colons; without it, the installed
+one, if any.
+"""
+
+import ast
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from es_ray.config import Config
+from es_ray.engines.sglang import arguments, compat
+from es_ray.errors import UserError
+from es_ray.models import ModelSource
+
+GIVEN = os.environ.get("ES_RAY_SGLANG_SOURCES", "")
+SOURCES = [Path(folder) for folder in GIVEN.split(":") if folder] or (
+    [compat.installed()] if compat.installed() else []
+)
+
+
+@pytest.fixture(params=SOURCES or [None], ids=lambda path: str(path))
+def root(request):
+    if request.param is None:
+        pytest.skip("sglang is not installed, and ES_RAY_SGLANG_SOURCES names no unpacked one")
+    return request.param
+
+
+def fake(folder: Path, version: str = "0.5.20") -> Path:
+    """A package with the names that es-ray needs, and nothing else: the check's input, not SGLang."""
+    root = folder / "sglang"
+    by_file: dict[str, list[str]] = {}
+    for (file, owner), names in compat.NAMES.items():
+        lines = [f"    def {name}(self): ..." for name in names]
+        text = "\n".join([f"class {owner}:", *lines] if owner else [line.strip() for line in lines])
+        by_file.setdefault(file, []).append(text)
+    by_file["srt/server_args.py"] = ["class ServerArgs:\n    model_path: str\n    dtype: str = 'auto'"]
+    by_file["_version.py"] = [f"__version__ = version = '{version}'"]
+    for file, texts in by_file.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("\n".join(texts) + "\n")
+    return root
+
+
+def test_real_versions_have_every_name(root):
+    compat.check(root)
+
+
+def test_real_versions_have_every_argument_that_is_set(root):
+    known = compat.argument_names(root)
+    config = Config().replace(engine__kind="sglang", engine__shard=32)
+    made = arguments.server_arguments(config, ModelSource.of(config.model), 60, known)
+    assert set(made) <= known
+    assert "custom_sigquit_handler" in known
+    assert set(arguments.OURS) <= known
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "fine"),
+    [("qwen2.py", "Qwen2MLP", True), ("llama.py", "LlamaMLP", True), ("falcon_h1.py", "FalconH1MLP", False)],
+)
+def test_which_real_mlps_give_gate_and_up_to_the_activation_alone(root, file, name, fine):
+    text = (root / "srt/models" / file).read_text()
+    mlp = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name)
+    forward = next(n for n in mlp.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
+    assert compat.hands_to_activation(ast.get_source_segment(text, forward)) == fine
+    assert "self.act_fn = SiluAndMul()" in ast.get_source_segment(text, mlp)
+
+
+def test_qwen3_has_the_mlp_of_qwen2(root):
+    assert "Qwen2MLP as Qwen3MLP" in (root / "srt/models/qwen3.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = self.gate_up_proj(x); return self.act_fn(y)",
+        "x, _ = self.gate_up_proj(x); return self.act_fn(x)",
+        "y, _ = self.gate_up_proj(x); y *= 2; return self.act_fn(y)",
+        "y, _ = self.gate_up_proj(x); y[:, :4] *= 2; return self.act_fn(y)",
+        "y, _ = self.gate_up_proj(x); return self.act_fn(y * 2)",
+        "y, _ = self.gate_up_proj(x); return self.act_fn(y) + y",
+        "y, _ = self.gate_up_proj(x); return other(y)",
+        "y, _ = self.gate_up_proj(x); z, _ = self.gate_up_proj(y); return self.act_fn(z)",
+    ],
+)
+def test_an_mlp_that_does_more_with_gate_and_up_is_found_out(body):
+    assert not compat.hands_to_activation(f"    def forward(self, x):\n        {body}")
+
+
+def test_a_name_near_a_real_argument_is_suggested(root):
+    known = compat.argument_names(root)
+    with pytest.raises(UserError, match="engine.sglang.mem_fraction: .*mem_fraction_static"):
+        arguments.check_handed_through({"mem_fraction": 0.5}, known)
+
+
+def test_a_whole_package_passes(tmp_path):
+    compat.check(fake(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "told"),
+    [
+        ("srt/lora/lora_manager.py", "update_lora_info", "LoRAManager.update_lora_info"),
+        ("srt/managers/scheduler.py", "flush_cache", "Scheduler.flush_cache"),
+        ("srt/entrypoints/engine.py", "collective_rpc", "Engine.collective_rpc"),
+        ("srt/layers/utils/common.py", "get_layer_id", "get_layer_id"),
+    ],
+)
+def test_a_name_that_moved_is_told_with_the_version(tmp_path, file, name, told):
+    root = fake(tmp_path)
+    text = (root / file).read_text()
+    (root / file).write_text(text.replace(f"def {name}(", f"def moved_{name}("))
+    with pytest.raises(UserError, match=rf"SGLang 0.5.20 has no .*{told}: es-ray supports sglang >= 0.5.17"):
+        compat.check(root)
+
+
+def test_a_file_that_moved_is_told(tmp_path):
+    root = fake(tmp_path)
+    shutil.rmtree(root / "srt/lora")
+    with pytest.raises(UserError, match="has no LoRAManager.init_lora_modules"):
+        compat.check(root)
+
+
+@pytest.mark.parametrize(("version", "fine"), [("0.5.16.post2", False), ("0.5.17", True), ("0.6.0rc1", True)])
+def test_old_versions_are_refused(tmp_path, version, fine):
+    root = fake(tmp_path, version)
+    if fine:
+        compat.check(root)
+    else:
+        with pytest.raises(UserError, match="0.5.16.post2 is too old"):
+            compat.check(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0.5.17", (0, 5, 17)), ("0.5.17.post1", (0, 5, 17)), ("1.0rc2", (1, 0)), ("?", ())]
+)
+def test_versions_are_parsed(text, numbers):
+    assert compat.parsed(text) == numbers

@@ -1,0 +1,174 @@
+"""Members in a LoRA memory pool: the fused layout, tensor parallel shares, and what a pool then computes."""
+
+import numpy as np
+import pytest
+import torch
+
+from es_ray.engines.sglang.lora.pool_layout import FUSED, Buffer, TPSlice, fused_name, runs, whole
+from es_ray.engines.sglang.lora.pool_writer import PoolWriter
+from es_ray.errors import UserError
+from es_ray.evolution.noise import Noise
+from es_ray.evolution.strategy import PiecewiseConstant, Strategy
+from es_ray.lora.layout import AdaptedModule, LoraLayout
+
+HIDDEN, INNER, Q, KV = 12, 20, 16, 8
+SIZES = {
+    "self_attn.q_proj": (HIDDEN, Q), "self_attn.k_proj": (HIDDEN, KV), "self_attn.v_proj": (HIDDEN, KV),
+    "self_attn.o_proj": (Q, HIDDEN), "mlp.gate_proj": (HIDDEN, INNER), "mlp.up_proj": (HIDDEN, INNER),
+    "mlp.down_proj": (INNER, HIDDEN),
+}  # fmt: skip
+FULL = {"qkv_proj": (Q, KV, KV), "o_proj": (HIDDEN,), "gate_up_proj": (INNER, INNER), "down_proj": (HIDDEN,)}
+WIDTH = {"qkv_proj": HIDDEN, "o_proj": Q, "gate_up_proj": HIDDEN, "down_proj": INNER}
+SLOTS = 7
+ALL = tuple(SIZES)
+
+
+def layout(rank: int, names=ALL, layers=(0, 1)) -> LoraLayout:
+    modules = [
+        AdaptedModule(f"model.layers.{layer}.{name}", layer, *SIZES[name])
+        for layer in layers
+        for name in names
+    ]
+    return LoraLayout(rank, 2.0, tuple(modules))
+
+
+def share(fused: str, rank: int, ranks: int) -> TPSlice:
+    """A rank's part, as tensor parallelism cuts: rows of column-parallel modules, columns of the others."""
+    outputs, columns = FULL[fused], np.arange(WIDTH[fused])
+    if fused in ("o_proj", "down_proj"):
+        return TPSlice(np.array_split(columns, ranks)[rank], np.arange(sum(outputs)), outputs)
+    starts = np.cumsum([0, *outputs])
+    rows = [
+        np.array_split(np.arange(size) + start, ranks)[rank]
+        for size, start in zip(outputs, starts[:-1], strict=True)
+    ]
+    return TPSlice(columns, np.concatenate(rows), outputs)
+
+
+def pool(lay: LoraLayout, shares, dtype=torch.float16) -> dict[Buffer, torch.Tensor]:
+    buffers = {}
+    for (fused, layer), part in shares.items():
+        a = (SLOTS, len(FUSED[fused]) * lay.rank, len(part.columns))
+        buffers[Buffer("A", fused, layer)] = torch.zeros(a, dtype=dtype)
+        buffers[Buffer("B", fused, layer)] = torch.zeros(SLOTS, len(part.rows), lay.rank, dtype=dtype)
+    return buffers
+
+
+def strategy(size: int, antithetic: bool = False) -> Strategy:
+    return Strategy(
+        noise=Noise(2**50 + 3, antithetic),
+        population=6,
+        sigma=PiecewiseConstant((size // 3, size), (0.5, 0.25)),
+        first_sigma=None,
+        initial_std=PiecewiseConstant((size,), (1.0,)),
+        learning_rate=0.5,
+    )
+
+
+def lora(buffers, fused, layer, slot, rank, x, part: TPSlice) -> np.ndarray:
+    """What a fused module adds for one slot, by the engine's rules: A's rows by projection, B's outputs."""
+    a = buffers[Buffer("A", fused, layer)][slot].double().numpy()
+    b = buffers[Buffer("B", fused, layer)][slot].double().numpy()
+    low = a @ x[part.columns]
+    out = np.zeros(len(part.rows))
+    starts = np.cumsum([0, *part.outputs])
+    for place in range(len(part.outputs)):
+        mine = (part.rows >= starts[place]) & (part.rows < starts[place + 1])
+        out[mine] = b[mine] @ low[place * rank : (place + 1) * rank]
+    return out
+
+
+CASES = [
+    (1, ALL, 1), (4, ALL, 1), (2, ("self_attn.q_proj",), 1), (3, ("self_attn.v_proj", "mlp.up_proj"), 1),
+    (1, ALL, 2), (2, ALL, 4), (1, ("self_attn.k_proj", "mlp.down_proj"), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rank", "names", "ranks"), CASES)
+def test_a_pool_computes_what_peft_computes(rank, names, ranks):
+    lay = layout(rank, names)
+    theta = np.random.default_rng(0).normal(size=lay.size).astype(np.float32)
+    s = strategy(lay.size)
+    sigma = torch.from_numpy(s.scale(2).dense(0, lay.size))
+    candidates, slots = [0, 3, -1, 5], [4, 0, 6, 2]
+    keys = {(fused_name(m)[0], m.layer) for m in lay.modules}
+    summed: dict = {}
+    for number in range(ranks):
+        shares = {key: share(key[0], number, ranks) for key in keys}
+        buffers = pool(lay, shares)
+        writer = PoolWriter(runs(lay, shares), buffers, triton=False)
+        writer.write_adapters(torch.from_numpy(theta), sigma, s.noise, 2, candidates, slots)
+        rng = np.random.default_rng(1)
+        for fused, layer in sorted(keys):
+            x = rng.normal(size=WIDTH[fused])
+            part = shares[fused, layer]
+            for candidate, slot in zip(candidates, slots, strict=True):
+                out = summed.setdefault((fused, layer, candidate), np.zeros(sum(part.outputs)))
+                # row-parallel modules are summed over the ranks, the others put side by side
+                out[part.rows] += lora(buffers, fused, layer, slot, rank, x, part)
+        assert all(not buffer[[1, 3, 5]].any() for buffer in buffers.values())
+    rng = np.random.default_rng(1)
+    for fused, layer in sorted(keys):
+        x = rng.normal(size=WIDTH[fused])
+        for candidate in candidates:
+            vector = theta if candidate < 0 else s.member(theta, 2, candidate)
+            rounded = vector.astype(np.float16).astype(np.float64)
+            wanted = []
+            for place, name in enumerate(FUSED[fused]):
+                found = [m for m in lay.modules if m.layer == layer and m.name.endswith(name)]
+                wanted.append(np.zeros(FULL[fused][place]))
+                if found:
+                    a, b = lay.matrices(rounded)[found[0].name]
+                    wanted[-1] = b @ (a @ x)
+            assert np.allclose(summed[fused, layer, candidate], np.concatenate(wanted), atol=1e-9)
+
+
+@pytest.mark.parametrize(("rank", "names"), [(1, ALL), (3, ALL[:3])])
+def test_a_single_rank_holds_every_entry_once(rank, names):
+    lay = layout(rank, names)
+    found = runs(lay, whole(lay))
+    assert sorted(e for r in found for e in range(r.source, r.source + r.length)) == list(range(lay.size))
+    places = [(r.buffer, r.offset + e) for r in found for e in range(r.length)]
+    assert len(set(places)) == len(places)
+
+
+def test_digests_tell_members_and_places_apart():
+    lay = layout(2)
+    s, theta = strategy(lay.size), torch.zeros(lay.size)
+    sigma = torch.from_numpy(s.scale(1).dense(0, lay.size))
+    buffers = pool(lay, whole(lay))
+    writer = PoolWriter(runs(lay, whole(lay)), buffers, triton=False)
+    writer.write_adapters(theta, sigma, s.noise, 1, [0, 1, 2, -1], [0, 1, 2, 3])
+    digests = writer.digests([0, 1, 2, 3])
+    assert len(set(digests)) == 4
+    writer.write_adapters(theta, sigma, s.noise, 1, [1, 0, -1, 2], [0, 1, 2, 3])
+    assert writer.digests([1, 0, 3, 2]) == digests  # the same members elsewhere
+    buffers[Buffer("B", "o_proj", 1)].flatten()[0] += 1
+    assert writer.digests([1, 0, 3, 2])[1] != digests[1]
+    a = buffers[Buffer("A", "o_proj", 0)]
+    a[1] = a[1].flip(-1)
+    assert writer.digests([1])[0] != digests[0]
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_members_are_rounded_once_to_the_pools_dtype(antithetic, dtype):
+    lay = layout(1)
+    s, theta = strategy(lay.size, antithetic), np.full(lay.size, 0.75, np.float32)
+    buffers = pool(lay, whole(lay), dtype)
+    writer = PoolWriter(runs(lay, whole(lay)), buffers, triton=False)
+    sigma = torch.from_numpy(s.scale(4).dense(0, lay.size))
+    writer.write_adapters(torch.from_numpy(theta), sigma, s.noise, 4, list(range(6)), list(range(6)))
+    for index in range(6):
+        wanted = torch.from_numpy(s.member(theta, 4, index)).to(dtype)
+        found = torch.cat([
+            buffers[r.buffer].flatten(1)[index, r.offset : r.offset + r.length]
+            for r in sorted(runs(lay, whole(lay)), key=lambda r: r.source)
+        ])  # fmt: skip
+        assert (found == wanted).float().mean() > 0.999
+        assert torch.allclose(found.float(), wanted.float(), rtol=2**-7)
+
+
+def test_other_modules_are_refused_by_name():
+    with pytest.raises(UserError, match="q_proj.*not 'qkv_proj'"):
+        fused_name(AdaptedModule("model.layers.0.self_attn.qkv_proj", 0, 4, 4))

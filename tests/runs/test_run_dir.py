@@ -1,0 +1,224 @@
+"""Resuming: what is whole is kept, what is torn is made again, what was edited is found."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.short_runs import GENERATIONS, SETTINGS, evolved, json_lines
+from tests.small_models import small_model
+
+LAST = f"generations/{GENERATIONS - 1:04d}"
+
+
+def lose_the_mark(run: Path) -> None:
+    (run / LAST / "DONE").unlink()
+
+
+def die_between_the_line_and_the_name(run: Path) -> None:
+    """metrics.jsonl has the line already, the folder still lies tmp."""
+    (run / LAST).rename(run / f"generations/.{GENERATIONS - 1:04d}")
+    (run / f"generations/.{GENERATIONS - 1:04d}" / "DONE").unlink()
+
+
+def tear_the_last_line(run: Path) -> None:
+    shutil.rmtree(run / LAST)
+    file = run / "metrics.jsonl"
+    file.write_text(file.read_text()[:-40])
+
+
+def lose_two_generations(run: Path) -> None:
+    shutil.rmtree(run / LAST)
+    (run / f"generations/{GENERATIONS - 2:04d}" / "DONE").unlink()
+
+
+def lose_the_results(run: Path) -> None:
+    (run / "test_results.json").unlink()
+
+
+def leave_nothing_but_the_configuration(run: Path) -> None:
+    shutil.rmtree(run / "generations")
+    for name in ("metrics.jsonl", "test_results.json"):
+        (run / name).unlink()
+    (run / "generations").mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lose_the_mark,
+        die_between_the_line_and_the_name,
+        tear_the_last_line,
+        lose_two_generations,
+        lose_the_results,
+        leave_nothing_but_the_configuration,
+    ],
+    ids=lambda damage: damage.__name__,
+)
+def test_a_torn_run_is_resumed_to_equal_bytes(finished, copied, cli, damage):
+    damage(copied)
+    ended = cli("run", "--resume", "--output", copied)
+    assert ended.code == 0, ended.err
+    assert evolved(copied) == evolved(finished.path)
+    assert not [p for p in copied.rglob(".*")], "something was left lying aside"
+
+
+def test_a_run_can_be_extended_to_the_bytes_of_a_longer_one(finished, tmp_path, cli):
+    run = tmp_path / "run"
+    assert cli("run", "--local", *SETTINGS, "--generations", 2, "--output", run).code == 0
+    assert len(json_lines(run / "metrics.jsonl")) == 2
+    ended = cli("run", "--resume", "--output", run, "--generations", GENERATIONS)
+    assert ended.code == 0, ended.err
+    assert evolved(run) == evolved(finished.path)
+    # and the run directory's own config has the new total
+    assert cli("run", "--resume", "--config", run / "config.yaml").code == 0
+    assert evolved(run) == evolved(finished.path)
+
+
+def test_a_resumed_run_may_change_where_it_runs_and_what_it_keeps(finished, copied, cli):
+    lose_the_mark(copied)
+    ended = cli("run", "--resume", "--output", copied, "--set", "output.plots_every=50",
+                "--set", "cluster.wait_timeout=5")  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert evolved(copied) == evolved(finished.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (("--seed", "77"), "evolution.seed"),
+        (("--set", "evolution.learning_rate=0.01"), "evolution.learning_rate"),
+        (("--set", "task.max_new_tokens=41"), "task.max_new_tokens"),
+        (("--set", "lora.layers=0-2"), "lora.layers"),
+    ],
+)
+def test_any_other_change_is_refused_by_its_key_and_changes_nothing(finished, copied, cli, options, key):
+    lose_the_mark(copied)
+    before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+    ended = cli("run", "--resume", "--output", copied, *options)
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1
+    assert key in ended.err
+    assert {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()} == before
+
+
+def flip_a_bit_of_the_state(run: Path) -> Path:
+    file = run / LAST / "state.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    return file
+
+
+def cut_the_state(run: Path) -> Path:
+    file = run / LAST / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    return file
+
+
+def tear_the_states_description(run: Path) -> Path:
+    file = run / LAST / "state.json"
+    file.write_text(file.read_text()[:50])
+    return file
+
+
+def empty_the_states_description(run: Path) -> Path:
+    file = run / LAST / "state.json"
+    file.write_text("{}")
+    return file
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_bit_of_the_state, cut_the_state, tear_the_states_description, empty_the_states_description],
+    ids=lambda damage: damage.__name__,
+)
+def test_a_damaged_state_is_found(copied, tmp_path, cli, damage):
+    """How resuming goes on before it: tests/faults/test_damage.py."""
+    file = damage(copied)
+    ended = cli("member", copied, "--generation", GENERATIONS - 1, "--centre", "--output", tmp_path / "m")
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert str(file) in ended.err
+    assert "internal error" not in ended.err
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_run_is_not_resumed_on_other_weights(tmp_path, cli):
+    from safetensors.numpy import load_file, save_file
+
+    model, run = small_model(tmp_path / "model"), tmp_path / "run"
+    options = ("--population", 2, "--set", "task.max_new_tokens=4")
+    ended = cli("run", "--local", "--model", model, *options, "--generations", 1, "--output", run)
+    assert ended.code == 0, ended.err
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] *= 1.01
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    ended = cli("run", "--resume", "--output", run, "--generations", 2)
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert "weights" in ended.err
+    assert len(json_lines(run / "metrics.jsonl")) == 1
+
+
+def test_checksums_can_be_checked_without_es_ray(finished):
+    for folder in (finished.path / "generations").iterdir():
+        done = subprocess.run(
+            ["sha256sum", "--check", "--strict", "DONE"], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        assert {line.removesuffix(": OK") for line in done.stdout.splitlines()} == files - {"DONE"}
+
+
+def test_metrics_that_do_not_fit_the_generations_are_found(copied, cli):
+    lose_the_mark(copied)
+    file = copied / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    ended = cli("run", "--resume", "--output", copied)
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert "metrics.jsonl" in ended.err
+    assert "internal error" not in ended.err
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        lambda lines: ["{}", *lines[1:]],
+        lambda lines: [lines[0][:30], *lines[1:]],
+        lambda lines: lines[:-1],
+        lambda lines: [*lines[1:], lines[0]],
+        lambda lines: [],
+    ],
+    ids=["no advantage", "torn line", "a line missing", "another order", "empty"],
+)
+def test_a_torn_population_is_found_where_it_is_needed(copied, tmp_path, cli, torn):
+    """Without the state of generation 0, the centre is replayed from the recorded advantages."""
+    (copied / "generations/0000/state.safetensors").unlink()
+    file = copied / "generations/0000/population.jsonl"
+    file.write_text("".join(f"{line}\n" for line in torn(file.read_text().splitlines())))
+    ended = cli("member", copied, "--generation", 0, "--centre", "--output", tmp_path / "m")
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert str(file) in ended.err
+    assert "internal error" not in ended.err
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_occupied_folder_is_left_alone(tmp_path, cli):
+    (tmp_path / "notes.txt").write_text("mine")
+    ended = cli("run", "--local", "--output", tmp_path)
+    assert ended.code == 2
+    assert str(tmp_path) in ended.err
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_folder_may_be_given(tmp_path, cli):
+    (tmp_path / "run").mkdir()
+    ended = cli("run", "--local", *SETTINGS, "--generations", 1, "--output", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "run" / "test_results.json").read_text())
