@@ -1,6 +1,7 @@
 """What stays fixed through a run, as any process can rebuild it from the configuration alone."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,28 @@ from pathlib import Path
 from es_ray.config import Config
 from es_ray.errors import UserError
 from es_ray.evolution.noise import Noise
+from es_ray.evolution.optimizers import OPTIMIZERS, Optimizer
+from es_ray.evolution.perturbation import Perturbation
 from es_ray.evolution.strategy import Strategy
+from es_ray.imports import resolve
 from es_ray.lora.layout import LoraLayout, lora_layout
 from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
 from es_ray.tasks import TASKS, Example, Task, read_examples
+
+SPLITS = ("train", "test")
+OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
+"""Keys of the `evolution` section that are for some optimizers only."""
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 of examples in a canonical form: JSON of the fields that are not empty, by name."""
+    rows = []
+    for example in examples:
+        fields = {"prompt": example.prompt, "target": example.target, "metadata": dict(example.metadata)}
+        rows.append({name: value for name, value in fields.items() if value not in (None, {}, ())})
+    text = json.dumps(rows, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -34,25 +52,31 @@ class Experiment:
 
     @cached_property
     def task(self) -> Task:
-        """The task."""
-        return TASKS[self.config.task.name]()
+        """The task; raises UserError for a name that there is not."""
+        made: Task = resolve("task.name", self.config.task.name, TASKS)()
+        return made
 
     @cached_property
     def examples(self) -> dict[str, list[Example]]:
         """The examples of the splits `train` and `test`."""
-        train, test = self.config.task.train, self.config.task.test
-        return {
-            "train": read_examples(Path(train) if train else self.task.train_file),
-            "test": read_examples(Path(test) if test else self.task.test_file),
-        }
+        return {split: read_examples(self._file(split)) for split in SPLITS}
+
+    def _file(self, split: str) -> Path:
+        """The JSONL file of a split: the configured one, or the task's own."""
+        configured: str | None = getattr(self.config.task, split)
+        file = self.task.train_file if split == "train" else self.task.test_file
+        if configured is not None:
+            return Path(configured)
+        if file is None:
+            raise UserError(
+                f"task.{split}: the task {self.config.task.name} has none of its own; give a file"
+            )
+        return file
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """A hash of each split's examples, so that a resumed run notices edited data."""
-        return {
-            split: hashlib.sha256(repr(examples).encode()).hexdigest()
-            for split, examples in self.examples.items()
-        }
+        return {split: fingerprint(examples) for split, examples in self.examples.items()}
 
     @cached_property
     def prompt_ids(self) -> dict[str, list[tuple[int, ...]]]:
@@ -65,20 +89,41 @@ class Experiment:
     def strategy(self, mean_abs: Sequence[float]) -> Strategy:
         """The evolution strategy; mean_abs: mean|W| of each adapted module, in the layout's order."""
         evolution, init = self.config.evolution, self.config.init
-        return Strategy(
+        perturbation = Perturbation(
             noise=Noise(evolution.seed, evolution.antithetic),
-            population=evolution.population,
             sigma=noise_scale(self.layout, evolution.noise, mean_abs),
             first_sigma=first_scale(self.layout, init),
+        )
+        return Strategy(
+            perturbation=perturbation,
+            population=evolution.population,
             initial_std=initial_scale(self.layout, init),
             learning_rate=evolution.learning_rate,
             shaping=evolution.shaping,
             update_scale=evolution.update_scale,
+            optimizer=self.optimizer,
         )
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """The update rule; raises UserError for a name that there is not, and for a key that it does not take."""
+        evolution = self.config.evolution
+        rule: type[Optimizer] = resolve("evolution.optimizer", evolution.optimizer, OPTIMIZERS)
+        given = {key: getattr(evolution, key) for key in OPTIMIZER_KEYS}
+        given = {key: value for key, value in given.items() if value is not None}
+        for key, value in given.items():
+            if key not in rule.options:
+                takes = (
+                    f"it takes {', '.join(rule.options)}" if rule.options else "it takes none of these keys"
+                )
+                raise UserError(
+                    f"evolution.{key}: {value!r} has no effect on the optimizer {evolution.optimizer}; {takes}"
+                )
+        return rule(**given)
 
     def check(self) -> None:
         """Raise UserError for anything in the configuration that model and data do not allow."""
-        _ = self.examples, self.source.architecture, self.layout
+        _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
         longest = max(len(ids) for split in self.prompt_ids.values() for ids in split)
         room = getattr(self.source.architecture, "max_position_embeddings", None)
         if room is not None and longest + self.config.task.max_new_tokens > room:

@@ -3,7 +3,7 @@ import textwrap
 import pytest
 import yaml
 
-from es_ray.config import Config, differences, layer_numbers, load, parse, preset_names
+from es_ray.config import Config, differences, layer_numbers, load, preset_names
 from es_ray.errors import UserError
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -298,7 +298,7 @@ def test_replace_changes_dotted_keys_and_checks_them():
 def test_yaml_is_plain():
     tree = yaml.safe_load(Config().to_yaml())
     assert list(tree)[:7] == ["model", "lora", "init", "evolution", "task", "evaluation", "engine"]
-    assert parse(tree) == Config()
+    assert Config.parse(tree) == Config()
 
 
 @pytest.mark.parametrize(

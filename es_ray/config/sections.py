@@ -97,11 +97,20 @@ class NoiseConfig(Section):
 
 
 class EvolutionConfig(Section):
-    """Population, steps and noise. The seed decides everything that is random."""
+    """Population, steps and noise. The seed decides everything that is random.
+
+    optimizer: a name of es_ray.evolution.optimizers, or an import path; momentum, beta1, beta2, eps: for those
+    that take them, with the optimizer's own default where none is given.
+    """
 
     population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
     generations: Count = 50
     learning_rate: Positive = 0.05
+    optimizer: str = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    eps: Positive | None = None
     shaping: Literal["zscore", "centered-rank", "none"] = "zscore"
     update_scale: Literal["absolute", "sigma"] = "absolute"
     antithetic: bool = False
@@ -131,9 +140,12 @@ class EvaluationConfig(Section):
 
 
 class EngineConfig(Section):
-    """What generates. shard: candidates in one batch; threads: CPU threads of an engine."""
+    """What generates. kind: auto, a name of es_ray.engines.registry, or the import path of an EngineSpec.
 
-    kind: Literal["auto", "transformers", "sglang"] = "auto"
+    shard: candidates in one batch; threads: CPU threads of an engine.
+    """
+
+    kind: str = "auto"
     shard: Count = 16
     threads: Count = 1
     deterministic: bool = False

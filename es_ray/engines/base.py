@@ -1,14 +1,15 @@
 """What an engine is: a model that answers as any member of a population, the centre or the base model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.errors import EvaluationError
+from es_ray.evolution.perturbation import Perturbation, Vector
 
 CENTRE: Final = -1
 BASE: Final = -2
@@ -20,25 +21,61 @@ def candidate_name(index: int, generation: int) -> str:
     return f"{who} of generation {generation}"
 
 
-@dataclass(frozen=True)
-class Row:
-    """A sequence to generate: who answers (a member's index, CENTRE or BASE), and the prompt's token ids."""
+class Variant(NamedTuple):
+    """The weights that answer a row.
 
-    candidate: int
+    index: a member's, CENTRE or BASE; generation: of a member's noise; centre: which of the call's centres it
+    starts from, by place; sigma_factor: on a member's sigma. The base model has none but its index.
+    """
+
+    index: int
+    generation: int = 0
+    centre: int = 0
+    sigma_factor: float = 1.0
+
+    def __str__(self) -> str:
+        scaled = "" if self.sigma_factor == 1.0 else f" at {self.sigma_factor:g} x sigma"
+        return candidate_name(self.index, self.generation) + scaled
+
+
+class Sampling(NamedTuple):
+    """How a row's tokens are drawn: seed 0 to 2**31 - 1; temperature above 0; top_p in (0, 1].
+
+    The same seed gives the same tokens for the same logits, whatever else is in the batch.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+class Row(NamedTuple):
+    """A sequence to generate: who answers, the prompt's token ids, and how (greedily by default)."""
+
+    variant: Variant
     prompt_ids: tuple[int, ...]
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What was generated: token ids, the stop token among them, and why it ended."""
+    """What was generated: token ids, the stop token among them, and why it ended.
+
+    log_probs: of each token under the variant's full softmax at temperature 1, shape [tokens], where asked for.
+    """
 
     token_ids: list[int]
-    finish: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length"]
+    log_probs: NDArray[np.float32] | None = None
+
+
+OnCompletion = Callable[[int, Completion], None]
+"""Called with a row's number and its completion, once for each row."""
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine tells about itself once its weights are loaded.
+    """What an engine reports about itself once its weights are loaded.
 
     mean_abs: mean|W| of each adapted module's base weight, in the layout's order.
     """
@@ -55,30 +92,56 @@ def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 class Engine(ABC):
-    """A model on one device. Calls are made one at a time."""
+    """A model on one device. Calls are made one at a time, from one thread.
+
+    An engine holds no state of the evolution: centres come with each call, members are rebuilt from theirs.
+    (One that holds the centre itself, with updates merged into its weights, would take the advantages of each
+    generation in a method of its own beside `noise_sum`, and `driver.next_state` would call that.)
+    """
 
     info: EngineInfo
 
     @abstractmethod
     def generate(
-        self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]
+        self,
+        centres: Sequence[Vector],
+        perturbation: Perturbation,
+        rows: Sequence[Row],
+        *,
+        log_probs: bool = False,
+        on_completion: OnCompletion | None = None,
     ) -> list[Completion]:
-        """Greedy completions of the rows, in their order.
+        """Completions of the rows, in their order.
 
-        theta: the centre that the generation starts from, shape [P]. Raises EvaluationError.
+        centres: what variants start from, each of shape [P]; log_probs: whether completions carry theirs;
+        on_completion: called as soon as a row is known to be done, at the latest before the call returns, in
+        any order; what it raises ends the call. Raises EvaluationError.
         """
 
-    def tell(
+    def log_probs(
         self,
-        theta: Vector,
-        strategy: Strategy,
+        centres: Sequence[Vector],
+        perturbation: Perturbation,
+        rows: Sequence[Row],
+        continuations: Sequence[Sequence[int]],
+    ) -> list[NDArray[np.float32]]:
+        """Log-probabilities of given tokens after each row's prompt, under the full softmax at temperature 1.
+
+        continuations: token ids for each row; returns one array of their length for each. Raises
+        EvaluationError, also where an engine has none to give.
+        """
+        raise EvaluationError(f"{type(self).__name__} gives no log-probabilities")
+
+    def noise_sum(
+        self,
+        perturbation: Perturbation,
         generation: int,
         advantages: NDArray[np.float64],
         start: int,
         stop: int,
     ) -> Vector:
-        """Entries [start, stop) of the next centre; an engine with a faster device may do it there."""
-        return strategy.tell(theta, generation, advantages, start, stop)
+        """Entries [start, stop) of `Perturbation.noise_sum`; an engine with a faster device may do it there."""
+        return perturbation.noise_sum(generation, advantages, start, stop)
 
     @abstractmethod
     def close(self) -> None:

@@ -3,38 +3,48 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from es_ray.errors import EvaluationError, UserError
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, as the user's message, and the answer that is wanted."""
+    """A prompt, as the user's message, the answer that is wanted, and every other field of its row."""
 
     prompt: str
     target: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a completion is worth: the reward evolves the model, the two others only watch it."""
+    """What a completion is worth: the reward evolves the model, the metrics only watch it.
+
+    metrics: numbers by name, the same names for every completion of a task. By convention `correct` is
+    whether the answer is right, and `exact` whether it is nothing else.
+    """
 
     reward: float
-    correct: bool
-    exact: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Task(ABC):
-    """A reward over examples. A new task is one module with a subclass, entered in `es_ray.tasks.TASKS`."""
+    """A reward over examples. train_file, test_file: JSONL files that a run without others takes."""
 
-    train_file: Path
-    test_file: Path
+    train_file: Path | None = None
+    test_file: Path | None = None
 
     @abstractmethod
     def score(self, example: Example, completion: str) -> Score:
         """Score one completion: text alone, without prompt and special tokens, stripped."""
+
+
+RESERVED = ("prompt", "target", "completion", "reward", "tokens", "finish", "examples")
+"""What files hold under these names is not a metric's."""
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -65,14 +75,20 @@ def read_examples(path: Path) -> list[Example]:
                 record[key].encode("utf-8")
             except UnicodeEncodeError as error:
                 raise UserError(f"{path}, line {number}: '{key}' holds half of a surrogate pair") from error
-        examples.append(Example(record["prompt"], record["target"]))
+        metadata = {key: value for key, value in record.items() if key not in ("prompt", "target")}
+        examples.append(Example(record["prompt"], record["target"], metadata))
     if not examples:
         raise UserError(f"{path}: holds no examples")
     return examples
 
 
 def checked(score: Score, who: str, example: Example) -> Score:
-    """The score, if its reward is finite; raises EvaluationError with the candidate's name otherwise."""
-    if not math.isfinite(score.reward):
-        raise EvaluationError(f"{who}: reward {score.reward} for the prompt {example.prompt!r} is not finite")
+    """The score, if its numbers are finite; raises EvaluationError with the candidate's name otherwise."""
+    named = {"reward": score.reward, **score.metrics}
+    for name, value in named.items():
+        if not math.isfinite(value):
+            raise EvaluationError(f"{who}: {name} {value} for the prompt {example.prompt!r} is not finite")
+    taken = [name for name in score.metrics if name in RESERVED]
+    if taken:
+        raise EvaluationError(f"{who}: a metric cannot be called {taken[0]!r}: files use that name")
     return score

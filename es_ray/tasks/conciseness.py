@@ -23,6 +23,8 @@ class Conciseness(Task):
         word = rf"(?<!\w){re.escape(target)}(?!\w)"
         return Score(
             reward=-float(abs(len(text) - len(target))),
-            correct=re.search(word, text, re.IGNORECASE) is not None,
-            exact=text.removesuffix(".").rstrip().casefold() == target.removesuffix(".").casefold(),
+            metrics={
+                "correct": re.search(word, text, re.IGNORECASE) is not None,
+                "exact": text.removesuffix(".").rstrip().casefold() == target.removesuffix(".").casefold(),
+            },
         )

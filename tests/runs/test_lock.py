@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from es_ray import run_lock
 from es_ray.errors import UserError
+from es_ray.runs import lock
 from es_ray.runs.lock import LOCK, RunLock, flock_reaches_other_hosts, holder
 
 HOLD = """
@@ -101,11 +101,11 @@ def test_a_lock_file_that_was_torn_is_taken_over(tmp_path, content):
 def test_another_hosts_lock_is_taken_over_where_it_would_be_seen(tmp_path, monkeypatch):
     """And only there: elsewhere a person has to say that its driver is dead."""
     (tmp_path / LOCK).write_text('{"host": "elsewhere", "pid": 7}')
-    monkeypatch.setattr(run_lock, "flock_reaches_other_hosts", lambda folder: False)
+    monkeypatch.setattr(lock, "flock_reaches_other_hosts", lambda folder: False)
     with pytest.raises(UserError, match=f"pid 7 on host elsewhere.*remove {tmp_path / LOCK}"):
         RunLock(tmp_path)
     assert json.loads((tmp_path / LOCK).read_text())["pid"] == 7
-    monkeypatch.setattr(run_lock, "flock_reaches_other_hosts", lambda folder: True)
+    monkeypatch.setattr(lock, "flock_reaches_other_hosts", lambda folder: True)
     RunLock(tmp_path).release()
 
 

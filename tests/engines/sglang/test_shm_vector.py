@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from es_ray.engines.sglang import shm_vector
+from es_ray.engines.sglang.ipc import shm_vector
 from es_ray.engines.sglang.ipc.shm_channel import DamagedMessage
 from es_ray.engines.sglang.ipc.shm_vector import ShmVector
 

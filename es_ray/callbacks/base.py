@@ -1,0 +1,123 @@
+"""What may listen to a run: a Callback with a handful of methods, and the list of them in the loop."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from es_ray.config import Config
+from es_ray.engines.base import EngineInfo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run that is about to begin or go on.
+
+    path: the run directory; config: resolved, as in config.yaml; first: the first generation to evaluate;
+    engine: what the engines report of themselves; where: the workers, for people; model: its name; prompts:
+    how many each split has; parameters, modules, layers: LoRA entries that evolve, and where.
+    """
+
+    path: Path
+    config: Config
+    first: int
+    engine: EngineInfo
+    where: str
+    model: str
+    prompts: Mapping[str, int]
+    parameters: int
+    modules: int
+    layers: int
+
+
+class Callback:
+    """Listens to a run: override what is wanted. Methods are called in the driver's main thread.
+
+    A callback that raises is reported once, and not called again: it does not end the run, and nothing that
+    it does changes a number. KeyboardInterrupt and SystemExit do end the run.
+    """
+
+    def on_run_start(self, run: RunInfo) -> None:
+        """The engines are ready, and the run directory is there."""
+
+    def on_progress(self, done: int, total: int) -> None:
+        """So many of the generation's candidates have been evaluated."""
+
+    def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
+        """A generation was evaluated and its step taken; metrics: its line of metrics.jsonl, but for seconds.record."""
+
+    def on_generation_recorded(self, generation: int) -> None:
+        """The generation's folder and its line in metrics.jsonl are on the disk: at most one generation later."""
+
+    def on_final_evaluation(self) -> None:
+        """The last generation is recorded; base model, centre and best member are evaluated on the test split."""
+
+    def on_run_end(self, results: Mapping[str, Any]) -> None:
+        """The run is complete; results: as in test_results.json."""
+
+    def close(self) -> None:
+        """The last call, also where the run failed or was interrupted: let go of files and processes."""
+
+
+class CallbackList(Callback):
+    """Callbacks as one. One that raises is named in a warning, closed, and left out from then on."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks = list(callbacks)
+
+    def on_run_start(self, run: RunInfo) -> None:
+        """Tell all of them."""
+        self._each(lambda callback: callback.on_run_start(run))
+
+    def on_progress(self, done: int, total: int) -> None:
+        """Tell all of them."""
+        self._each(lambda callback: callback.on_progress(done, total))
+
+    def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
+        """Tell all of them."""
+        self._each(lambda callback: callback.on_generation_end(metrics))
+
+    def on_generation_recorded(self, generation: int) -> None:
+        """Tell all of them."""
+        self._each(lambda callback: callback.on_generation_recorded(generation))
+
+    def on_final_evaluation(self) -> None:
+        """Tell all of them."""
+        self._each(lambda callback: callback.on_final_evaluation())
+
+    def on_run_end(self, results: Mapping[str, Any]) -> None:
+        """Tell all of them."""
+        self._each(lambda callback: callback.on_run_end(results))
+
+    def close(self) -> None:
+        """Close all of them."""
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            self._close(callback)
+
+    def _each(self, tell: Callable[[Callback], None]) -> None:
+        for callback in list(self._callbacks):
+            try:
+                tell(callback)
+            except Exception as error:
+                log.warning("%s failed and is left out from now on: %s", _name(callback), _what(error))
+                log.debug("where", exc_info=error)
+                self._callbacks.remove(callback)
+                self._close(callback)
+
+    def _close(self, callback: Callback) -> None:
+        try:
+            callback.close()
+        except Exception as error:
+            log.warning("%s failed while it was closed: %s", _name(callback), _what(error))
+
+
+def _name(callback: Callback) -> str:
+    return f"the callback {type(callback).__name__}"
+
+
+def _what(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
