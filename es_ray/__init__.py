@@ -2,33 +2,47 @@
 
     import es_ray
 
-    result = es_ray.run(es_ray.Config())
+    result = es_ray.run(es_ray.load(preset="tiny-chat"))
+    print(result.path, result.test_results["centre"]["reward"])
 
-`run` and `Config` are loaded when they are first used, so that `import es_ray` stays cheap.
+The public API is what `__all__` names: it stays as it is within a major version, everything else may move.
+Names are loaded when they are first used, so that `import es_ray` stays cheap.
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from es_ray.callbacks.base import Callback
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
+    from es_ray.tasks.base import Example, Score, Task
 
 try:
     __version__ = version("es-ray")
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Config", "RunResult", "__version__", "load", "run"]
+__all__ = ["Callback", "Config", "Example", "RunResult", "Score", "Task", "__version__", "load", "run"]
+
+_MODULES = {
+    "Callback": "es_ray.callbacks.base",
+    "Config": "es_ray.config",
+    "Example": "es_ray.tasks.base",
+    "RunResult": "es_ray.driver",
+    "Score": "es_ray.tasks.base",
+    "Task": "es_ray.tasks.base",
+    "load": "es_ray.config",
+    "run": "es_ray.driver",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Config", "load"):
-        from es_ray import config
+    if name not in _MODULES:
+        raise AttributeError(f"module 'es_ray' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
 
-        return getattr(config, name)
-    if name in ("RunResult", "run"):
-        from es_ray import driver
 
-        return getattr(driver, name)
-    raise AttributeError(f"module 'es_ray' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return [*__all__, "__doc__"]

@@ -1,17 +1,23 @@
-"""The generation loop: ask, evaluate, tell, record."""
+"""The generation loop: ask, evaluate, step, record."""
 
+import copy
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from es_ray.callbacks.console import Console
+from es_ray.callbacks.base import Callback, CallbackList, RunInfo
+from es_ray.callbacks.plots import ProgressPlots
 from es_ray.config import Config
+from es_ray.engines.base import EngineInfo
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
-from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.evolution.perturbation import Vector
+from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import sigint_once
 from es_ray.judge.evaluate import compare
@@ -27,31 +33,36 @@ from es_ray.workers.pool import Pool, open_pool
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run was written, and what test_results.json says."""
+    """Where a run was written, and what test_results.json holds: {base, centre, best}, each with its reward,
+    the task's metrics, and examples.
+    """
 
     path: Path
     test_results: dict[str, Any]
 
 
 @sigint_once()
-def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
+def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Evolve adapters as configured, and return what came out.
 
-    Raises UserError for bad input, before anything is written; RunError for a run that cannot go on, whose
-    finished generations are whole and can be resumed.
+    resume: go on with the run in config.output.dir; callbacks: what listens, beside the plots that are drawn
+    into the run directory. Raises UserError for bad input, before anything is written; RunError for a run
+    that cannot go on, whose finished generations are complete and can be resumed.
     """
-    console = console or Console()
     config = resolve_config(config)
+    listeners = CallbackList([ProgressPlots(), *callbacks])
     with locked_run_dir(config, resume) as directory:
         try:
             experiment = Experiment(config)
             experiment.check()
             start = last_intact(directory, experiment) if resume else None
             with open_pool(config) as pool:
-                results = _evolve(pool, experiment, directory, resume, start, console)
+                results = _evolve(pool, experiment, directory, resume, start, listeners)
+            listeners.on_run_end(results)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_how_to_resume(directory)) from None
-    console.finished(directory, results)
+        finally:
+            listeners.close()
     return RunResult(directory.path, results)
 
 
@@ -61,7 +72,7 @@ def _evolve(
     directory: RunDir,
     resume: bool,
     start: Start | None,
-    console: Console,
+    listeners: CallbackList,
 ) -> dict[str, Any]:
     config = experiment.config
     info = pool.start()
@@ -69,45 +80,39 @@ def _evolve(
         check_weights(directory, start.generation, info.mean_abs)
     mean_abs = start.mean_abs if start else info.mean_abs
     strategy = experiment.strategy(mean_abs)
-    first, theta = (start.generation + 1, start.theta) if start else (0, strategy.initial())
+    first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
+    state: State = start.state if start else strategy.initial()
     if resume:
         directory.resume(config, environment(), first - 1)
     else:
         directory.create(config, environment())
-    console.started(experiment, info, pool.where, directory, first)
-    last = config.evolution.generations - 1
-    with (
-        Recorder(directory, experiment, strategy, mean_abs) as recorder,
-        console.progress(first, last + 1),
-    ):
+    listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first))
+    with Recorder(directory, experiment, strategy, mean_abs) as recorder:
         clock = time.perf_counter()
         for generation in range(first, last + 1):
-            record = step(pool, strategy, config, generation, theta, console)
+            record = step(pool, strategy, config, generation, state, listeners)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
+            metrics = copy.deepcopy(record.metrics)  # the recorder goes on writing in its own
             recorder.submit(record)
-            console.generation(record.metrics)
-            theta = record.after
+            listeners.on_generation_end(metrics)
+            if generation > first:
+                listeners.on_generation_recorded(generation - 1)
+            state = record.after
         recorder.flush()
-        console.comparing()
-        results = compare(pool, directory, strategy, last, "test", theta)
+        if last >= first:
+            listeners.on_generation_recorded(last)
+        listeners.on_final_evaluation()
+        results = compare(pool, directory, strategy, last, "test", state[THETA])
         with writing(directory.test_results_file):
             write_json(directory.test_results_file, results)
     return results
 
 
-def _how_to_resume(directory: RunDir) -> str:
-    if not directory.config_file.is_file():
-        return "interrupted before anything was written"
-    whole = len(directory.complete_generations())
-    are = "generation is" if whole == 1 else "generations are"
-    return f"interrupted; {whole} {are} whole; es-ray run --resume --output {directory.path} goes on"
-
-
 def step(
-    pool: Pool, strategy: Strategy, config: Config, generation: int, theta: Vector, console: Console
+    pool: Pool, strategy: Strategy, config: Config, generation: int, state: State, listeners: CallbackList
 ) -> GenerationRecord:
-    """One generation: its members, the centre theta among them, evaluated; and the next centre."""
+    """One generation: its members, the centre they start from among them, evaluated; and the next state."""
     lost = pool.redispatched
     started = time.perf_counter()
     candidates = [Candidate(index) for index in strategy.ask(generation)]
@@ -115,12 +120,13 @@ def step(
     candidates.append(Candidate(CENTRE, ("train", "test") if tested else ("train",)))
     if generation == 0:
         candidates.append(Candidate(BASE, ("train", "test")))
-    outcomes = pool.evaluate(theta, strategy, generation, candidates, console.evaluated)
+    theta = state[THETA]
+    outcomes = pool.evaluate(theta, strategy.perturbation, generation, candidates, listeners.on_progress)
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()
     advantages = strategy.advantages(rewards)
-    after = pool.tell(theta, strategy, generation, advantages) if advantages.any() else theta
+    after = next_state(pool, strategy, state, generation, advantages)
     updated = time.perf_counter()
 
     seconds = {"evaluate": round(evaluated - started, 4), "update": round(updated - evaluated, 4)}
@@ -129,7 +135,7 @@ def step(
         **_population_metrics(rewards, outcomes),
         **_centre_metrics(outcomes, tested),
         "kl": None,
-        "update_norm": _distance(theta, after),
+        "update_norm": _distance(theta, after[THETA]),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,
         "workers": pool.workers,
@@ -139,7 +145,44 @@ def step(
         "seconds": seconds,
         "tokens_per_second": round(outcomes.tokens / (evaluated - started), 1),
     }
-    return GenerationRecord(generation, theta, after, outcomes, advantages, metrics)
+    return GenerationRecord(generation, state, after, outcomes, advantages, metrics)
+
+
+def next_state(
+    pool: Pool, strategy: Strategy, state: State, generation: int, advantages: NDArray[np.float64]
+) -> State:
+    """The state after a generation's update; the same one where no member did better than another.
+
+    The workers sum noise, the step is taken here. Engines that hold the centre themselves, merged into the
+    model's weights, would be given the advantages in this place.
+    """
+    if not advantages.any():
+        return state
+    return strategy.step(state, generation, pool.noise_sum(strategy.perturbation, generation, advantages))
+
+
+def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: str, first: int) -> RunInfo:
+    layout = experiment.layout
+    return RunInfo(
+        path=run.path,
+        config=experiment.config,
+        first=first,
+        engine=engine,
+        where=where,
+        model=experiment.source.name,
+        prompts={split: len(examples) for split, examples in experiment.examples.items()},
+        parameters=layout.size,
+        modules=len(layout.modules),
+        layers=len(layout.layers),
+    )
+
+
+def _how_to_resume(directory: RunDir) -> str:
+    if not directory.config_file.is_file():
+        return "interrupted before anything was written"
+    complete = len(directory.complete_generations())
+    are = "generation is" if complete == 1 else "generations are"
+    return f"interrupted; {complete} {are} whole; es-ray run --resume --output {directory.path} goes on"
 
 
 def _distance(before: Vector, after: Vector) -> float:
@@ -150,7 +193,7 @@ def _distance(before: Vector, after: Vector) -> float:
     return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))
 
 
-def _population_metrics(rewards: np.ndarray, outcomes: Outcomes) -> dict[str, Any]:
+def _population_metrics(rewards: NDArray[np.float64], outcomes: Outcomes) -> dict[str, Any]:
     members = outcomes.members
     answers = int(members["answers"].sum())
     return {

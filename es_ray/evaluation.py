@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -12,16 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import BASE, CENTRE, candidate_name
-
-SPLITS = ("train", "test")
+from es_ray.errors import EvaluationError, RunError
+from es_ray.experiment import SPLITS
 
 SUMMARY_DTYPE = np.dtype(
     [
         ("index", np.int64),
         ("split", np.int64),  # its number in SPLITS
-        ("reward", np.float64),  # this and the next two: means over the split's examples
-        ("correct", np.float64),
-        ("exact", np.float64),
+        ("reward", np.float64),  # mean over the split's examples
         ("answers", np.int64),  # this and the rest: sums over them
         ("characters", np.int64),
         ("tokens", np.int64),
@@ -29,7 +27,6 @@ SUMMARY_DTYPE = np.dtype(
     ]
 )
 """A candidate's answers on one split, in numbers."""
-MEANS = ("reward", "correct", "exact")
 
 
 @dataclass(slots=True)  # not frozen: that is slow to make, thousands of times
@@ -78,90 +75,149 @@ class Sample:
     target: str
     completion: str
     reward: float
-    correct: bool
-    exact: bool
+    metrics: Mapping[str, float]
     tokens: int
-    finish: str
+    finish_reason: str
+
+    def record(self) -> dict[str, Any]:
+        """As files have it: metrics stand beside the reward, under their own names."""
+        return {
+            "prompt": self.prompt,
+            "target": self.target,
+            "completion": self.completion,
+            "reward": self.reward,
+            **self.metrics,
+            "tokens": self.tokens,
+            "finish": self.finish_reason,
+        }
 
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What one worker made of a shard, as it travels: numbers in one array, texts as they will be written.
+    """What one worker made of a shard, as it travels: numbers in two arrays, texts as they will be written.
 
-    tallies: one SUMMARY_DTYPE for each candidate and split; examples: for each of those its Samples as a
-    JSON array.
-    So the driver handles a few objects for a shard, and not several for each completion.
+    summaries: one SUMMARY_DTYPE for each candidate and split; metrics: names, and their means, shape
+    [summaries, names]; examples: for each summary its Samples as a JSON array. So the driver handles a few
+    objects for a shard, and not several for each completion.
     """
 
     worker: str
-    tallies: NDArray[Any]
+    summaries: NDArray[Any]
+    metric_names: tuple[str, ...]
+    metrics: NDArray[np.float64]
     examples: list[str]
 
     @classmethod
-    def of(cls, worker: str, answered: dict[tuple[int, str], list[Sample]]) -> "ShardOutcome":
-        """From answers by (candidate's index, split)."""
-        tallies = np.array([_tally(*who, answers) for who, answers in answered.items()], dtype=SUMMARY_DTYPE)
-        return cls(worker, tallies, [_json([asdict(a) for a in answers]) for answers in answered.values()])
+    def of(
+        cls, worker: str, generation: int, answered: Mapping[tuple[int, str], Sequence[Sample]]
+    ) -> "ShardOutcome":
+        """From samples by (candidate's index, split); raises EvaluationError if their metrics differ."""
+        names = tuple(next(iter(answered.values()))[0].metrics)
+        for (index, _), samples in answered.items():
+            for sample in samples:
+                if set(sample.metrics) != set(names):
+                    raise EvaluationError(
+                        f"{candidate_name(index, generation)}: metrics {', '.join(sample.metrics) or 'none'} "
+                        f"for the prompt {sample.prompt!r}, {', '.join(names) or 'none'} for another: a task "
+                        "must return the same ones each time"
+                    )
+        summaries = [_summary(*who, samples) for who, samples in answered.items()]
+        means = [[_mean(s.metrics[name] for s in samples) for name in names] for samples in answered.values()]
+        return cls(
+            worker,
+            np.array(summaries, dtype=SUMMARY_DTYPE),
+            names,
+            np.array(means, dtype=np.float64).reshape(len(answered), len(names)),
+            [_json([sample.record() for sample in samples]) for samples in answered.values()],
+        )
 
 
-def _tally(index: int, split: str, answers: list[Sample]) -> tuple[float, ...]:
+def _summary(index: int, split: str, samples: Sequence[Sample]) -> tuple[float, ...]:
     return (
         index,
         SPLITS.index(split),
-        *(math.fsum(getattr(answer, what) for answer in answers) / len(answers) for what in MEANS),
-        len(answers),
-        sum(len(answer.completion) for answer in answers),
-        sum(answer.tokens for answer in answers),
-        sum(answer.finish == "length" for answer in answers),
+        _mean(sample.reward for sample in samples),
+        len(samples),
+        sum(len(sample.completion) for sample in samples),
+        sum(sample.tokens for sample in samples),
+        sum(sample.finish_reason == "length" for sample in samples),
     )
 
 
+def _mean(values: Iterator[float]) -> float:
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
+
+
 class Outcomes:
-    """All that came back of an evaluation."""
+    """All that came back of an evaluation. Raises RunError if shards have different metrics."""
 
     def __init__(self, parts: Sequence[ShardOutcome]) -> None:
         # np.concatenate takes its time to find that all have the same fields
-        self._tallies = np.frombuffer(b"".join(part.tallies.tobytes() for part in parts), dtype=SUMMARY_DTYPE)
+        self._summaries = np.frombuffer(
+            b"".join(part.summaries.tobytes() for part in parts), dtype=SUMMARY_DTYPE
+        )
+        self.metric_names = parts[0].metric_names
+        """The task's metrics, in its order."""
+        if any(set(part.metric_names) != set(self.metric_names) for part in parts):
+            raise RunError(
+                "task: completions have different metrics; a task must return the same ones each time"
+            )
+        self._metrics = np.concatenate([_in_order(part, self.metric_names) for part in parts])
         self._examples = [text for part in parts for text in part.examples]
         self._workers = [part.worker for part in parts for _ in part.examples]
-        indices, splits = self._tallies["index"], self._tallies["split"]
+        indices, splits = self._summaries["index"], self._summaries["split"]
         members = np.flatnonzero((indices >= 0) & (splits == SPLITS.index("train")))
         self._members = members[np.argsort(indices[members], kind="stable")]
 
     @property
     def members(self) -> NDArray[Any]:
-        """The members' TALLYs on the training split by index, shape [N]."""
-        return self._tallies[self._members]
+        """The members' SUMMARY_DTYPEs on the training split by index, shape [N]."""
+        return self._summaries[self._members]
 
     @property
     def tokens(self) -> int:
         """Tokens that were generated for all of them."""
-        return int(self._tallies["tokens"].sum())
+        return int(self._summaries["tokens"].sum())
+
+    def member_metrics(self) -> dict[str, NDArray[np.float64]]:
+        """The members' means of each metric on the training split by index, each of shape [N]."""
+        return {name: self._metrics[self._members, at] for at, name in enumerate(self.metric_names)}
 
     def summary(self, index: int, split: str) -> dict[str, Any]:
-        """A candidate's mean reward, and shares of correct and exact answers, on a split."""
-        tally = self._tallies[self._row(index, split)]
-        return {what: float(tally[what]) for what in MEANS}
+        """A candidate's mean reward, and means of the task's metrics, on a split."""
+        row = self._row(index, split)
+        metrics = dict(zip(self.metric_names, self._metrics[row].tolist(), strict=True))
+        return {"reward": float(self._summaries["reward"][row]), **metrics}
 
     def examples(self, index: int, split: str) -> list[dict[str, Any]]:
-        """A candidate's Sample on a split, as records."""
-        return json.loads(self._examples[self._row(index, split)])
+        """A candidate's Samples on a split, as records."""
+        found: list[dict[str, Any]] = json.loads(self._examples[self._row(index, split)])
+        return found
 
     def splits(self, index: int) -> list[str]:
         """The splits that a candidate answered; none if it was not asked."""
-        return [SPLITS[number] for number in self._tallies["split"][self._tallies["index"] == index]]
+        return [SPLITS[number] for number in self._summaries["split"][self._summaries["index"] == index]]
 
     def lines(self, advantages: NDArray[np.float64]) -> Iterator[str]:
         """population.jsonl, line by line: a member's index, reward, advantage (Z), worker and examples."""
         rewards = self.members["reward"].tolist()
         for row, reward, advantage in zip(self._members.tolist(), rewards, advantages.tolist(), strict=True):
-            start = {"index": int(self._tallies["index"][row]), "reward": reward, "advantage": advantage}
+            start = {"index": int(self._summaries["index"][row]), "reward": reward, "advantage": advantage}
             head = _json(start | {"worker": self._workers[row]})
             yield f'{head[:-1]}, "examples": {self._examples[row]}}}\n'  # they are JSON already
 
     def _row(self, index: int, split: str) -> int:
-        same = (self._tallies["index"] == index) & (self._tallies["split"] == SPLITS.index(split))
+        same = (self._summaries["index"] == index) & (self._summaries["split"] == SPLITS.index(split))
         return int(np.flatnonzero(same)[0])
+
+
+def _in_order(part: ShardOutcome, names: tuple[str, ...]) -> NDArray[np.float64]:
+    return (
+        part.metrics
+        if part.metric_names == names
+        else part.metrics[:, [part.metric_names.index(n) for n in names]]
+    )
 
 
 def _json(value: object) -> str:

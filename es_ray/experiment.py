@@ -106,7 +106,7 @@ class Experiment:
 
     @cached_property
     def optimizer(self) -> Optimizer:
-        """The update rule; raises UserError for a name that there is not, and for a key that it does not take."""
+        """The update rule; raises UserError for an unknown name, and for a key that it does not take."""
         evolution = self.config.evolution
         rule: type[Optimizer] = resolve("evolution.optimizer", evolution.optimizer, OPTIMIZERS)
         given = {key: getattr(evolution, key) for key in OPTIMIZER_KEYS}
@@ -116,9 +116,8 @@ class Experiment:
                 takes = (
                     f"it takes {', '.join(rule.options)}" if rule.options else "it takes none of these keys"
                 )
-                raise UserError(
-                    f"evolution.{key}: {value!r} has no effect on the optimizer {evolution.optimizer}; {takes}"
-                )
+                chosen = f"the optimizer {evolution.optimizer}"
+                raise UserError(f"evolution.{key}: {value!r} has no effect on {chosen}; {takes}")
         return rule(**given)
 
     def check(self) -> None:

@@ -47,13 +47,19 @@ class Callback:
         """So many of the generation's candidates have been evaluated."""
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
-        """A generation was evaluated and its step taken; metrics: its line of metrics.jsonl, but for seconds.record."""
+        """A generation was evaluated and its step taken.
+
+        metrics: its line of metrics.jsonl, without seconds.record.
+        """
 
     def on_generation_recorded(self, generation: int) -> None:
-        """The generation's folder and its line in metrics.jsonl are on the disk: at most one generation later."""
+        """The generation is on the disk: its folder, and its line in metrics.jsonl.
+
+        Called while the next one is done, as recording runs beside it.
+        """
 
     def on_final_evaluation(self) -> None:
-        """The last generation is recorded; base model, centre and best member are evaluated on the test split."""
+        """The last generation is recorded; base, centre and best member answer the test prompts now."""
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """The run is complete; results: as in test_results.json."""

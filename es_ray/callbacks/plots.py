@@ -1,4 +1,4 @@
-"""Plots in a process of their own: matplotlib never holds the interpreter that the evolution runs in."""
+"""The plots of a run, drawn by a process of their own: matplotlib never holds the driver's interpreter."""
 
 import contextlib
 import logging
@@ -6,8 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from es_ray.callbacks.base import Callback, RunInfo
 from es_ray.config import BUNDLED
 from es_ray.runs.run_dir import RunDir
 
@@ -45,8 +48,50 @@ def _tmp(run: RunDir, pid: int, name: str) -> Path:
     return run.plots / f".{pid}.{name}"
 
 
+class ProgressPlots(Callback):
+    """Draws the generations that `output.plots_every` names, and the last one, as they are recorded."""
+
+    def __init__(self) -> None:
+        self._run: RunDir | None = None
+        self._process: PlotProcess | None = None
+        self._every = 1
+        self._final = 0
+
+    def on_run_start(self, run: RunInfo) -> None:
+        """Start the process, and have it draw what a driver that was killed did not come to."""
+        self._run = RunDir(run.path)
+        self._every, self._final = run.config.output.plots_every, run.config.evolution.generations - 1
+        self._process = PlotProcess(self._run)
+        missing: list[int] = []
+        for generation in filter(self._has_plot, reversed(self._run.complete_generations())):
+            if plot_file(self._run, generation).exists():
+                break
+            missing.insert(0, generation)
+        for generation in missing:
+            self._process.draw(generation)
+
+    def on_generation_recorded(self, generation: int) -> None:
+        """Have it drawn."""
+        if self._process is not None and self._has_plot(generation):
+            self._process.draw(generation)
+
+    def on_run_end(self, results: Mapping[str, Any]) -> None:
+        """Wait until all is drawn."""
+        if self._process is not None:
+            self._process.finish()
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
+
+    def _has_plot(self, generation: int) -> bool:
+        return generation % self._every == 0 or generation == self._final
+
+
 class PlotProcess:
-    """A child process that draws the generations it is told, in order."""
+    """A child process that draws the generations whose numbers it is sent, in order."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
@@ -72,7 +117,7 @@ class PlotProcess:
             self._process.stdin.flush()
 
     def finish(self) -> None:
-        """Wait until all plots are drawn; one that could not be is a warning: the run itself is whole."""
+        """Wait until all plots are drawn; one that could not be is a warning: the run itself is complete."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

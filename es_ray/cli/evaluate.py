@@ -21,8 +21,8 @@ def evaluate(
     """Show base model, centre and best member of a run side by side."""
     from rich.console import Console
 
-    from es_ray.callbacks.console import comparison_table
     from es_ray.judge.evaluate import compare
+    from es_ray.judge.table import comparison_table
     from es_ray.runs.past_run import recorded
     from es_ray.workers.local import LocalPool
 

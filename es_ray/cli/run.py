@@ -66,7 +66,7 @@ def run(
     from es_ray.callbacks.console import TerminalConsole
     from es_ray.driver import run as evolve
 
-    evolve(resolved, resume=resume, console=TerminalConsole())
+    evolve(resolved, resume=resume, callbacks=[TerminalConsole()])
 
 
 def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str]) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from es_ray.config.format import migrated
 from es_ray.config.sections import Config
 from es_ray.config.tree import flat, merge, put
 from es_ray.errors import UserError
@@ -26,19 +27,24 @@ def preset_names() -> list[str]:
 
 
 def load(
-    file: Path | None = None,
+    file: str | Path | None = None,
     preset: str | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The configuration of a command: preset, then file, then `section.key=value` sets, then flags."""
+    """A configuration: a preset, under a YAML file, under sets, under flags.
+
+    file: a path; preset: a name (`preset_names` has them); sets: "section.key=value" each; flags: values by
+    dotted key, None for those that are not given. Raises UserError of one line that names the key, its value
+    and what is allowed.
+    """
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in preset_names():
             raise UserError(f"--preset {preset}: no such preset; there are {', '.join(preset_names())}")
         tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
     if file is not None:
-        tree = merge(tree, _read_yaml(file))
+        tree = merge(tree, migrated(_read_yaml(Path(file)), file))
     for item in sets:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from es_ray.config.format import FORMAT
 from es_ray.config.messages import one_line
 from es_ray.config.tree import flat, put
 from es_ray.errors import UserError
@@ -99,8 +100,8 @@ class NoiseConfig(Section):
 class EvolutionConfig(Section):
     """Population, steps and noise. The seed decides everything that is random.
 
-    optimizer: a name of es_ray.evolution.optimizers, or an import path; momentum, beta1, beta2, eps: for those
-    that take them, with the optimizer's own default where none is given.
+    optimizer: a name of es_ray.evolution.optimizers, or an import path; momentum, beta1, beta2, eps: for
+    those that take them, with the optimizer's own default where none is given.
     """
 
     population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
@@ -223,7 +224,8 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The configuration as YAML; `load(file=...)` of it gives the same configuration."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        tree = {"format": FORMAT} | self.model_dump()
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def layer_numbers(text: str) -> list[int] | None:

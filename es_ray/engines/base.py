@@ -61,7 +61,7 @@ class Row(NamedTuple):
 class Completion:
     """What was generated: token ids, the stop token among them, and why it ended.
 
-    log_probs: of each token under the variant's full softmax at temperature 1, shape [tokens], where asked for.
+    log_probs: of each token under the variant's full softmax at temperature 1, shape [tokens], if asked for.
     """
 
     token_ids: list[int]
@@ -140,7 +140,7 @@ class Engine(ABC):
         start: int,
         stop: int,
     ) -> Vector:
-        """Entries [start, stop) of `Perturbation.noise_sum`; an engine with a faster device may do it there."""
+        """Entries [start, stop) of `Perturbation.noise_sum`; an engine may sum on its own device."""
         return perturbation.noise_sum(generation, advantages, start, stop)
 
     @abstractmethod

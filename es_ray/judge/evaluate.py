@@ -3,8 +3,9 @@
 from typing import Any
 
 from es_ray.evaluation import BASE, CENTRE, Candidate
-from es_ray.evolution.strategy import Strategy, Vector
-from es_ray.runs.replay import centre
+from es_ray.evolution.perturbation import Vector
+from es_ray.evolution.strategy import Strategy
+from es_ray.runs.replay import centre_after
 from es_ray.runs.run_dir import RunDir, best_of
 from es_ray.workers.pool import Pool
 
@@ -12,17 +13,18 @@ from es_ray.workers.pool import Pool
 def compare(
     pool: Pool, run: RunDir, strategy: Strategy, generation: int, split: str, theta: Vector | None = None
 ) -> dict[str, Any]:
-    """{base, centre, best}: each {reward, correct, exact, examples}.
+    """{base, centre, best}: each with its reward, the task's metrics, and examples.
 
-    centre is the one after that generation's update (theta, where it is at hand); best is the best member
-    of all generations up to it, and tells its generation and index.
+    centre is the one after that generation's update (theta, if given); best is the best member
+    of all generations up to it, with its generation and index.
     """
-    theta = centre(run, strategy, generation) if theta is None else theta
+    theta = centre_after(run, strategy, generation) if theta is None else theta
     born, index = best_of(run.metrics(generation))
+    noise = strategy.perturbation
     pair = pool.evaluate(
-        theta, strategy, generation + 1, [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
+        theta, noise, generation + 1, [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
     )
-    best = pool.evaluate(centre(run, strategy, born - 1), strategy, born, [Candidate(index, (split,))])
+    best = pool.evaluate(centre_after(run, strategy, born - 1), noise, born, [Candidate(index, (split,))])
     found = {"base": (pair, BASE), "centre": (pair, CENTRE), "best": (best, index)}
     results: dict[str, Any] = {
         name: outcomes.summary(who, split) | {"examples": outcomes.examples(who, split)}

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save_file
 
-from es_ray.errors import RunError
-from es_ray.evolution.strategy import Vector
+from es_ray.config.format import FORMAT, checked_format
+from es_ray.errors import RunError, UserError
+from es_ray.evolution.strategy import THETA, State
 from es_ray.runs.atomic_io import sync, sync_tree, write_json, write_text
 
 DONE, STATE, DESCRIPTION, POPULATION = "DONE", "state.safetensors", "state.json", "population.jsonl"
@@ -52,9 +53,18 @@ class GenerationFolder:
         """Whether that is the generation's line in metrics.jsonl, to the byte."""
         return line is not None and _sha256(line) == self._done[1]
 
-    def state(self) -> Vector:
-        """The centre after the generation's update, shape [P]."""
-        return load(self._read(STATE))["theta"]
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The evolution's state after the generation's update, as `Strategy.step` returned it."""
+        _ = self.format  # refused, if it is a newer one
+        return load(self._read(STATE))
+
+    @property
+    def format(self) -> int:
+        """The number of the format that it was written in."""
+        try:
+            return checked_format(self._description["format"], self.path / DESCRIPTION)
+        except UserError as error:
+            raise RunError(str(error)) from error
 
     def advantages(self) -> NDArray[np.float64]:
         """Z of the generation's members, shape [N]."""
@@ -73,7 +83,7 @@ class GenerationFolder:
 
     @property
     def base(self) -> dict[str, Any] | None:
-        """The base model's {reward, correct, exact} by split, where the generation measured them."""
+        """The base model's reward and metrics by split, where the generation measured them."""
         return self._description["base"]
 
     @cached_property
@@ -113,20 +123,21 @@ class GenerationFolder:
 def write_state(
     folder: Path,
     generation: int,
-    theta: Vector,
+    state: State,
     mean_abs: Sequence[float],
     examples: Mapping[str, str],
     base: Mapping[str, Any] | None,
 ) -> None:
-    """Write the centre after a generation's update, with what resuming and replaying need beside it.
+    """Write the state after a generation's update, with what resuming and replaying need beside it.
 
-    theta: shape [P]; mean_abs, examples and base: as GenerationFolder returns them. Raises OSError.
+    state: as `Strategy.step` returned it; mean_abs, examples and base: as GenerationFolder returns them.
+    Raises OSError.
     """
-    save_file({"theta": theta}, folder / STATE)
+    save_file(dict(state), folder / STATE)
     description = {
-        "format": 2,
+        "format": FORMAT,
         "generation": generation,
-        "size": len(theta),
+        "size": len(state[THETA]),
         "mean_abs": list(mean_abs),
         "examples": dict(examples),
         "base": base,

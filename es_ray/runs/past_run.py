@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from es_ray.config import Config
 from es_ray.engines.base import same_weights
 from es_ray.errors import RunError, UserError
-from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.evolution.perturbation import Vector
+from es_ray.evolution.strategy import Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
-from es_ray.runs.replay import centre
+from es_ray.runs.replay import centre_after
 from es_ray.runs.run_dir import RunDir
 
 
@@ -25,15 +26,15 @@ class RecordedRun:
 
     def centre(self) -> Vector:
         """The centre after the generation's update, shape [P]."""
-        return centre(self.run, self.strategy, self.generation)
+        return centre_after(self.run, self.strategy, self.generation)
 
     def member(self, index: int) -> Vector:
         """A member of the generation, shape [P]; raises UserError for an index that there is not."""
         population = self.config.evolution.population
         if not 0 <= index < population:
             raise UserError(f"--index {index}: the population has members 0-{population - 1}")
-        before = centre(self.run, self.strategy, self.generation - 1)
-        return self.strategy.member(before, self.generation, index)
+        before = centre_after(self.run, self.strategy, self.generation - 1)
+        return self.strategy.perturbation.member(before, self.generation, index)
 
     def check_weights(self, mean_abs: Sequence[float]) -> None:
         """Raise RunError if the model at hand has other weights than the one that was evolved."""

@@ -1,4 +1,4 @@
-"""Writes each generation beside the next one's evaluation: a thread for files, a process for plots."""
+"""Writes each generation in a thread, beside the next one's evaluation."""
 
 import shutil
 import time
@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.callbacks.plots import PlotProcess, plot_file
 from es_ray.errors import RunError
 from es_ray.evaluation import BASE, Outcomes
-from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.runs.atomic_io import append_json_line, write_text, writing
@@ -25,22 +24,29 @@ from es_ray.runs.run_dir import RunDir
 class GenerationRecord:
     """All that is known of a finished generation.
 
-    before, after: the centre ahead of its update and after it; metrics: its line, but for `record`.
+    before, after: the state ahead of its update and after it; metrics: its line, but for `record`.
     """
 
     generation: int
-    before: Vector
-    after: Vector
+    before: State
+    after: State
     outcomes: Outcomes
     advantages: NDArray[np.float64]
     metrics: dict[str, Any]
 
 
 class Recorder:
-    """Takes a record and returns at once; an error in writing it is raised by the next call."""
+    """Takes a record and returns at once; an error in writing it is raised by the next call.
+
+    What a run can be resumed from is written here, so it is no callback.
+    """
 
     def __init__(
-        self, run: RunDir, experiment: Experiment, strategy: Strategy, mean_abs: tuple[float, ...]
+        self,
+        run: RunDir,
+        experiment: Experiment,
+        strategy: Strategy,
+        mean_abs: tuple[float, ...],
     ) -> None:
         self._run = run
         self._output = experiment.config.output
@@ -51,29 +57,21 @@ class Recorder:
         self._mean_abs = mean_abs
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._last: Future[None] | None = None
-        with writing(run.path):
-            self._plots = PlotProcess(run)
 
     def __enter__(self) -> "Recorder":
-        try:
-            with writing(self._run.path):
-                self._catch_up()
-        except BaseException:
-            self._plots.close()
-            raise
+        with writing(self._run.path):
+            if self._run.complete_generations():  # a driver that was killed may not have come to it
+                self._prune()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             self.flush()
-            if kind is None:
-                self._plots.finish()
         except RunError:
             if kind is None:  # else the error under way matters more than this one
                 raise
         finally:
             self._thread.shutdown()
-            self._plots.close()
 
     def submit(self, record: GenerationRecord) -> None:
         """Write a generation in the background, once the one before it is written."""
@@ -96,34 +94,17 @@ class Recorder:
         tmp.mkdir()
         write_text(tmp / POPULATION, "".join(record.outcomes.lines(record.advantages)))
         if generation % self._output.adapters_every == 0 or generation == self._final:
-            self._writer.write(record.after, tmp / ADAPTER, centre_card(record.metrics))
-            best = self._strategy.member(record.before, generation, record.metrics["best_index"])
+            self._writer.write(record.after[THETA], tmp / ADAPTER, centre_card(record.metrics))
+            index = record.metrics["best_index"]
+            best = self._strategy.perturbation.member(record.before[THETA], generation, index)
             self._writer.write(best, tmp / BEST, best_card(record.metrics))
         base = {split: record.outcomes.summary(BASE, split) for split in record.outcomes.splits(BASE)}
         write_state(tmp, generation, record.after, self._mean_abs, self._examples, base or None)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         line = append_json_line(self._run.metrics_file, record.metrics)
         publish(tmp, self._run.generation(generation), line)
-        if self._has_plot(generation):
-            self._plots.draw(generation)
         self._prune()
-
-    def _has_plot(self, generation: int) -> bool:
-        return generation % self._output.plots_every == 0 or generation == self._final
 
     def _prune(self) -> None:
         if self._output.keep is not None:
             self._run.prune(self._output.keep)
-
-    def _catch_up(self) -> None:
-        """Do what a driver that was killed did not come to: the plots since the last one, and pruning."""
-        missing: list[int] = []
-        whole = self._run.complete_generations()
-        for generation in filter(self._has_plot, reversed(whole)):
-            if plot_file(self._run, generation).exists():
-                break
-            missing.insert(0, generation)
-        for generation in missing:
-            self._plots.draw(generation)
-        if whole:
-            self._prune()

@@ -1,19 +1,32 @@
-"""Any centre of a run, from what is recorded: a stored state, or a replay of recorded advantages."""
+"""Any state of a run, from what is on disk: a stored one, or a replay of recorded advantages."""
 
-from es_ray.evolution.strategy import Strategy, Vector
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from es_ray.evolution.perturbation import Vector
+from es_ray.evolution.strategy import THETA, Strategy
 from es_ray.runs.run_dir import RunDir
 
 
-def centre(run: RunDir, strategy: Strategy, generation: int) -> Vector:
-    """The centre after that generation's update, shape [P]; -1: the initial values.
+def state_after(run: RunDir, strategy: Strategy, generation: int) -> Mapping[str, NDArray[Any]]:
+    """The evolution's state after that generation's update; -1: the initial one.
 
-    Where the state was pruned, the updates since the last one that is stored are computed again.
-    Raises RunError for what cannot be read.
+    Where it was pruned, the updates since the last one that is stored are computed again. Raises RunError for
+    what cannot be read.
     """
     start = next((g for g in range(generation, -1, -1) if run.recorded(g).has_state), -1)
-    theta = run.recorded(start).state() if start >= 0 else strategy.initial()
+    state: Mapping[str, NDArray[Any]] = run.recorded(start).state() if start >= 0 else strategy.initial()
+    size = strategy.perturbation.size
     for replayed in range(start + 1, generation + 1):
         advantages = run.recorded(replayed).advantages()
         if advantages.any():
-            theta = strategy.tell(theta, replayed, advantages, 0, len(theta))
-    return theta
+            noise_sum = strategy.perturbation.noise_sum(replayed, advantages, 0, size)
+            state = strategy.step(state, replayed, noise_sum)
+    return state
+
+
+def centre_after(run: RunDir, strategy: Strategy, generation: int) -> Vector:
+    """The centre after that generation's update, shape [P]; see `state_after`."""
+    return state_after(run, strategy, generation)[THETA]

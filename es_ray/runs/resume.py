@@ -1,12 +1,13 @@
 """Where a run that was stopped, killed or damaged goes on."""
 
+import hashlib
 import logging
 from dataclasses import dataclass
 
 from es_ray.errors import RunError, UserError
-from es_ray.evolution.strategy import Vector
+from es_ray.evolution.strategy import State
 from es_ray.experiment import Experiment
-from es_ray.runs.replay import centre
+from es_ray.runs.replay import state_after
 from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -14,10 +15,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """The generation to go on after, its centre theta [P], and mean|W| of the weights that were evolved."""
+    """The generation to go on after, its state, and mean|W| of the weights that were evolved."""
 
     generation: int
-    theta: Vector
+    state: State
     mean_abs: tuple[float, ...]
 
 
@@ -33,7 +34,7 @@ def last_intact(run: RunDir, experiment: Experiment) -> Start | None:
         try:
             run.check(generation)
             mean_abs = run.recorded(generation).mean_abs
-            theta = centre(run, experiment.strategy(mean_abs), generation)
+            state = state_after(run, experiment.strategy(mean_abs), generation)
         except RunError as error:
             damaged.append(error)
             continue
@@ -41,7 +42,7 @@ def last_intact(run: RunDir, experiment: Experiment) -> Start | None:
         _check_examples(run, generation, experiment)
         if damaged:
             log.warning("%s; going on after generation %d", _told(damaged), generation)
-        return Start(generation, theta, mean_abs)
+        return Start(generation, state, mean_abs)
     if damaged:
         raise RunError(f"{_told(damaged)}; no generation of {run.path} is intact, and nothing was removed")
     return None
@@ -55,7 +56,17 @@ def _told(damaged: list[RunError]) -> str:
 
 
 def _check_examples(run: RunDir, generation: int, experiment: Experiment) -> None:
-    recorded = run.recorded(generation).fingerprints
-    for split, fingerprint in experiment.fingerprints.items():
-        if recorded.get(split) != fingerprint:
+    recorded = run.recorded(generation)
+    same = experiment.fingerprints if recorded.format > 2 else _fingerprints_of_0_1_0(experiment)
+    for split, fingerprint in same.items():
+        if recorded.fingerprints.get(split) != fingerprint:
             raise UserError(f"task.{split}: not the examples that {run.path} was started with")
+
+
+def _fingerprints_of_0_1_0(experiment: Experiment) -> dict[str, str]:
+    """What version 0.1.0 hashed: Python's repr of examples with a prompt and a target alone."""
+    found = {}
+    for split, examples in experiment.examples.items():
+        rows = [f"Example(prompt={example.prompt!r}, target={example.target!r})" for example in examples]
+        found[split] = hashlib.sha256(f"[{', '.join(rows)}]".encode()).hexdigest()
+    return found

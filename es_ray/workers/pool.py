@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.evaluation import Candidate, Outcomes, Shard
-from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.evolution.perturbation import Perturbation, Vector
 
 SLICE = {"transformers": 1 << 16, "sglang": 1 << 20}
-"""Entries of theta that one call to `tell` computes, by engine. No result depends on it."""
+"""Entries that one call to `noise_sum` computes, by engine. No result depends on it."""
 
 OnDone = Callable[[int, int], None]
 """Called with the number of candidates evaluated so far, and of all."""
@@ -75,7 +75,7 @@ class Pool(ABC):
     def evaluate(
         self,
         theta: Vector,
-        strategy: Strategy,
+        perturbation: Perturbation,
         generation: int,
         candidates: Sequence[Candidate],
         on_done: OnDone = lambda done, total: None,
@@ -93,19 +93,22 @@ class Pool(ABC):
             on_done(done, len(candidates))
 
         calls = [Call("evaluate", shard.packed(), shard, len(shard.candidates)) for shard in shards]
-        return Outcomes(self._map((theta, strategy), calls, count))
+        return Outcomes(self._map((theta, perturbation), calls, count))
 
-    def tell(
-        self, theta: Vector, strategy: Strategy, generation: int, advantages: NDArray[np.float64]
+    def noise_sum(
+        self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:
-        """The next centre, shape [P], put together from slices."""
+        """Sum_i Z_i noise_i over a generation's members, float32, shape [P], put together from slices.
+
+        advantages: Z, shape [N].
+        """
         size = SLICE.get(self.config.engine.kind, SLICE["transformers"])
         about = f"the update of generation {generation}"
         calls = [
-            Call("tell", [generation, start, min(start + size, len(theta))], about)
-            for start in range(0, len(theta), size)
+            Call("noise_sum", [generation, start, min(start + size, perturbation.size)], about)
+            for start in range(0, perturbation.size, size)
         ]
-        return np.concatenate(self._map((theta, strategy, advantages), calls, lambda call: None))
+        return np.concatenate(self._map((perturbation, advantages), calls, lambda call: None))
 
 
 def open_pool(config: Config) -> Pool:

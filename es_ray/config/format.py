@@ -1,0 +1,33 @@
+"""The format of what a run writes, as a number: read, migrated, or refused; never misread.
+
+Version 0.1.0 wrote config.yaml without a number, and state.json with 2. Its keys mean what they meant, and
+those that it lacks take the value that 0.1.0 had built in.
+"""
+
+from typing import Any, Final
+
+from es_ray.errors import UserError
+
+FORMAT: Final = 3
+OLDEST: Final = 2
+
+
+def checked_format(number: object, where: object) -> int:
+    """The number, if this version reads it; raises UserError that names the file and the number."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < OLDEST:
+        raise UserError(f"{where}: format {number!r} is none that es-ray has written since 0.1.0")
+    if number > FORMAT:
+        raise UserError(
+            f"{where}: format {number} is of a newer es-ray; this one reads up to {FORMAT}: upgrade it"
+        )
+    return number
+
+
+def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
+    """The tree of a configuration file as this version has it, without its format.
+
+    A file without one is a user's own, or 0.1.0's.
+    """
+    rest = dict(tree)
+    checked_format(rest.pop("format", OLDEST), where)
+    return rest

@@ -1,0 +1,48 @@
+"""Base, centre and best member side by side, for a terminal; and how metrics are shown everywhere."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+SHARES: Final = ("correct", "exact")
+"""Metrics that are shares by convention, shown in percent."""
+NOT_METRICS: Final = ("reward", "examples", "generation", "index")
+
+
+def comparison_table(results: Mapping[str, Any], title: str) -> Table:
+    """Summary, then every completion; results: as in test_results.json."""
+    best = results["best"]
+    names = {
+        "base": "base",
+        "centre": "centre",
+        "best": f"best (generation {best['generation']}, member {best['index']})",
+    }
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in names.values():
+        table.add_column(name, overflow="fold")
+    for key in ("reward", *metric_names(results["base"])):
+        table.add_row(Text(key, style="bold"), *(formatted(key, results[name][key]) for name in names))
+    table.add_section()
+    for number, example in enumerate(results["base"]["examples"]):
+        completions = [Text(results[name]["examples"][number]["completion"]) for name in names]
+        table.add_row(Text(example["prompt"]), *completions)
+    return table
+
+
+def metric_names(summary: Mapping[str, Any]) -> list[str]:
+    """The task's metrics in a summary of test_results.json."""
+    return [key for key in summary if key not in NOT_METRICS]
+
+
+def watched_metric(names: Iterable[str]) -> str | None:
+    """The metric to watch beside the reward where there is room for one: `correct`, else the first."""
+    metrics = [name for name in names if name not in NOT_METRICS]
+    return "correct" if "correct" in metrics else next(iter(metrics), None)
+
+
+def formatted(name: str, value: float) -> str:
+    """A reward or a metric, for people."""
+    return f"{value:.0%}" if name in SHARES else f"{value:.2f}"
