@@ -22,13 +22,14 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from es_ray.callbacks.console import Console
+from es_ray.callbacks.base import CallbackList
 from es_ray.config import Config
 from es_ray.driver import step
 from es_ray.engines.base import EngineInfo
-from es_ray.evaluation import Answer, Shard, ShardOutcome
+from es_ray.evaluation import Sample, Shard, ShardOutcome
 from es_ray.evolution.noise import Noise
-from es_ray.evolution.strategy import PiecewiseConstant, Strategy, Vector
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
+from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.runs.environment import environment
 from es_ray.runs.recorder import Recorder
@@ -41,6 +42,7 @@ GPU_MEMBERS_PER_SECOND = 30 / 0.724
 """One H100 in Qwen2.5-7B's shape: 30 members x 2 prompts x 100 tokens (benchmarks/results/throughput.md)."""
 GPUS = 1000
 TEXT = "The capital of France is Paris, as everybody knows who has been there once. " * 2
+METRICS = {"correct": True, "exact": False}
 
 
 LIGHT = EngineInfo(mean_abs=(1.0,), parameters=0, device="none", dtype="none")
@@ -52,18 +54,18 @@ class LightWorker:
     info = LIGHT
 
     def evaluate(
-        self, theta: Vector, strategy: Strategy, generation: int, candidates: list[Any]
+        self, theta: Vector, perturbation: Perturbation, generation: int, candidates: list[Any]
     ) -> ShardOutcome:
         """Texts of the usual length, and rewards that differ."""
         shard = Shard.of(generation, candidates)
         answered = {(c.index, split): answers(c.index) for c in shard.candidates for split in c.splits}
-        return ShardOutcome.of("light/0", answered)
+        return ShardOutcome.of("light/0", generation, answered)
 
-    def tell(
-        self, theta: Vector, strategy: Strategy, advantages: Any, generation: int, start: int, stop: int
+    def noise_sum(
+        self, perturbation: Perturbation, advantages: Any, generation: int, start: int, stop: int
     ) -> Vector:
-        """A slice of the right size that differs from the one before."""
-        return theta[start:stop] + np.float32(1e-3)
+        """A slice of the right size."""
+        return np.full(stop - start, 1e-3, dtype=np.float32)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -88,12 +90,11 @@ class LightRayPool(RayPool):
         return super()._next_chunk(*arguments)
 
 
-def answers(index: int) -> list[Answer]:
+def answers(index: int) -> list[Sample]:
     """Two answers, with a reward of their own."""
     reward = -float(index % 97)
     return [
-        Answer("What is the capital of France?", "Paris", TEXT, reward, True, False, 30, "stop")
-        for _ in range(2)
+        Sample("What is the capital of France?", "Paris", TEXT, reward, METRICS, 30, "stop") for _ in range(2)
     ]
 
 
@@ -151,11 +152,11 @@ def timed(pool: Any, config: Config, population: int, parameters: int, rounds: i
     """Seconds of `rounds` generations, after one that warms up."""
     config = config.replace(evolution__population=population, evaluation__every=10**6)
     strategy = strategy_of(population, parameters)
-    theta = np.zeros(parameters, dtype=np.float32)
+    state: State = {THETA: np.zeros(parameters, dtype=np.float32)}
     wall, driver, calls = [], [], []
     for generation in range(1, rounds + 2):
         started, cpu, before = time.perf_counter(), time.thread_time(), pool.calls
-        theta = step(pool, strategy, config, generation, theta, Console()).after
+        state = step(pool, strategy, config, generation, state, CallbackList([])).after
         wall.append(round(time.perf_counter() - started, 5))
         driver.append(round(time.thread_time() - cpu, 5))
         calls.append(pool.calls - before)
@@ -167,7 +168,7 @@ def timed(pool: Any, config: Config, population: int, parameters: int, rounds: i
 def strategy_of(population: int, parameters: int) -> Strategy:
     """Any strategy of that size."""
     sigma = PiecewiseConstant((parameters,), (0.01,))
-    return Strategy(Noise(0), population, sigma, None, sigma, learning_rate=1.0)
+    return Strategy(Perturbation(Noise(0), sigma), population, sigma, learning_rate=1.0)
 
 
 class LightPool(LocalPool):
@@ -191,7 +192,7 @@ def record_seconds(population: int) -> float:
         pool.start()
         run = RunDir(Path(folder) / "run")
         run.create(config, {})
-        record = step(pool, strategy, config, 0, strategy.initial(), Console())
+        record = step(pool, strategy, config, 0, strategy.initial(), CallbackList([]))
         with Recorder(run, experiment, strategy, mean_abs) as recorder:
             recorder.submit(record)
             recorder.flush()

@@ -77,8 +77,13 @@ class Worker:
             prompt=example.prompt,
             target=example.target,
             completion=text,
-            reward=score.reward,
-            metrics=score.metrics,
+            reward=float(score.reward),
+            metrics={name: _plain(value) for name, value in score.metrics.items()},
             tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
         )
+
+
+def _plain(value: Any) -> Any:
+    """A number as JSON has it: NumPy's own types are none."""
+    return value.item() if isinstance(value, np.generic) else value

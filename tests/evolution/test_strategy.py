@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from es_ray.evolution.noise import STREAM_INITIAL, STREAM_NOISE, Noise
-from es_ray.evolution.strategy import PiecewiseConstant, Strategy
+from es_ray.evolution.optimizers import Direction, Optimizer
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
+from es_ray.evolution.strategy import THETA, Strategy
 from tests import philox
 
 SIZE = 203
@@ -15,21 +17,23 @@ DENSE = np.repeat([0.5, 0.01, 2.0], [50, 70, 83])
 
 
 def strategy(**changes) -> Strategy:
-    values = {
-        "noise": Noise(2**35 + 17),
-        "population": 6,
-        "sigma": SIGMA,
-        "first_sigma": None,
-        "initial_std": PiecewiseConstant((SIZE,), (0.02,)),
-        "learning_rate": 0.05,
-    }
-    return Strategy(**(values | changes))
+    of_members = {"noise": Noise(2**35 + 17), "sigma": SIGMA, "first_sigma": None}
+    of_steps = {"population": 6, "initial_std": PiecewiseConstant((SIZE,), (0.02,)), "learning_rate": 0.05}
+    perturbation = Perturbation(**{key: changes.pop(key, value) for key, value in of_members.items()})
+    return Strategy(perturbation, **(of_steps | changes))
+
+
+def stepped(s: Strategy, theta: np.ndarray, generation: int, advantages: np.ndarray) -> np.ndarray:
+    """Theta after a step, with the noise summed in one piece."""
+    noise_sum = s.perturbation.noise_sum(generation, advantages, 0, SIZE)
+    return s.step({THETA: theta}, generation, noise_sum)[THETA]
 
 
 def epsilon(s: Strategy, generation: int, index: int) -> np.ndarray:
     """Noise of a member in float64, by the second form of Philox."""
-    number, sign = (index // 2, -1 if index % 2 else 1) if s.noise.antithetic else (index, 1)
-    return sign * np.array(philox.normals(s.noise.seed, generation, number, STREAM_NOISE, SIZE))
+    noise = s.perturbation.noise
+    number, sign = (index // 2, -1 if index % 2 else 1) if noise.antithetic else (index, 1)
+    return sign * np.array(philox.normals(noise.seed, generation, number, STREAM_NOISE, SIZE))
 
 
 def test_dense_segments_equal_their_parts():
@@ -40,7 +44,7 @@ def test_dense_segments_equal_their_parts():
 
 def test_initial_values_are_those_of_the_seed():
     wanted = 0.02 * np.array(philox.normals(2**35 + 17, 0, 0, STREAM_INITIAL, SIZE))
-    initial = strategy().initial()
+    initial = strategy().initial()[THETA]
     assert initial.dtype == np.float32
     assert np.allclose(initial, wanted, rtol=1e-6, atol=1e-9)
 
@@ -55,14 +59,14 @@ def test_a_member_is_theta_plus_sigma_times_noise(antithetic):
     theta = np.random.default_rng(1).normal(size=SIZE).astype(np.float32)
     for index in range(6):
         wanted = theta.astype(np.float64) + DENSE * epsilon(s, 4, index)
-        assert np.allclose(s.member(theta, 4, index), wanted, rtol=1e-6, atol=1e-6)
+        assert np.allclose(s.perturbation.member(theta, 4, index), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_generation_0_has_its_own_sigma_where_there_is_one():
     s = strategy(first_sigma=PiecewiseConstant((SIZE,), (0.4,)))
     theta = np.zeros(SIZE, dtype=np.float32)
-    assert np.allclose(s.member(theta, 0, 2), 0.4 * epsilon(s, 0, 2), atol=1e-6)
-    assert np.allclose(s.member(theta, 1, 2), DENSE * epsilon(s, 1, 2), atol=1e-6)
+    assert np.allclose(s.perturbation.member(theta, 0, 2), 0.4 * epsilon(s, 0, 2), atol=1e-6)
+    assert np.allclose(s.perturbation.member(theta, 1, 2), DENSE * epsilon(s, 1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("update_scale", ["absolute", "sigma"])
@@ -76,29 +80,77 @@ def test_the_step_equals_float64(update_scale, antithetic, first, generation):
     scale = np.full(SIZE, 0.4) if first is not None and generation == 0 else DENSE
     total = sum(z * epsilon(s, generation, i) for i, z in enumerate(advantages))
     wanted = theta + 0.05 / 6 * total * (scale if update_scale == "sigma" else 1.0)
-    after = s.tell(theta, generation, advantages, 0, SIZE)
+    after = stepped(s, theta, generation, advantages)
     assert after.dtype == np.float32
     assert np.allclose(after, wanted, rtol=0, atol=5e-7)
     assert np.abs(after - theta).max() > 1e-3
 
 
-@pytest.mark.parametrize("update_scale", ["absolute", "sigma"])
 @pytest.mark.parametrize("cuts", [(1,), (3, 4, 50), (51, 119, 121), tuple(range(1, SIZE))])
-def test_the_step_has_the_same_bits_however_it_is_sliced(cuts, update_scale):
-    s = strategy(update_scale=update_scale)
-    rng = np.random.default_rng(3)
-    theta, advantages = rng.normal(size=SIZE).astype(np.float32), rng.normal(size=6)
+def test_the_noise_sum_has_the_same_bits_however_it_is_sliced(cuts):
+    perturbation = strategy().perturbation
+    advantages = np.random.default_rng(3).normal(size=6)
     edges = (0, *cuts, SIZE)
-    parts = [s.tell(theta, 2, advantages, a, b) for a, b in zip(edges, edges[1:], strict=False)]
-    assert np.concatenate(parts).tobytes() == s.tell(theta, 2, advantages, 0, SIZE).tobytes()
+    parts = [perturbation.noise_sum(2, advantages, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    assert np.concatenate(parts).tobytes() == perturbation.noise_sum(2, advantages, 0, SIZE).tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 1 << 16, (1 << 16) + 3])
+@pytest.mark.parametrize("update_scale", ["absolute", "sigma"])
+def test_a_plain_step_is_rounded_as_version_0_1_0_rounded_it(size, update_scale):
+    """Its formula, entry by entry: the learning rate over the population, rounded once, times the sum."""
+    rng = np.random.default_rng(4)
+    sigma = PiecewiseConstant((size,), (0.3,))
+    s = strategy(sigma=sigma, initial_std=sigma, update_scale=update_scale, population=30)
+    theta, total = rng.normal(size=size).astype(np.float32), rng.normal(size=size).astype(np.float32)
+    scaled = total * np.full(size, 0.3, dtype=np.float32) if update_scale == "sigma" else total
+    wanted = theta + np.float32(0.05 / 30) * scaled
+    assert wanted.dtype == np.float32
+    assert s.step({THETA: theta}, 3, total)[THETA].tobytes() == wanted.tobytes()
+
+
+def test_a_factor_scales_the_noise_of_one_member_alone():
+    s = strategy()
+    theta = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
+    members = s.perturbation.members(theta, 4, [2, 3, 2], [1.0, 0.5, 3.0])
+    for member, index, factor in zip(members, [2, 3, 2], [1.0, 0.5, 3.0], strict=True):
+        assert np.allclose(member, theta + factor * DENSE * epsilon(s, 4, index), rtol=1e-6, atol=1e-6)
+    assert members[0].tobytes() == s.perturbation.member(theta, 4, 2).tobytes()
+
+
+class Momentum(Optimizer):
+    """A rule with a state of its own: m <- 0.9 m + g, u = m."""
+
+    def initial(self, size):
+        return {"m": np.zeros(size, dtype=np.float32)}
+
+    def direction(self, noise_sum, population, arrays):
+        m = np.float32(0.9) * arrays["m"] + noise_sum / np.float32(population)
+        return Direction(m), {"m": m}
+
+
+def test_an_optimizers_arrays_go_through_the_state():
+    s = strategy(optimizer=Momentum())
+    state, theta, m = s.initial(), s.initial()[THETA].astype(np.float64), np.zeros(SIZE)
+    assert set(state) == {THETA, "optimizer.m"}
+    for generation in range(4):
+        advantages = np.random.default_rng(generation).normal(size=6)
+        before = {name: array.copy() for name, array in state.items()}
+        after = s.step(state, generation, s.perturbation.noise_sum(generation, advantages, 0, SIZE))
+        assert all(np.array_equal(state[name], before[name]) for name in state), "changed in place"
+        state = after
+        m = 0.9 * m + sum(z * epsilon(s, generation, i) for i, z in enumerate(advantages)) / 6
+        theta = theta + 0.05 * m
+    assert np.allclose(state[THETA], theta, atol=1e-6)
+    assert np.allclose(state["optimizer.m"], m, atol=1e-6)
 
 
 def test_theta_is_not_changed_in_place():
     s = strategy()
-    theta = s.initial()
+    theta = s.initial()[THETA]
     before = theta.copy()
-    s.member(theta, 0, 0)
-    s.tell(theta, 0, np.arange(6.0), 0, SIZE)
+    s.perturbation.member(theta, 0, 0)
+    stepped(s, theta, 0, np.arange(6.0))
     assert np.array_equal(theta, before)
 
 
@@ -121,29 +173,29 @@ def test_a_reward_that_is_not_finite_is_an_error_with_the_members_name(bad):
         strategy().advantages(np.array([1.0, 2.0, 3.0, 4.0, bad, 6.0]))
 
 
-def test_a_strategy_is_small_enough_to_travel():
+def test_a_perturbation_is_small_enough_to_travel():
     many = PiecewiseConstant(tuple(range(1000, 197_000, 1000)), (0.1,) * 196)
-    assert len(pickle.dumps(strategy(sigma=many, initial_std=many))) < 10_000
+    assert len(pickle.dumps(strategy(sigma=many).perturbation)) < 10_000
 
 
 def test_steps_climb():
-    """On a quadratic, the loop of ask, evaluate and tell goes up: the sign of the update is right."""
+    """On a quadratic, the loop of ask, evaluate and step goes up: the sign of the update is right."""
     target = np.linspace(-1, 1, SIZE)
     s = strategy(population=40, sigma=PiecewiseConstant((SIZE,), (0.05,)), learning_rate=0.05)
-    theta = s.initial()
+    theta = s.initial()[THETA]
     losses = []
     for generation in range(60):
         losses.append(float(((theta - target) ** 2).sum()))
-        members = [s.member(theta, generation, index) for index in s.ask(generation)]
+        members = [s.perturbation.member(theta, generation, index) for index in s.ask(generation)]
         rewards = np.array([-((m - target) ** 2).sum() for m in members], dtype=np.float64)
-        theta = s.tell(theta, generation, s.advantages(rewards), 0, SIZE)
+        theta = stepped(s, theta, generation, s.advantages(rewards))
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_evolution_is_numpy_alone():
     """A module of evolution that imports Ray, torch or transformers would fail here."""
     code = (
-        "import sys; from es_ray.evolution import fitness, noise, strategy;"
+        "import sys; from es_ray.evolution import fitness, noise, optimizers, perturbation, strategy;"
         "sys.exit(bool({'ray', 'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -37,7 +37,7 @@ def hold_up(stage: str, file: Path) -> None:
             worker, last = load(config), config.evolution.generations
             held = {"evaluating": 1, "the final comparison": last}.get(stage)
             worker.evaluate = holding(file, worker.evaluate, lambda *at: at[2] == held)
-            worker.tell = holding(file, worker.tell, lambda *at: stage == "updating" and at[3] == 1)
+            worker.noise_sum = holding(file, worker.noise_sum, lambda *at: stage == "updating" and at[2] == 1)
             worker.close = holding(file, worker.close, lambda: stage == "closing")
             return worker
 

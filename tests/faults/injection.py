@@ -53,7 +53,8 @@ def signal_before_step(folder: Path, step: int | None, number: int, trace: Path 
 
 def signal_at_stage(stage: str, number: int) -> None:
     """Send this process a signal as a stage begins; in its last generation, if it has several."""
-    from es_ray import comparison, driver
+    from es_ray import driver
+    from es_ray.judge import evaluate
     from es_ray.runs.recorder import Recorder
     from es_ray.workers.local import LocalPool
     from es_ray.workers.worker import Worker
@@ -61,9 +62,9 @@ def signal_at_stage(stage: str, number: int) -> None:
     places: dict[str, tuple[object, str]] = {
         "engine start": (LocalPool, "start"),
         "evaluating": (Worker, "evaluate"),
-        "updating": (Worker, "tell"),
+        "updating": (Worker, "noise_sum"),
         "recording": (Recorder, "_write"),
-        "the final comparison": (comparison, "compare"),
+        "the final comparison": (evaluate, "compare"),
     }
     place, name = places[stage]
     plain: Callable = getattr(place, name)
@@ -71,7 +72,7 @@ def signal_at_stage(stage: str, number: int) -> None:
 
     def then(*arguments, **options):
         # the second generation, the first shard of it: the base model makes generation 0's calls more
-        if name in ("start", "compare") or next(calls) == {"evaluate": 4, "tell": 1, "_write": 1}[name]:
+        if name in ("start", "compare") or next(calls) == {"evaluate": 4, "noise_sum": 1, "_write": 1}[name]:
             os.kill(os.getpid(), number)
         return plain(*arguments, **options)
 
@@ -82,7 +83,7 @@ def signal_at_stage(stage: str, number: int) -> None:
 
 def without_plots() -> None:
     """Runs that start no process for plots, to be quick: they are no step of recording."""
-    from es_ray.runs import recorder
+    from es_ray.callbacks import plots
 
     class NoPlots:
         def __init__(self, run: object) -> None:
@@ -97,4 +98,4 @@ def without_plots() -> None:
         def close(self) -> None:
             pass
 
-    recorder.PlotProcess = NoPlots
+    plots.PlotProcess = NoPlots

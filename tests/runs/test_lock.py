@@ -14,6 +14,7 @@ import pytest
 from es_ray.errors import UserError
 from es_ray.runs import lock
 from es_ray.runs.lock import LOCK, RunLock, flock_reaches_other_hosts, holder
+from tests.listeners import listening
 
 HOLD = """
 import sys, time
@@ -168,17 +169,17 @@ def test_the_command_refuses_a_run_in_use_and_takes_it_over_from_the_dead(copied
 def test_the_lock_is_held_from_the_start_to_the_end_of_a_run(finished, tmp_path, monkeypatch, cli):
     """The folder of a new run is locked as it is made."""
     import es_ray
-    from es_ray.callbacks.console import Console
     from es_ray.config import load
 
     run, seen = tmp_path / "run", []
-    console = Console()
-    console.started = lambda *_: seen.append(cli("run", "--resume", "--output", run))
-    console.comparing = lambda: seen.append(cli("run", "--local", "--output", run))
+    listener = listening(
+        on_run_start=lambda run_info: seen.append(cli("run", "--resume", "--output", run)),
+        on_final_evaluation=lambda: seen.append(cli("run", "--local", "--output", run)),
+    )
     config = load(finished.path / "config.yaml").replace(
         output__dir=str(run), evolution__generations=1, evolution__population=2
     )
-    es_ray.run(config, console=console)
+    es_ray.run(config, callbacks=[listener])
     assert len(seen) == 2
     for ended in seen:
         refused(ended, os.getpid(), run)

@@ -77,9 +77,27 @@ def test_a_missing_file_is_an_error(tmp_path, name):
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_not_finite_is_an_error_with_the_candidates_name(reward):
     with pytest.raises(EvaluationError, match="member 7 of generation 2.*Why"):
-        checked(Score(reward, True, True), "member 7 of generation 2", Example("Why?", "So."))
+        checked(Score(reward, {"correct": True}), "member 7 of generation 2", Example("Why?", "So."))
 
 
 def test_a_finite_reward_passes():
-    score = Score(-3.0, True, False)
+    score = Score(-3.0, {"correct": True, "exact": False})
     assert checked(score, "member 7", Example("Why?", "So.")) is score
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_not_finite_is_named(value):
+    with pytest.raises(EvaluationError, match="member 7.*brevity"):
+        checked(Score(1.0, {"brevity": value}), "member 7", Example("Why?", "So."))
+
+
+@pytest.mark.parametrize("name", ["reward", "completion", "finish", "tokens"])
+def test_a_metric_may_not_have_a_name_that_files_use(name):
+    with pytest.raises(EvaluationError, match=f"member 7.*{name}"):
+        checked(Score(1.0, {name: 1.0}), "member 7", Example("Why?", "So."))
+
+
+def test_other_fields_of_a_row_are_kept(tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"prompt": "p", "target": "t", "level": 3, "tags": ["a"]}\n')
+    assert read_examples(file) == [Example("p", "t", {"level": 3, "tags": ["a"]})]

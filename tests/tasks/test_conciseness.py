@@ -45,7 +45,7 @@ def test_the_reward_leaves_surrounding_white_space_out():
     ],
 )
 def test_correct_is_the_target_as_a_whole_word_in_any_case(target, completion, correct):
-    assert score("?", target, completion).correct is correct
+    assert score("?", target, completion).metrics["correct"] is correct
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_correct_is_the_target_as_a_whole_word_in_any_case(target, completion, c
     ],
 )
 def test_exact_is_nothing_but_the_target(target, completion, exact):
-    assert score("?", target, completion).exact is exact
+    assert score("?", target, completion).metrics["exact"] is exact
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 2), ("test", 8)])

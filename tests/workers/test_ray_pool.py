@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import es_ray
-from es_ray.callbacks.console import Console
 from es_ray.config import Config, load
+from tests.listeners import listening
 from tests.processes import Command
 from tests.short_runs import GENERATIONS, POPULATION, SETTINGS, command, evolved, json_lines
 from tests.short_runs import es_ray as run_es_ray
@@ -55,7 +55,7 @@ def test_two_workers_give_the_bytes_of_none(finished, cluster, tmp_path, cli):
 
 def test_a_killed_worker_is_replaced_and_changes_no_number(finished, cluster, tmp_path):
     """kill -9 of a real actor's process, after the first shard of generation 2."""
-    run, killed, console = tmp_path / "run", [], Console()
+    run, killed = tmp_path / "run", []
 
     def kill(done: int, total: int) -> None:
         whole = (run / "generations/0001/population.jsonl").is_file()
@@ -64,8 +64,7 @@ def test_a_killed_worker_is_replaced_and_changes_no_number(finished, cluster, tm
             killed.append(worker)
             os.kill(int(worker.partition("/")[2]), signal.SIGKILL)
 
-    console.evaluated = kill
-    es_ray.run(config_of(finished.path, run, cluster__workers=2), console=console)
+    es_ray.run(config_of(finished.path, run, cluster__workers=2), callbacks=[listening(on_progress=kill)])
     assert killed
     assert evolved(run) == evolved(finished.path)
     lines = json_lines(run / "metrics.jsonl")
@@ -160,7 +159,7 @@ def test_four_workers_give_the_bytes_of_none(finished, cluster, tmp_path, cli):
 
 @pytest.mark.slow
 def test_all_workers_may_die_at_once(finished, cluster, tmp_path):
-    run, killed, console = tmp_path / "run", [], Console()
+    run, killed = tmp_path / "run", []
 
     def kill(done: int, total: int) -> None:
         if (run / "generations/0001/population.jsonl").is_file() and not killed:
@@ -168,8 +167,7 @@ def test_all_workers_may_die_at_once(finished, cluster, tmp_path):
             for worker in killed:
                 os.kill(int(worker.partition("/")[2]), signal.SIGKILL)
 
-    console.evaluated = kill
-    es_ray.run(config_of(finished.path, run, cluster__workers=2), console=console)
+    es_ray.run(config_of(finished.path, run, cluster__workers=2), callbacks=[listening(on_progress=kill)])
     assert len(killed) == 2
     assert evolved(run) == evolved(finished.path)
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 import es_ray
-from es_ray.callbacks.console import Console
 from es_ray.config import Config, load
 from es_ray.errors import RunError
+from tests.listeners import listening
 from tests.processes import Command, Exited, assert_all_end, offspring
 from tests.short_runs import SETTINGS, command, evolved, json_lines
 
@@ -111,15 +111,14 @@ def test_a_worker_killed_at_its_start_or_in_a_shard(finished, cluster, tmp_path,
 
 
 def test_a_worker_killed_between_two_generations(finished, cluster, tmp_path):
-    run, killed, console = tmp_path / "run", [], Console()
+    run, killed = tmp_path / "run", []
 
     def kill(metrics: dict) -> None:
         if metrics["generation"] == 1:
             killed.extend(actors())
             os.kill(killed[0], signal.SIGKILL)
 
-    console.generation = kill
-    es_ray.run(shared(finished, run), console=console)
+    es_ray.run(shared(finished, run), callbacks=[listening(on_generation_end=kill)])
     assert len(killed) == 2
     assert evolved(run) == evolved(finished.path)
     assert json_lines(run / "metrics.jsonl")[1]["redispatched"] == 0
@@ -244,7 +243,7 @@ def nodes():
 
 def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
     cluster, added = nodes
-    run, console, seen = tmp_path / "run", Console(), []
+    run, seen = tmp_path / "run", []
 
     def change(metrics: dict) -> None:
         seen.append(metrics["workers"])
@@ -253,9 +252,8 @@ def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
         if metrics["generation"] == 1:
             cluster.add_node(num_cpus=2)
 
-    console.generation = change
     values = {"cluster__workers": 4, "cluster__placement": "spread"}
-    es_ray.run(shared(finished, run).replace(**values), console=console)
+    es_ray.run(shared(finished, run).replace(**values), callbacks=[listening(on_generation_end=change)])
     assert seen[0] == 4
     assert min(seen) == 2
     assert evolved(run) == evolved(finished.path)
@@ -263,17 +261,17 @@ def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
 
 def test_with_no_worker_left_it_waits_aloud_and_stops_resumably(finished, nodes, tmp_path, warnings):
     cluster, added = nodes
-    run, console = tmp_path / "run", Console()
+    run = tmp_path / "run"
 
     def remove(metrics: dict) -> None:
         if metrics["generation"] == 1:
             for node in added:
                 cluster.remove_node(node, allow_graceful=False)
 
-    console.generation = remove
+    callbacks = [listening(on_generation_end=remove)]
     began = time.monotonic()
     with pytest.raises(RunError, match=r"no worker for 45 s \(cluster.wait_timeout\): 0 of 2 ready"):
-        es_ray.run(shared(finished, run, cluster__wait_timeout=45.0), console=console)
+        es_ray.run(shared(finished, run, cluster__wait_timeout=45.0), callbacks=callbacks)
     assert time.monotonic() - began < 200
     assert any("waiting for workers: 0 of 2 ready" in text for text in warnings)
     es_ray.run(load(run / "config.yaml").replace(output__dir=str(run), cluster__workers=0), resume=True)

@@ -1,0 +1,125 @@
+"""Callbacks of a user's own, in real runs."""
+
+import json
+import logging
+
+import pytest
+
+import es_ray
+from es_ray import Callback
+from es_ray.config import load
+from tests.short_runs import GENERATIONS, POPULATION, evolved, json_lines
+
+
+@pytest.fixture
+def config(finished, tmp_path):
+    return load(finished.path / "config.yaml").replace(output__dir=str(tmp_path / "run"))
+
+
+class Log(Callback):
+    """Notes every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def on_run_start(self, run):
+        self.run = run
+        self.calls.append(("start", run.first))
+
+    def on_progress(self, done, total):
+        self.calls.append(("progress", done, total))
+
+    def on_generation_end(self, metrics):
+        self.calls.append(("generation", dict(metrics)))
+        metrics["reward_mean"] = "spoilt"  # what it is given is its own
+
+    def on_generation_recorded(self, generation):
+        folder = self.run.path / f"generations/{generation:04d}"
+        self.calls.append(("recorded", generation, (folder / "DONE").is_file()))
+
+    def on_final_evaluation(self):
+        self.calls.append(("final",))
+
+    def on_run_end(self, results):
+        self.calls.append(("end", json.loads(json.dumps(results))))
+
+    def close(self):
+        self.calls.append(("close",))
+
+
+def test_a_callback_hears_of_all_that_happens_in_order(config, finished):
+    log = Log()
+    result = es_ray.run(config, callbacks=[log])
+    names = [call[0] for call in log.calls]
+    assert [name for name in names if name != "progress"] == [
+        "start",
+        "generation",
+        *["generation", "recorded"] * (GENERATIONS - 1),
+        "recorded",
+        "final",
+        "end",
+        "close",
+    ]
+    assert log.calls[0] == ("start", 0)
+    lines = json_lines(result.path / "metrics.jsonl")
+    for (_, seen), line in zip([c for c in log.calls if c[0] == "generation"], lines, strict=True):
+        del line["seconds"]["record"]
+        assert seen == line
+    assert [c[1:] for c in log.calls if c[0] == "recorded"] == [(g, True) for g in range(GENERATIONS)]
+    done = [c[1:] for c in log.calls if c[0] == "progress"]
+    assert done.count((POPULATION + 1, POPULATION + 1)) == GENERATIONS - 1  # the centre answers too
+    assert next(c for c in log.calls if c[0] == "end")[1] == result.test_results
+    assert evolved(result.path) == evolved(finished.path)
+    assert log.run.path == result.path
+    assert log.run.prompts == {"train": 2, "test": 8}
+    assert (log.run.parameters, log.run.modules, log.run.layers) == (9728, 28, 4)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["on_run_start", "on_progress", "on_generation_end", "on_generation_recorded", "on_final_evaluation",
+     "on_run_end", "close"],
+)  # fmt: skip
+def test_a_callback_that_raises_is_reported_once_and_ends_nothing(
+    config, finished, caplog, monkeypatch, method
+):
+    class Broken(Log):
+        pass
+
+    def fail(self, *_):
+        self.calls.append((method,))
+        raise ValueError("no such tracker")
+
+    setattr(Broken, method, fail)
+    monkeypatch.setattr(logging.getLogger("es_ray"), "propagate", True)
+    broken, other = Broken(), Log()
+    with caplog.at_level(logging.WARNING, "es_ray"):
+        result = es_ray.run(config, callbacks=[broken, other])
+    told = [r.getMessage() for r in caplog.records if "callback" in r.getMessage()]
+    assert len(told) == 1
+    assert "Broken" in told[0] and "ValueError: no such tracker" in told[0]
+    assert [call[0] for call in broken.calls].count(method) == 1
+    assert other.calls[-1] == ("close",)
+    assert evolved(result.path) == evolved(finished.path)
+
+
+def test_a_callback_is_closed_where_a_run_ends_early(config):
+    class Pressed(Log):
+        def on_generation_end(self, metrics):
+            raise KeyboardInterrupt
+
+    pressed = Pressed()
+    with pytest.raises(KeyboardInterrupt, match="es-ray run --resume"):
+        es_ray.run(config, callbacks=[pressed])
+    assert pressed.calls[-1] == ("close",)
+    assert ("final",) not in pressed.calls
+
+
+def test_a_callback_raising_while_it_is_closed_after_a_failure_does_not_hide_the_failure(config, caplog):
+    class Loud(Callback):
+        def close(self):
+            raise OSError("disk")
+
+    wrong = config.replace(task__train="/nowhere.jsonl")
+    with pytest.raises(es_ray.errors.UserError, match="no such file"):
+        es_ray.run(wrong, callbacks=[Loud()])

@@ -1,0 +1,65 @@
+"""What comes back of workers: means, records, and metrics of any task."""
+
+import json
+
+import numpy as np
+import pytest
+
+from es_ray.errors import EvaluationError, RunError
+from es_ray.evaluation import BASE, CENTRE, Outcomes, Sample, ShardOutcome
+
+
+def sample(reward: float, **metrics: float) -> Sample:
+    return Sample("Why?", "So.", "Because", reward, metrics, tokens=3, finish_reason="stop")
+
+
+def shard(index: int, *rewards: float, **metrics: float) -> ShardOutcome:
+    answered = {(index, "train"): [sample(reward, **metrics) for reward in rewards]}
+    return ShardOutcome.of("host/1", 4, answered)
+
+
+def test_means_of_rewards_and_metrics_by_member_in_their_order():
+    outcomes = Outcomes(
+        [shard(1, 3.0, 5.0, brevity=0.25, correct=True), shard(0, 1.0, brevity=0.75, correct=False)]
+    )
+    assert outcomes.members["reward"].tolist() == [1.0, 4.0]
+    assert {k: v.tolist() for k, v in outcomes.member_metrics().items()} == {
+        "brevity": [0.75, 0.25],
+        "correct": [0.0, 1.0],
+    }
+    assert outcomes.summary(1, "train") == {"reward": 4.0, "brevity": 0.25, "correct": 1.0}
+
+
+def test_a_task_without_metrics_has_none():
+    outcomes = Outcomes([shard(0, 1.0), shard(CENTRE, 2.0), shard(BASE, 3.0)])
+    assert outcomes.metric_names == ()
+    assert outcomes.summary(CENTRE, "train") == {"reward": 2.0}
+    (line,) = outcomes.lines(np.array([0.5]))
+    assert json.loads(line)["examples"] == [
+        {
+            "prompt": "Why?",
+            "target": "So.",
+            "completion": "Because",
+            "reward": 1.0,
+            "tokens": 3,
+            "finish": "stop",
+        }
+    ]
+
+
+def test_metrics_stand_beside_the_reward_under_their_names():
+    record = sample(1.0, brevity=0.5).record()
+    assert list(record) == ["prompt", "target", "completion", "reward", "brevity", "tokens", "finish"]
+
+
+def test_shards_may_name_their_metrics_in_another_order():
+    outcomes = Outcomes([shard(0, 1.0, a=1.0, b=2.0), shard(1, 1.0, b=4.0, a=3.0)])
+    assert outcomes.member_metrics()["a"].tolist() == [1.0, 3.0]
+
+
+def test_completions_with_other_metrics_are_an_error_with_the_members_name():
+    answered = {(7, "train"): [sample(1.0, a=1.0), sample(1.0, b=1.0)]}
+    with pytest.raises(EvaluationError, match="member 7 of generation 4.*b.*a"):
+        ShardOutcome.of("host/1", 4, answered)
+    with pytest.raises(RunError, match="different metrics"):
+        Outcomes([shard(0, 1.0, a=1.0), shard(1, 1.0)])
