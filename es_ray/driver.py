@@ -28,7 +28,8 @@ from es_ray.runs.past_run import check_weights
 from es_ray.runs.recorder import GenerationRecord, Recorder
 from es_ray.runs.resume import Start, last_intact
 from es_ray.runs.run_dir import RunDir
-from es_ray.workers.pool import Pool, open_pool
+from es_ray.workers import open_pool
+from es_ray.workers.pool import Pool
 
 
 @dataclass(frozen=True)

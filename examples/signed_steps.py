@@ -1,6 +1,7 @@
-"""An update rule of one's own: every entry moves by the same amount, up or down (as in signSGD, 1802.04434).
+r"""An update rule of one's own: every entry moves by the same amount, up or down (as in signSGD, 1802.04434).
 
-    es-ray run --set evolution.optimizer=examples/signed_steps.py:SignedSteps --set evolution.learning_rate=0.01
+    es-ray run --set evolution.optimizer=examples/signed_steps.py:SignedSteps \
+               --set evolution.learning_rate=0.01
 
 The rule's file is only read by the process that runs `es-ray`: workers sum noise, the step is taken there.
 """

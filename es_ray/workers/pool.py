@@ -109,14 +109,3 @@ class Pool(ABC):
             for start in range(0, perturbation.size, size)
         ]
         return np.concatenate(self._map((perturbation, advantages), calls, lambda call: None))
-
-
-def open_pool(config: Config) -> Pool:
-    """The pool that the configuration asks for, not yet started: this process, or Ray."""
-    if config.cluster.workers == 0:
-        from es_ray.workers.local import LocalPool
-
-        return LocalPool(config)
-    from es_ray.workers.ray_pool import RayPool
-
-    return RayPool(config)

@@ -21,7 +21,10 @@ def test_examples_are_read_in_order_with_unicode_and_blank_lines(tmp_path):
         {"prompt": "2 + 2 =", "target": "4", "source": "more keys do not hurt"},
         "",
     )
-    assert read_examples(file) == [Example("Übersetze: 日本\u2028?", "Japan"), Example("2 + 2 =", "4")]
+    assert read_examples(file) == [
+        Example("Übersetze: 日本\u2028?", "Japan"),
+        Example("2 + 2 =", "4", {"source": "more keys do not hurt"}),
+    ]
 
 
 GOOD = {"prompt": "a", "target": "b"}

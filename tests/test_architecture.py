@@ -1,0 +1,84 @@
+"""Each room knows only the rooms below it, and no module imports in a circle."""
+
+import ast
+from pathlib import Path
+
+import es_ray
+
+PACKAGE = Path(es_ray.__file__).parent
+ROOMS = (
+    "cli", "driver", "callbacks", "judge", "workers", "preparation", "doctor", "ray_cluster", "runs",
+    "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution", "config", "interrupts",
+    "imports", "paths", "errors",
+)  # fmt: skip
+"""From the top to the bottom, as README draws the house."""
+MOST_AT_THE_TOP = 10
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name, `es_ray` itself aside."""
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+        if "_data" not in parts:
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    del found["es_ray"]
+    return found
+
+
+def imports(name: str, file: Path, known: set[str]) -> set[str]:
+    """The modules of the package that one imports, in functions and for type checkers too."""
+    wanted = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            wanted |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            wanted |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {other for other in wanted if other in known and other != name}
+
+
+def graph() -> dict[str, set[str]]:
+    found = modules()
+    return {name: imports(name, file, set(found)) for name, file in found.items()}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_every_module_lies_in_a_room_that_is_drawn():
+    assert {room(name) for name in modules()} == set(ROOMS)
+
+
+def test_no_room_knows_one_above_it():
+    place = {name: number for number, name in enumerate(ROOMS)}
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in graph().items()
+        for other in others
+        if place[room(other)] < place[room(name)]
+    ]
+    assert not wrong
+
+
+def test_no_module_imports_in_a_circle():
+    """A package counts as its __init__ alone: what is inside it may be imported by what it imports."""
+    edges, done, path = graph(), set(), []
+
+    def visit(name: str) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
+        path.append(name)
+        for other in sorted(edges[name]):
+            visit(other)
+        path.pop()
+        done.add(name)
+
+    for name in sorted(edges):
+        visit(name)
+
+
+def test_few_modules_lie_directly_in_the_package():
+    there = [file.name for file in PACKAGE.glob("*.py") if file.name != "__init__.py"]
+    assert len(there) <= MOST_AT_THE_TOP, there
