@@ -21,9 +21,10 @@ from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import sigint_once
 from es_ray.judge.evaluate import compare
-from es_ray.preparation import locked_run_dir, resolve_config
+from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.environment import environment
+from es_ray.runs.opening import locked_run_dir
 from es_ray.runs.past_run import check_weights
 from es_ray.runs.recorder import GenerationRecord, Recorder
 from es_ray.runs.resume import Start, last_intact

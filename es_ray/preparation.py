@@ -1,18 +1,11 @@
-"""From what was asked for to what will run: `auto` settled, the folder claimed, a resumed run compared."""
+"""From the configuration that was asked for to the one that runs: `auto` resolved, paths made absolute."""
 
-import itertools
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
-from es_ray.config import BUNDLED, Config, differences
+from es_ray.config import BUNDLED, Config
 from es_ray.engines.sglang import arguments, compat
 from es_ray.errors import UserError
 from es_ray.models import ModelSource
-from es_ray.runs.lock import holder
-from es_ray.runs.run_dir import RunDir
 
 
 def resolve_config(config: Config) -> Config:
@@ -51,72 +44,6 @@ def resolve_config(config: Config) -> Config:
         if file is not None:
             values[f"task__{key}"] = str(Path(file).expanduser().resolve())
     return config.replace(**values)
-
-
-@contextmanager
-def locked_run_dir(config: Config, resume: bool) -> Iterator[RunDir]:
-    """The run directory to write, no other driver's until the end; raises UserError if it cannot be had.
-
-    That of a new run is locked when it is made (`RunDir.create`): until then nothing is written.
-    """
-    run = open_for_resume(config) if resume else new_run_dir(config)
-    try:
-        if resume:
-            run.lock()
-            open_for_resume(
-                config
-            )  # once more: another driver may have gone on with it before the lock was ours
-        yield run
-    finally:
-        run.release()
-
-
-def new_run_dir(config: Config) -> RunDir:
-    """The run directory for a new run; raises UserError if it holds anything. Writes nothing."""
-    if config.output.dir is None:
-        name = Path(config.model.path).name if config.model.path != BUNDLED else "tiny-chat"
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        plain = Path("runs") / f"{name}-{config.task.name}-{stamp}"
-        others = (plain.with_name(f"{plain.name}-{number}") for number in itertools.count(2))
-        path = next(path for path in itertools.chain([plain], others) if not path.exists())
-    else:
-        path = Path(config.output.dir).expanduser()
-    run = RunDir(path)
-    try:
-        if path.exists() and not path.is_dir():
-            raise UserError(f"output.dir: {path} is not a folder")
-        if not run.is_empty():
-            raise UserError(
-                holder(path)
-                or f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
-            )
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"output.dir: {path} cannot be written: {there} is read-only for this user")
-    except OSError as error:
-        raise UserError(f"output.dir: {str(path)[:200]} cannot be used: {error.strerror}") from error
-    return run
-
-
-def open_for_resume(config: Config) -> RunDir:
-    """The run directory to resume; raises UserError if the configuration is not the run's. Writes nothing."""
-    if config.output.dir is None:
-        raise UserError("--resume: which run? Give its folder with --output")
-    run = RunDir.open(Path(config.output.dir).expanduser())
-    changed = differences(run.config(), config)
-    if changed:
-        raise UserError(
-            f"--resume: {run.path} was started with another {changed[0]}"
-            + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
-            + "; only evolution.generations, cluster.*, output.* and tracking.* may change"
-        )
-    whole = run.last_complete()
-    if whole >= config.evolution.generations:
-        raise UserError(
-            f"evolution.generations: {config.evolution.generations} is less than the {whole + 1} generations "
-            f"that {run.path} already has"
-        )
-    return run
 
 
 def _check_sglang(config: Config) -> None:

@@ -73,7 +73,7 @@ def test_sets_are_read_as_yaml(item, key, value):
     ("item", "words"),
     [
         ("evolution.population=1", ["evolution.population", "1", "2"]),
-        ("evolution.seed=true", ["evolution.seed", "True", "truth value"]),
+        ("evolution.seed=true", ["evolution.seed", "True", "a number, not a boolean"]),
         ("evolution.population=-3", ["evolution.population", "-3", "2"]),
         ("evolution.population=2.5", ["evolution.population", "2.5", "integer"]),
         ("evolution.population=many", ["evolution.population", "many", "integer"]),

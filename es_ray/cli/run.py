@@ -85,7 +85,8 @@ def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str])
 def _dry_run(config: Config, resume: bool) -> None:
     """Check all that can be checked without the weights, and print what would run."""
     from es_ray.experiment import Experiment
-    from es_ray.preparation import new_run_dir, open_for_resume, resolve_config
+    from es_ray.preparation import resolve_config
+    from es_ray.runs.opening import new_run_dir, open_for_resume
 
     settled = resolve_config(config)
     _ = open_for_resume(settled) if resume else new_run_dir(settled)

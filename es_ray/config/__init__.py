@@ -1,6 +1,13 @@
 """The configuration: its sections, where values come from, and the presets."""
 
-from es_ray.config.loading import DEFAULT_PRESET, differences, load, preset_names
+from es_ray.config.loading import (
+    DEFAULT_PRESET,
+    RESUMABLE,
+    changed_bytes,
+    differences,
+    load,
+    preset_names,
+)
 from es_ray.config.sections import (
     BUNDLED,
     ClusterConfig,
@@ -18,6 +25,7 @@ from es_ray.config.sections import (
 __all__ = [
     "BUNDLED",
     "DEFAULT_PRESET",
+    "RESUMABLE",
     "ClusterConfig",
     "Config",
     "EngineConfig",
@@ -27,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "NoiseConfig",
     "TaskConfig",
+    "changed_bytes",
     "differences",
     "layer_numbers",
     "load",

@@ -29,5 +29,6 @@ def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
     A file without one is a user's own, or 0.1.0's.
     """
     rest = dict(tree)
-    checked_format(rest.pop("format", OLDEST), where)
+    if checked_format(rest.pop("format", OLDEST), where) == OLDEST and rest.get("tracking", ()) in ({}, None):
+        del rest["tracking"]  # 0.1.0 wrote that section, with nothing in it
     return rest

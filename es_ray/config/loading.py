@@ -17,8 +17,17 @@ from es_ray.errors import UserError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "tiny-chat"
-RESUMABLE = ("evolution.generations", "cluster.", "output.", "tracking.")
-"""Keys, or sections with a final dot, that a resumed run may change: none of them alters a byte."""
+RESUMABLE = (
+    "evolution.generations",
+    "cluster.",
+    "output.",
+    "engine.sglang.mem_fraction_static",
+    "engine.shard",
+    "engine.threads",
+)
+"""Keys, or sections with a final dot, that a resumed run may change."""
+CHANGE_BYTES = ("engine.shard", "engine.threads")
+"""Those of them that may change bytes: sums in a batch of another size are rounded differently."""
 
 
 def preset_names() -> list[str]:
@@ -61,12 +70,27 @@ def load(
 
 def differences(old: Config, new: Config) -> list[str]:
     """Dotted keys in which two configurations differ, except those that a resumed run may change."""
-    before, after = flat(old.model_dump()), flat(new.model_dump())
+    changed = _changed(old, new)
     return [
-        f"{key} ({before.get(key)!r} there, {after.get(key)!r} now)"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(RESUMABLE)
+        f"{key} ({before!r} there, {after!r} now)"
+        for key, (before, after) in changed.items()
+        if not any(key == may or may.endswith(".") and key.startswith(may) for may in RESUMABLE)
     ]
+
+
+def changed_bytes(old: Config, new: Config) -> list[str]:
+    """Dotted keys that a resumed run may change, and has, at the price of other bytes."""
+    return [key for key in _changed(old, new) if key in CHANGE_BYTES]
+
+
+def _changed(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Values of both by dotted key, where they differ; a mapping without keys is as good as none."""
+    before, after = (
+        {key: value for key, value in flat(config.model_dump()).items() if value != {}}
+        for config in (old, new)
+    )
+    pairs = {key: (before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

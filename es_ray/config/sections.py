@@ -33,10 +33,13 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_value_as_number(cls, value: object, info: ValidationInfo) -> object:
+    def _no_boolean_as_number(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields[info.field_name or ""]
         if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("must not be a truth value")
+            kind = (
+                "a number" if "int" in str(field.annotation) or "float" in str(field.annotation) else "text"
+            )
+            raise ValueError(f"must be {kind}, not a boolean")
         return value
 
 
@@ -189,10 +192,6 @@ class OutputConfig(Section):
     adapters_every: Count = 1
 
 
-class TrackingConfig(Section):
-    """Trackers beside the files of the run directory: there are none yet."""
-
-
 class Config(Section):
     """A run. The defaults are those of the bundled model."""
 
@@ -205,7 +204,6 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
-    tracking: TrackingConfig = TrackingConfig()
 
     def replace(self, **values: Any) -> "Config":
         """A copy with some dotted keys changed, `__` standing for the dot: `replace(evolution__seed=1)`."""

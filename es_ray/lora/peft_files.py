@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from es_ray.lora.layout import LoraLayout
 
@@ -62,12 +62,3 @@ class AdapterWriter:
             f"---\nbase_model: {json.dumps(self.base)}\nlibrary_name: peft\npipeline_tag: text-generation\n"
             "tags: [lora, evolution-strategies, es-ray]\n---\n"
         )
-
-
-def read_adapter(folder: Path, layout: LoraLayout) -> NDArray[np.float32]:
-    """The flat vector of an adapter that was written with this layout, shape [P]."""
-    tensors = load_file(folder / "adapter_model.safetensors")
-    names = {"A": "lora_A", "B": "lora_B"}
-    return np.concatenate(
-        [tensors[f"{_PREFIX}{p.module.name}.{names[p.matrix]}.weight"].ravel() for p in layout.tensors]
-    )

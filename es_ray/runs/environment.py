@@ -2,8 +2,10 @@
 
 import os
 import platform
+import socket
 import subprocess
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ PACKAGES = ("es-ray", "torch", "transformers", "peft", "tokenizers", "safetensor
 
 
 def environment() -> dict[str, Any]:
-    """The record that is written as environment.json."""
+    """What one start of a run ran on, for environment.json."""
     import torch
 
     return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),

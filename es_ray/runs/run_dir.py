@@ -40,6 +40,11 @@ class RunDir:
         return self.path / "config.yaml"
 
     @property
+    def environment_file(self) -> Path:
+        """What the run ran on: its first start, and under `resumed` a record for each later one."""
+        return self.path / "environment.json"
+
+    @property
     def metrics_file(self) -> Path:
         """A line for each generation."""
         return self.path / "metrics.jsonl"
@@ -102,6 +107,7 @@ class RunDir:
         """
         with writing(self.path):
             self._complete(environment)
+            self._add_start(environment, generation + 1)
             self._cut(generation)
             self.write_config(config)
 
@@ -113,8 +119,18 @@ class RunDir:
         """Make what is missing of the folders and of environment.json."""
         for name in ("generations", "plots", "logs"):
             (self.path / name).mkdir(exist_ok=True)
-        if not (self.path / "environment.json").exists():
-            write_json(self.path / "environment.json", environment)
+        if not self.environment_file.exists():
+            write_json(self.environment_file, environment)
+
+    def _add_start(self, environment: Mapping[str, Any], generation: int) -> None:
+        """Note in environment.json where the run goes on from that generation."""
+        try:
+            record = json.loads(self.environment_file.read_text(encoding="utf-8"))
+            resumed = record.setdefault("resumed", [])
+        except (ValueError, AttributeError) as error:
+            raise RunError(f"{self.environment_file}: torn or edited: {error}") from error
+        resumed.append({"from_generation": generation, **environment})
+        write_json(self.environment_file, record)
 
     def complete_generations(self) -> list[int]:
         """Generations that were written to the end, ascending."""

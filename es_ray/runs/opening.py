@@ -1,0 +1,91 @@
+"""The run directory that a driver may write: a new one, or one to resume; checked, and locked."""
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from es_ray.config import BUNDLED, RESUMABLE, Config, changed_bytes, differences
+from es_ray.errors import UserError
+from es_ray.runs.lock import holder
+from es_ray.runs.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked_run_dir(config: Config, resume: bool) -> Iterator[RunDir]:
+    """The run directory to write, no other driver's until the end; raises UserError if it cannot be had.
+
+    That of a new run is locked when it is made (`RunDir.create`): until then nothing is written.
+    """
+    run = open_for_resume(config) if resume else new_run_dir(config)
+    try:
+        if resume:
+            run.lock()
+            open_for_resume(config)  # again: another driver may have resumed it before the lock was ours
+            _warn_of_other_bytes(run.config(), config)
+        yield run
+    finally:
+        run.release()
+
+
+def new_run_dir(config: Config) -> RunDir:
+    """The run directory for a new run; raises UserError if it holds anything. Writes nothing."""
+    if config.output.dir is None:
+        name = Path(config.model.path).name if config.model.path != BUNDLED else "tiny-chat"
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        plain = Path("runs") / f"{name}-{config.task.name}-{stamp}"
+        others = (plain.with_name(f"{plain.name}-{number}") for number in itertools.count(2))
+        path = next(path for path in itertools.chain([plain], others) if not path.exists())
+    else:
+        path = Path(config.output.dir).expanduser()
+    run = RunDir(path)
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"output.dir: {path} is not a folder")
+        if not run.is_empty():
+            raise UserError(
+                holder(path)
+                or f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
+            )
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"output.dir: {path} cannot be written: {there} is read-only for this user")
+    except OSError as error:
+        raise UserError(f"output.dir: {str(path)[:200]} cannot be used: {error.strerror}") from error
+    return run
+
+
+def open_for_resume(config: Config) -> RunDir:
+    """The run directory to resume; raises UserError if the configuration is not the run's. Writes nothing."""
+    if config.output.dir is None:
+        raise UserError("--resume: which run? Give its folder with --output")
+    run = RunDir.open(Path(config.output.dir).expanduser())
+    changed = differences(run.config(), config)
+    if changed:
+        raise UserError(
+            f"--resume: {run.path} was started with another {changed[0]}"
+            + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+            + f"; only {', '.join(key + '*' * key.endswith('.') for key in RESUMABLE)} may change"
+        )
+    whole = run.last_complete()
+    if whole >= config.evolution.generations:
+        raise UserError(
+            f"evolution.generations: {config.evolution.generations} is less than the {whole + 1} generations "
+            f"that {run.path} already has"
+        )
+    return run
+
+
+def _warn_of_other_bytes(before: Config, after: Config) -> None:
+    changed = changed_bytes(before, after)
+    if changed:
+        log.warning(
+            "--resume with another %s: completions, and so all bytes from here on, may differ from those of a "
+            "run without the change",
+            " and ".join(changed),
+        )
