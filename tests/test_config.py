@@ -3,7 +3,8 @@ import textwrap
 import pytest
 import yaml
 
-from es_ray.config import Config, differences, layer_numbers, load, preset_names
+from es_ray.config import Config, changed_bytes, differences, layer_numbers, load, preset_names
+from es_ray.config.format import FORMAT
 from es_ray.errors import UserError
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -108,11 +109,9 @@ def test_sets_are_read_as_yaml(item, key, value):
         ("init.scale=-1", ["init.scale", "-1"]),
         ("init.b=ones", ["init.b", "ones", "normal", "zeros"]),
         ("init.mode=random", ["init.mode", "random", "centre", "population"]),
-        ("task.name=poetry", ["task.name", "poetry", "conciseness"]),
         ("task.max_new_tokens=0", ["task.max_new_tokens", "0", "1"]),
         ("model.dtype=float8", ["model.dtype", "float8", "float32", "bfloat16"]),
         ("evaluation.every=0", ["evaluation.every", "0", "1"]),
-        ("engine.kind=vllm", ["engine.kind", "vllm", "transformers", "sglang"]),
         ("engine.shard=0", ["engine.shard", "0", "1"]),
         ("engine.threads=0", ["engine.threads", "0", "1"]),
         ("cluster.workers=-1", ["cluster.workers", "-1", "0", "auto"]),
@@ -297,6 +296,7 @@ def test_replace_changes_dotted_keys_and_checks_them():
 
 def test_yaml_is_plain():
     tree = yaml.safe_load(Config().to_yaml())
+    assert tree.pop("format") == FORMAT
     assert list(tree)[:7] == ["model", "lora", "init", "evolution", "task", "evaluation", "engine"]
     assert Config.parse(tree) == Config()
 
@@ -309,10 +309,24 @@ def test_yaml_is_plain():
         {"cluster__wait_timeout": 1.0},
         {"output__keep": 1},
         {"output__dir": "x"},
+        {"engine__sglang": {"mem_fraction_static": 0.7}},
     ],
 )
 def test_a_resumed_run_may_change_what_alters_no_byte(change):
     assert differences(Config(), Config().replace(**change)) == []
+    assert changed_bytes(Config(), Config().replace(**change)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "keys"),
+    [
+        ({"engine__shard": 5}, ["engine.shard"]),
+        ({"engine__threads": 2, "engine__shard": 5}, ["engine.shard", "engine.threads"]),
+    ],
+)
+def test_it_may_change_a_batch_at_the_price_of_other_bytes(change, keys):
+    assert differences(Config(), Config().replace(**change)) == []
+    assert changed_bytes(Config(), Config().replace(**change)) == keys
 
 
 @pytest.mark.parametrize(
@@ -321,8 +335,6 @@ def test_a_resumed_run_may_change_what_alters_no_byte(change):
         ({"evolution__seed": 5}, "evolution.seed"),
         ({"evolution__noise__multiplier": 5}, "evolution.noise.multiplier"),
         ({"lora__layers": "0"}, "lora.layers"),
-        ({"engine__shard": 5}, "engine.shard"),
-        ({"engine__threads": 2}, "engine.threads"),
         ({"evaluation__every": 2}, "evaluation.every"),
         ({"engine__sglang": {"a": 1}}, "engine.sglang"),
     ],

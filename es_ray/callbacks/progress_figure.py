@@ -89,5 +89,5 @@ def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]
 
 def _draw_test(panel: Axes, x: np.ndarray, values: np.ndarray) -> None:
     tested = ~np.isnan(values)
-    style = {"color": ORANGE, "lw": 1.8, "marker": "s", "ms": 3}
+    style: dict[str, Any] = {"color": ORANGE, "lw": 1.8, "marker": "s", "ms": 3}
     panel.plot(x[tested], values[tested], label="test (centre)", **style)

@@ -85,7 +85,7 @@ def _warn_of_other_bytes(before: Config, after: Config) -> None:
     changed = changed_bytes(before, after)
     if changed:
         log.warning(
-            "--resume with another %s: completions, and so all bytes from here on, may differ from those of a "
-            "run without the change",
+            "--resume with another %s: completions may differ from those of a run without the change, and so "
+            "may all bytes from here on",
             " and ".join(changed),
         )
