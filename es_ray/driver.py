@@ -79,7 +79,7 @@ def _evolve(
     config = experiment.config
     info = pool.start()
     if start is not None:
-        check_weights(directory, start.generation, info.mean_abs)
+        check_weights(directory, start.generation, experiment.source, info.mean_abs)
     mean_abs = start.mean_abs if start else info.mean_abs
     strategy = experiment.strategy(mean_abs)
     first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
@@ -136,7 +136,6 @@ def step(
         "generation": generation,
         **_population_metrics(rewards, outcomes),
         **_centre_metrics(outcomes, tested),
-        "kl": None,
         "update_norm": _distance(theta, after[THETA]),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,
@@ -206,6 +205,7 @@ def _population_metrics(rewards: NDArray[np.float64], outcomes: Outcomes) -> dic
         "best_index": int(rewards.argmax()),  # the lowest index on ties
         "completion_length": int(members["characters"].sum()) / answers,
         "truncated": int(members["truncated"].sum()) / answers,
+        **{f"members_{name}": float(values.mean()) for name, values in outcomes.member_metrics().items()},
     }
 
 

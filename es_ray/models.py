@@ -1,5 +1,6 @@
 """Where a model comes from, and what can be known of it before its weights are loaded."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,11 @@ from typing import Any
 from es_ray.config import BUNDLED, ModelConfig
 from es_ray.errors import UserError
 from es_ray.paths import data_dir
+
+WEIGHTS = ("*.safetensors", "*.bin")
+WHOLE = 64 << 20
+BLOCK = 1 << 16
+BLOCKS = 64
 
 
 def looks_local(path: str) -> bool:
@@ -45,11 +51,27 @@ class ModelSource:
     @property
     def is_cached(self) -> bool:
         """Whether the model's configuration is on this machine: a folder, or in the hub's cache."""
+        return self.folder is not None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its files are on this machine: its folder, or one in the hub's cache; None without them."""
+        if Path(self.path).is_dir():
+            return Path(self.path)
         from huggingface_hub import try_to_load_from_cache
 
-        if Path(self.path).is_dir():
-            return True
-        return isinstance(try_to_load_from_cache(self.path, "config.json", revision=self.revision), str)
+        cached = try_to_load_from_cache(self.path, "config.json", revision=self.revision)
+        return Path(cached).parent if isinstance(cached, str) else None
+
+    def weight_digests(self) -> dict[str, str]:
+        """SHA-256 of each weight file by name, of samples where it is large; empty where there are none here.
+
+        Whole files up to WHOLE bytes; else the size, the first block (a safetensors file's header) and blocks
+        spread evenly over the rest: two finetunes of one model differ in nearly all of them.
+        """
+        folder = self.folder
+        files = [] if folder is None else [f for form in WEIGHTS for f in sorted(folder.glob(form))]
+        return {file.name: _digest(file) for file in files}
 
     @cached_property
     def architecture(self) -> Any:
@@ -113,3 +135,16 @@ class ModelSource:
     def text(self, token_ids: list[int]) -> str:
         """A completion's text: no special tokens, stripped."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+
+
+def _digest(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(f"{size}\n".encode())
+    with file.open("rb") as opened:
+        if size <= WHOLE:
+            digest.update(opened.read())
+        else:
+            for number in range(BLOCKS):
+                opened.seek((size - BLOCK) * number // (BLOCKS - 1))
+                digest.update(opened.read(BLOCK))
+    return digest.hexdigest()

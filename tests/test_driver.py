@@ -39,7 +39,7 @@ NEW_TOKENS = 40
 METRICS = {
     "generation", "reward_mean", "reward_std", "reward_best", "reward_worst", "best_index", "centre_reward",
     "centre_correct", "centre_exact", "test_reward", "test_correct", "test_exact", "completion_length",
-    "truncated", "kl", "update_norm", "zero_variance", "redispatched", "workers", "tokens", "seconds",
+    "truncated", "members_correct", "members_exact", "update_norm", "zero_variance", "redispatched", "workers", "tokens", "seconds",
     "tokens_per_second",
 }  # fmt: skip
 EXAMPLE = {"prompt", "target", "completion", "reward", "correct", "exact", "tokens", "finish"}
@@ -134,7 +134,6 @@ def test_every_generation_has_a_line_with_the_contracts_keys(finished):
     for line in lines:
         assert set(line) == METRICS
         assert set(line["seconds"]) == {"evaluate", "update", "record", "total"}
-        assert line["kl"] is None
         assert (line["workers"], line["redispatched"]) == (1, 0)
         seconds = line["seconds"]
         assert seconds["total"] >= seconds["evaluate"] + seconds["update"] - 0.001
@@ -172,6 +171,8 @@ def test_the_metrics_are_those_of_the_members(finished):
         assert line["best_index"] == rewards.tolist().index(rewards.max())
         assert line["completion_length"] == pytest.approx(np.mean([len(e["completion"]) for e in examples]))
         assert line["truncated"] == pytest.approx(np.mean([e["finish"] == "length" for e in examples]))
+        for name in ("correct", "exact"):
+            assert line[f"members_{name}"] == pytest.approx(np.mean([e[name] for e in examples]))
         assert line["tokens"] > sum(e["tokens"] for e in examples)  # the centre answers too
         assert line["zero_variance"] == (len(set(rewards)) == 1)
         advantages = [member["advantage"] for member in members]

@@ -77,6 +77,12 @@ class GenerationFolder:
         return tuple(self._description["mean_abs"])
 
     @property
+    def weights(self) -> dict[str, str]:
+        """Digests of the model's weight files by name; none where they were not on the driver's machine."""
+        found: dict[str, str] = self._description.get("weights", {})  # 0.1.0 had none
+        return found
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the examples that the generation was evaluated on, by split."""
         return self._description["examples"]
@@ -125,12 +131,13 @@ def write_state(
     generation: int,
     state: State,
     mean_abs: Sequence[float],
+    weights: Mapping[str, str],
     examples: Mapping[str, str],
     base: Mapping[str, Any] | None,
 ) -> None:
     """Write the state after a generation's update, with what resuming and replaying need beside it.
 
-    state: as `Strategy.step` returned it; mean_abs, examples and base: as GenerationFolder returns them.
+    state: as `Strategy.step` returned it; the others: as GenerationFolder returns them.
     Raises OSError.
     """
     save_file(dict(state), folder / STATE)
@@ -139,6 +146,7 @@ def write_state(
         "generation": generation,
         "size": len(state[THETA]),
         "mean_abs": list(mean_abs),
+        "weights": dict(weights),
         "examples": dict(examples),
         "base": base,
     }

@@ -10,6 +10,7 @@ from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
+from es_ray.models import ModelSource
 from es_ray.runs.replay import centre_after
 from es_ray.runs.run_dir import RunDir
 
@@ -37,8 +38,8 @@ class RecordedRun:
         return self.strategy.perturbation.member(before, self.generation, index)
 
     def check_weights(self, mean_abs: Sequence[float]) -> None:
-        """Raise RunError if the model at hand has other weights than the one that was evolved."""
-        check_weights(self.run, self.generation, mean_abs)
+        """Raise RunError if the model has other weights than the one that was evolved."""
+        check_weights(self.run, self.generation, self.experiment.source, mean_abs)
 
     def writer(self) -> AdapterWriter:
         """Writes vectors as adapters of the run's model."""
@@ -46,9 +47,17 @@ class RecordedRun:
         return AdapterWriter(self.experiment.layout, source.path, source.revision)
 
 
-def check_weights(run: RunDir, generation: int, mean_abs: Sequence[float]) -> None:
-    """Raise RunError if mean|W| is not what was recorded with a generation."""
-    if not same_weights(run.recorded(generation).mean_abs, mean_abs):
+def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: Sequence[float]) -> None:
+    """Raise RunError if the model's weights are not those that were recorded with a generation.
+
+    By digests of its files; by mean|W|, as engines report it, where either side has none.
+    """
+    recorded, digests = run.recorded(generation), source.weight_digests()
+    if recorded.weights and digests:
+        other = sorted(name for name, digest in recorded.weights.items() if digests.get(name) != digest)
+        if other:
+            raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
+    elif not same_weights(recorded.mean_abs, mean_abs):
         raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
 
 

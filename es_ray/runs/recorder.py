@@ -14,6 +14,7 @@ from es_ray.evaluation import BASE, Outcomes
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
+from es_ray.runs import version_0_1_0
 from es_ray.runs.atomic_io import append_json_line, write_text, writing
 from es_ray.runs.cards import best_card, centre_card
 from es_ray.runs.generation_folder import ADAPTER, BEST, POPULATION, publish, write_state
@@ -53,6 +54,8 @@ class Recorder:
         self._final = experiment.config.evolution.generations - 1
         self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
         self._examples = experiment.fingerprints
+        self._weights = experiment.source.weight_digests()
+        self._old_form = any(map(version_0_1_0.wrote, run.metrics(0)))
         self._strategy = strategy
         self._mean_abs = mean_abs
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
@@ -99,9 +102,12 @@ class Recorder:
             best = self._strategy.perturbation.member(record.before[THETA], generation, index)
             self._writer.write(best, tmp / BEST, best_card(record.metrics))
         base = {split: record.outcomes.summary(BASE, split) for split in record.outcomes.splits(BASE)}
-        write_state(tmp, generation, record.after, self._mean_abs, self._examples, base or None)
+        write_state(
+            tmp, generation, record.after, self._mean_abs, self._weights, self._examples, base or None
+        )
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
-        line = append_json_line(self._run.metrics_file, record.metrics)
+        metrics = version_0_1_0.metrics_line(record.metrics) if self._old_form else record.metrics
+        line = append_json_line(self._run.metrics_file, metrics)
         publish(tmp, self._run.generation(generation), line)
         self._prune()
 

@@ -1,12 +1,12 @@
 """Where a run that was stopped, killed or damaged goes on."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 
 from es_ray.errors import RunError, UserError
 from es_ray.evolution.strategy import State
 from es_ray.experiment import Experiment
+from es_ray.runs import version_0_1_0
 from es_ray.runs.replay import state_after
 from es_ray.runs.run_dir import RunDir
 
@@ -57,16 +57,7 @@ def _told(damaged: list[RunError]) -> str:
 
 def _check_examples(run: RunDir, generation: int, experiment: Experiment) -> None:
     recorded = run.recorded(generation)
-    same = experiment.fingerprints if recorded.format > 2 else _fingerprints_of_0_1_0(experiment)
+    same = experiment.fingerprints if recorded.format > 2 else version_0_1_0.fingerprints(experiment)
     for split, fingerprint in same.items():
         if recorded.fingerprints.get(split) != fingerprint:
             raise UserError(f"task.{split}: not the examples that {run.path} was started with")
-
-
-def _fingerprints_of_0_1_0(experiment: Experiment) -> dict[str, str]:
-    """What version 0.1.0 hashed: Python's repr of examples with a prompt and a target alone."""
-    found = {}
-    for split, examples in experiment.examples.items():
-        rows = [f"Example(prompt={example.prompt!r}, target={example.target!r})" for example in examples]
-        found[split] = hashlib.sha256(f"[{', '.join(rows)}]".encode()).hexdigest()
-    return found

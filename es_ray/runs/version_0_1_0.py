@@ -1,0 +1,32 @@
+"""What version 0.1.0 wrote differently, so that its runs go on to the bytes that it would have written."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from es_ray.experiment import Experiment
+
+
+def fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Its hashes of examples by split: of Python's repr of examples with a prompt and a target alone."""
+    found = {}
+    for split, examples in experiment.examples.items():
+        rows = [f"Example(prompt={example.prompt!r}, target={example.target!r})" for example in examples]
+        found[split] = hashlib.sha256(f"[{', '.join(rows)}]".encode()).hexdigest()
+    return found
+
+
+def wrote(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl is in its form: with a `kl` that was never measured."""
+    return "kl" in line and line["kl"] is None
+
+
+def metrics_line(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl in its form: nothing of the members' metrics, and `kl` before `update_norm`."""
+    line: dict[str, Any] = {}
+    for key, value in metrics.items():
+        if key == "update_norm":
+            line["kl"] = None
+        if not key.startswith("members_"):
+            line[key] = value
+    return line
