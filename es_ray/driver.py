@@ -19,7 +19,7 @@ from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
-from es_ray.interrupts import sigint_once
+from es_ray.interrupts import Terminated, interrupts_once
 from es_ray.judge.evaluate import compare
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
@@ -43,7 +43,7 @@ class RunResult:
     test_results: dict[str, Any]
 
 
-@sigint_once()
+@interrupts_once()
 def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Evolve adapters as configured, and return what came out.
 
@@ -61,8 +61,8 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
             with open_pool(config) as pool:
                 results = _evolve(pool, experiment, directory, resume, start, listeners)
             listeners.on_run_end(results)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_how_to_resume(directory)) from None
+        except KeyboardInterrupt as error:
+            raise type(error)(_how_to_resume(directory, error)) from None
         finally:
             listeners.close()
     return RunResult(directory.path, results)
@@ -178,12 +178,13 @@ def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: st
     )
 
 
-def _how_to_resume(directory: RunDir) -> str:
+def _how_to_resume(directory: RunDir, error: KeyboardInterrupt) -> str:
+    what = "terminated" if isinstance(error, Terminated) else "interrupted"
     if not directory.config_file.is_file():
-        return "interrupted before anything was written"
+        return f"{what} before anything was written"
     complete = len(directory.complete_generations())
     are = "generation is" if complete == 1 else "generations are"
-    return f"interrupted; {complete} {are} whole; es-ray run --resume --output {directory.path} goes on"
+    return f"{what}; {complete} {are} complete; es-ray run --resume --output {directory.path} goes on"
 
 
 def _distance(before: Vector, after: Vector) -> float:

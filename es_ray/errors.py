@@ -10,7 +10,11 @@ class RunError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
-    """Ctrl-C, with what to say about it: the command exits with 130."""
+    """Ctrl-C or SIGTERM, with what to say about it: the command exits with 130 or 143."""
+
+    def __init__(self, message: str, code: int = 130) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class EvaluationError(Exception):

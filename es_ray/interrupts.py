@@ -1,58 +1,97 @@
-"""Ctrl-C: heard once, and not in the middle of what must be whole."""
+"""Ctrl-C and SIGTERM: taken once, and not in the middle of what must be complete."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 Handler = Callable[[int, FrameType | None], Any]
 
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as spot machines, Slurm and Kubernetes send it: ends a run as Ctrl-C does."""
+
 
 @contextmanager
-def sigint_once() -> Iterator[None]:
-    """Within, the first Ctrl-C does what it did before; once that raised, later ones do nothing.
-
-    So what ends a run on Ctrl-C comes to its own end, however often somebody presses.
-    """
-    before = _handler()
-    if before is None:
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Within, SIGTERM raises Terminated in the main thread, unless this process ignores it."""
+    if not _may_change() or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interrupts_once() -> Iterator[None]:
+    """Within, the first of these signals does what it did before; once that raised, later ones do nothing.
+
+    So what ends a run comes to its own end, however often somebody presses Ctrl-C.
+    """
+    before = _handlers()
 
     def first(number: int, frame: FrameType | None) -> None:
         try:
-            before(number, frame)
+            before[number](number, frame)
         except BaseException:
-            signal.signal(signal.SIGINT, lambda *_: None)
+            for other in before:
+                signal.signal(other, lambda *_: None)
             raise
 
-    signal.signal(signal.SIGINT, first)
-    try:
+    with _handled(before, first):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def defer_sigint() -> Iterator[None]:
-    """A Ctrl-C within is heard as its end is reached, whether that is an error or not."""
-    before = _handler()
-    if before is None:
-        yield
-        return
-    pressed: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+def defer_interrupts(notice: str) -> Iterator[None]:
+    """A signal within is taken as its end is reached, whether that is an error or not.
+
+    notice: a line for standard error when the first comes, so that it does not seem unheard.
+    """
+    before = _handlers()
+    received: list[int] = []
+
+    def later(number: int, frame: FrameType | None) -> None:
+        if not received:
+            os.write(2, f"{notice}\n".encode())
+        received.append(number)
+
+    try:
+        with _handled(before, later):
+            yield
+    finally:
+        if received:
+            before[received[0]](received[0], None)
+
+
+@contextmanager
+def _handled(before: dict[int, Handler], handler: Handler) -> Iterator[None]:
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:
-            before(signal.SIGINT, None)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
-def _handler() -> Handler | None:
-    """The Python function that takes Ctrl-C; None where none does, or this thread may not change it."""
-    handler = signal.getsignal(signal.SIGINT)
-    return handler if callable(handler) and threading.current_thread() is threading.main_thread() else None
+def _handlers() -> dict[int, Handler]:
+    """The Python functions that take the signals; none where none does, or this thread may not change them."""
+    found = {int(number): signal.getsignal(number) for number in SIGNALS} if _may_change() else {}
+    return {number: handler for number, handler in found.items() if callable(handler)}
+
+
+def _may_change() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated

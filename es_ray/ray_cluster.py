@@ -2,9 +2,11 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +14,7 @@ import ray
 
 from es_ray.config import ClusterConfig
 from es_ray.errors import RunError, UserError
-from es_ray.interrupts import defer_sigint
+from es_ray.interrupts import defer_interrupts
 
 ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
@@ -34,6 +36,22 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     """
     if ray.is_initialized():
         return False, False
+    with _sigterm_kept():
+        return _connect(config, cpus)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself and would end the process: what took it before takes it again."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     address = config.address or "local"
     options = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if address == "local":
@@ -60,7 +78,7 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
 def _whole() -> Iterator[None]:
     """Ctrl-C while Ray starts waits until all of it is there: of a half of it, processes would stay."""
     try:
-        with defer_sigint():
+        with defer_interrupts("es-ray: stopping, as soon as Ray has started and can be stopped"):
             yield
     except BaseException:
         ray.shutdown()

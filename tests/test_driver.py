@@ -39,8 +39,8 @@ NEW_TOKENS = 40
 METRICS = {
     "generation", "reward_mean", "reward_std", "reward_best", "reward_worst", "best_index", "centre_reward",
     "centre_correct", "centre_exact", "test_reward", "test_correct", "test_exact", "completion_length",
-    "truncated", "members_correct", "members_exact", "update_norm", "zero_variance", "redispatched", "workers", "tokens", "seconds",
-    "tokens_per_second",
+    "truncated", "members_correct", "members_exact", "update_norm", "zero_variance", "redispatched", "workers",
+    "tokens", "seconds", "tokens_per_second",
 }  # fmt: skip
 EXAMPLE = {"prompt", "target", "completion", "reward", "correct", "exact", "tokens", "finish"}
 
@@ -517,6 +517,18 @@ def test_other_weights_than_the_runs_are_refused(tmp_path, cli):
         assert ended.code == 1
         assert len(ended.err.splitlines()) == 1
         assert "other weights" in ended.err
+
+
+def test_a_single_weight_that_differs_is_noticed(tmp_path, cli):
+    """mean|W| would not show it."""
+    folder = small_model(tmp_path / "model")
+    es_ray.run(config(tmp_path / "run", model__path=str(folder), evolution__generations=1))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][5, 3] += np.float32(1e-3)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    ended = cli("evaluate", tmp_path / "run")
+    assert ended.code == 1
+    assert "other weights: model.safetensors differs" in ended.err
 
 
 def test_edited_examples_are_refused_on_resume(tmp_path, cli):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from es_ray.interrupts import defer_sigint, sigint_once
+from es_ray.interrupts import Terminated, defer_interrupts, interrupts_once, sigterm_as_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def press() -> None:
 
 def test_only_the_first_ctrl_c_interrupts():
     cleaned = []
-    with pytest.raises(KeyboardInterrupt), sigint_once():
+    with pytest.raises(KeyboardInterrupt), interrupts_once():
         try:
             press()
         finally:
@@ -37,7 +37,7 @@ def test_only_the_first_ctrl_c_interrupts():
 
 def test_ctrl_c_is_put_off_to_the_end():
     done = []
-    with pytest.raises(KeyboardInterrupt), sigint_once(), defer_sigint():
+    with pytest.raises(KeyboardInterrupt), interrupts_once(), defer_interrupts("later"):
         press()
         press()
         done.append(True)
@@ -45,14 +45,14 @@ def test_ctrl_c_is_put_off_to_the_end():
 
 
 def test_without_ctrl_c_nothing_happens():
-    with sigint_once(), defer_sigint():
+    with interrupts_once(), defer_interrupts("later"):
         pass
 
 
 def test_a_handler_that_does_not_raise_hears_each():
     heard = []
     signal.signal(signal.SIGINT, lambda *_: heard.append(True))
-    with sigint_once():
+    with interrupts_once():
         press()
         press()
     assert len(heard) == 2
@@ -61,7 +61,7 @@ def test_a_handler_that_does_not_raise_hears_each():
 
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with sigint_once(), defer_sigint():
+    with interrupts_once(), defer_interrupts("later"):
         press()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,10 +71,37 @@ def test_elsewhere_than_in_the_main_thread_they_do_nothing():
     done = []
 
     def work() -> None:
-        with sigint_once(), defer_sigint():
+        with interrupts_once(), defer_interrupts("later"):
             done.append(True)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert done
+
+
+def test_a_signal_that_is_deferred_is_answered_at_once(capfd):
+    with pytest.raises(KeyboardInterrupt), interrupts_once(), defer_interrupts("later"):
+        press()
+        press()
+        assert capfd.readouterr().err == "later\n"
+
+
+def test_a_deferred_signal_is_taken_after_an_error_too():
+    with pytest.raises(KeyboardInterrupt), defer_interrupts("later"):
+        press()
+        raise ValueError
+
+
+def test_sigterm_interrupts_once_and_is_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    ended = []
+    with pytest.raises(Terminated), sigterm_as_interrupt(), interrupts_once():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            press()
+            ended.append(True)
+    assert ended
+    assert signal.getsignal(signal.SIGTERM) is before

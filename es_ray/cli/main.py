@@ -1,4 +1,4 @@
-"""The `es-ray` command, and how it ends: 0, 1 (a run failed), 2 (bad input) or 130 (Ctrl-C), in one line."""
+"""The `es-ray` command, and how it ends: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
 
 import functools
 import os
@@ -20,6 +20,7 @@ from es_ray.cli.member import member
 from es_ray.cli.plot import plot
 from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
+from es_ray.interrupts import SIGNALS, Terminated, sigterm_as_interrupt
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy that newer typers bring along
 
@@ -37,6 +38,8 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except Terminated as error:
+            raise Interrupted(str(error) or "terminated", 143) from None
         except KeyboardInterrupt as error:
             raise Interrupted(str(error) or "interrupted") from None
 
@@ -51,10 +54,12 @@ def main() -> None:
     """Run a command; never show a traceback unless --debug asks for it."""
     debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False) or 0
+        with sigterm_as_interrupt():
+            code = app(standalone_mode=False) or 0
     except (Interrupted, typer.Abort) as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends: to press again changes nothing
-        code = _failed(130, str(error) or "interrupted", debug)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the process ends: another one changes nothing
+        code = _failed(getattr(error, "code", 130), str(error) or "interrupted", debug)
     except UserError as error:
         code = _failed(2, str(error), debug)
     except _UsageError as error:
