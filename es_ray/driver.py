@@ -89,14 +89,18 @@ def _evolve(
     else:
         directory.create(config, environment())
     listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first))
+    if first > 0 and (base := directory.base()) is not None:
+        listeners.on_base_evaluated(base)
     with Recorder(directory, experiment, strategy, mean_abs) as recorder:
         clock = time.perf_counter()
         for generation in range(first, last + 1):
-            record = step(pool, strategy, config, generation, state, listeners)
+            record = step(pool, strategy, experiment, generation, state, listeners)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
             metrics = copy.deepcopy(record.metrics)  # the recorder goes on writing in its own
             recorder.submit(record)
+            if record.base is not None:
+                listeners.on_base_evaluated(record.base)
             listeners.on_generation_end(metrics)
             if generation > first:
                 listeners.on_generation_recorded(generation - 1)
@@ -105,25 +109,32 @@ def _evolve(
         if last >= first:
             listeners.on_generation_recorded(last)
         listeners.on_final_evaluation()
-        results = compare(pool, directory, strategy, last, "test", state[THETA])
+        results = compare(pool, directory, strategy, experiment.prompts, last, "test", state[THETA])
         with writing(directory.test_results_file):
             write_json(directory.test_results_file, results)
     return results
 
 
 def step(
-    pool: Pool, strategy: Strategy, config: Config, generation: int, state: State, listeners: CallbackList
+    pool: Pool,
+    strategy: Strategy,
+    experiment: Experiment,
+    generation: int,
+    state: State,
+    listeners: CallbackList,
 ) -> GenerationRecord:
     """One generation: its members, the centre they start from among them, evaluated; and the next state."""
     lost = pool.redispatched
     started = time.perf_counter()
     candidates = [Candidate(index) for index in strategy.ask(generation)]
-    tested = generation % config.evaluation.every == 0
+    tested = generation % experiment.config.evaluation.every == 0
     candidates.append(Candidate(CENTRE, ("train", "test") if tested else ("train",)))
     if generation == 0:
         candidates.append(Candidate(BASE, ("train", "test")))
-    theta = state[THETA]
-    outcomes = pool.evaluate(theta, strategy.perturbation, generation, candidates, listeners.on_progress)
+    theta, prompts = state[THETA], experiment.prompts
+    outcomes = pool.evaluate(
+        theta, strategy.perturbation, generation, candidates, prompts, listeners.on_progress
+    )
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()
@@ -171,7 +182,7 @@ def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: st
         engine=engine,
         where=where,
         model=experiment.source.name,
-        prompts={split: len(examples) for split, examples in experiment.examples.items()},
+        prompts=experiment.prompts,
         parameters=layout.size,
         modules=len(layout.modules),
         layers=len(layout.layers),

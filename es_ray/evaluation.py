@@ -58,6 +58,10 @@ class Shard:
         found = [Candidate(index, tuple(splits)) for splits, indices in groups for index in indices]
         return cls(generation, tuple(found))
 
+    def rows(self, prompts: Mapping[str, int]) -> int:
+        """How many completions it takes; prompts: how many each split has."""
+        return sum(prompts[split] for candidate in self.candidates for split in candidate.splits)
+
     def __str__(self) -> str:
         members = [c.index for c in self.candidates if c.index >= 0]
         names = [f"members {members[0]}-{members[-1]}"] if members else []

@@ -74,6 +74,11 @@ class Experiment:
         return file
 
     @cached_property
+    def prompts(self) -> dict[str, int]:
+        """How many prompts each split has."""
+        return {split: len(examples) for split, examples in self.examples.items()}
+
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
         """A hash of each split's examples, so that a resumed run notices edited data."""
         return {split: fingerprint(examples) for split, examples in self.examples.items()}

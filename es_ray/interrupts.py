@@ -84,7 +84,7 @@ def _handled(before: dict[int, Handler], handler: Handler) -> Iterator[None]:
 
 
 def _handlers() -> dict[int, Handler]:
-    """The Python functions that take the signals; none where none does, or this thread may not change them."""
+    """The Python functions that take the signals; none where this thread may not change them."""
     found = {int(number): signal.getsignal(number) for number in SIGNALS} if _may_change() else {}
     return {number: handler for number, handler in found.items() if callable(handler)}
 

@@ -39,8 +39,8 @@ NEW_TOKENS = 40
 METRICS = {
     "generation", "reward_mean", "reward_std", "reward_best", "reward_worst", "best_index", "centre_reward",
     "centre_correct", "centre_exact", "test_reward", "test_correct", "test_exact", "completion_length",
-    "truncated", "members_correct", "members_exact", "update_norm", "zero_variance", "redispatched", "workers",
-    "tokens", "seconds", "tokens_per_second",
+    "truncated", "members_correct", "members_exact", "update_norm", "zero_variance", "redispatched",
+    "workers", "tokens", "seconds", "tokens_per_second",
 }  # fmt: skip
 EXAMPLE = {"prompt", "target", "completion", "reward", "correct", "exact", "tokens", "finish"}
 

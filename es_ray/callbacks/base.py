@@ -43,8 +43,11 @@ class Callback:
     def on_run_start(self, run: RunInfo) -> None:
         """The engines are ready, and the run directory is there."""
 
+    def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
+        """The base model's reward and metrics by split: ahead of generation 0's end, or of a resumed run."""
+
     def on_progress(self, done: int, total: int) -> None:
-        """So many of the generation's candidates have been evaluated."""
+        """So many of the generation's completions have been made and scored."""
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """A generation was evaluated and its step taken.
@@ -77,6 +80,10 @@ class CallbackList(Callback):
     def on_run_start(self, run: RunInfo) -> None:
         """Tell all of them."""
         self._each(lambda callback: callback.on_run_start(run))
+
+    def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
+        """Tell all of them."""
+        self._each(lambda callback: callback.on_base_evaluated(base))
 
     def on_progress(self, done: int, total: int) -> None:
         """Tell all of them."""

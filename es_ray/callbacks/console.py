@@ -12,6 +12,7 @@ from rich.text import Text
 from es_ray.callbacks.base import Callback, RunInfo
 from es_ray.config import BUNDLED
 from es_ray.judge.table import comparison_table, formatted, watched_metric
+from es_ray.runs.run_dir import RunDir
 
 
 class _Lines(logging.Handler):
@@ -29,13 +30,16 @@ class TerminalConsole(Callback):
     """Lines on standard output, and progress bars if it is a terminal. es-ray's warnings go there too."""
 
     def __init__(self) -> None:
-        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._out = RichConsole(highlight=False)
+        self._watched = self._out.is_terminal
+        if not self._watched:
+            self._out.width = FILE_WIDTH
         self._run: RunInfo | None = None
         self._bars: Progress | None = None
         self._generations: Any = None
-        self._candidates: Any = None
+        self._completions: Any = None
         self._seconds: list[float] = []
-        self._no_spread = False
+        self._had_spread = self._warned = False
         logger = logging.getLogger("es_ray")
         logger.handlers = [_Lines(self._line)]
         logger.propagate = False
@@ -43,37 +47,31 @@ class TerminalConsole(Callback):
     def on_run_start(self, run: RunInfo) -> None:
         """Say what runs where, and begin the bars."""
         self._run = run
-        config, engine = run.config, run.engine
-        bundled = " (bundled)" if config.model.path == BUNDLED else ""
-        self._line(
-            f"es-ray: {run.model}{bundled}, {_si(engine.parameters)} parameters, "
-            f"{config.engine.kind} engine on {engine.device} in {engine.dtype}, {run.where}; "
-            f"evolving {run.parameters:,} LoRA entries (rank {config.lora.rank}, {run.modules} modules in "
-            f"{run.layers} layers)"
-        )
-        total = config.evolution.generations
-        self._line(
-            f"{config.task.name}: {run.prompts['train']} training and {run.prompts['test']} test prompts; "
-            f"population {config.evolution.population}, {_generations(run.first, total)}, "
-            f"seed {config.evolution.seed}; writing {run.path}"
-        )
-        if self._out.is_terminal and run.first < total:
+        for line in _head(run):
+            self._line(line)
+        earlier = RunDir(run.path).metrics(run.first - 1) if run.first else []
+        self._had_spread = any(not line["zero_variance"] for line in earlier)
+        total = run.config.evolution.generations
+        if self._watched and run.first < total:
             self._begin_bars(run.first, total)
+
+    def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
+        """What there is to beat."""
+        splits = [f"{split} {_summary(summary)}" for split, summary in base.items()]
+        self._line(f"base model: {'; '.join(splits)}")
 
     def on_progress(self, done: int, total: int) -> None:
         """Move the bar of the generation in hand."""
         if self._bars is not None:
-            self._bars.update(self._candidates, completed=done, total=total)
+            self._bars.update(self._completions, completed=done, total=total)
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """A line for the generation."""
         self._line(_generation_line(metrics))
-        if metrics["zero_variance"] and not self._no_spread:  # once, until there is a spread again
-            self._line(
-                "  warning: all members have the same reward, so there is no step: the noise may be too "
-                "small to change a token (raise evolution.noise.multiplier, or std), or the task is solved"
-            )
-        self._no_spread = metrics["zero_variance"]
+        if metrics["zero_variance"] and not self._warned:
+            self._line(f"  {_NO_SPREAD[self._had_spread]}")
+            self._warned = True  # once is enough
+        self._had_spread |= not metrics["zero_variance"]
         if metrics["redispatched"]:
             self._line(f"  {metrics['redispatched']} members were evaluated again: a worker was lost")
         self._move_bars(metrics)
@@ -88,8 +86,9 @@ class TerminalConsole(Callback):
         assert self._run is not None
         path, last = self._run.path, self._run.config.evolution.generations - 1
         self._out.print(comparison_table(results, "test split"))
-        adapter = path / "generations" / f"{last:04d}" / "adapter"
-        self._line(f"wrote {path}: adapter {adapter}, plot {path / 'plots' / 'latest.png'}")
+        self._line(f"wrote {path}")
+        self._line(f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}")
+        self._line(f"  plot    {path / 'plots' / 'latest.png'}")
         self._line(f"next: es-ray evaluate {path} --split train")
 
     def close(self) -> None:
@@ -98,12 +97,12 @@ class TerminalConsole(Callback):
 
     def _begin_bars(self, first: int, total: int) -> None:
         columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
         )  # fmt: skip
         self._bars = Progress(*columns, console=self._out, transient=True)
-        self._generations = self._bars.add_task("generation", total=total, completed=first, note="")
-        self._candidates = self._bars.add_task("members", total=None, note="")
+        self._generations = self._bars.add_task("generations", total=total, completed=first, note="")
+        self._completions = self._bars.add_task("completions", total=None, note="")
         self._bars.start()
 
     def _move_bars(self, metrics: Mapping[str, Any]) -> None:
@@ -122,22 +121,59 @@ class TerminalConsole(Callback):
             bars.stop()
 
     def _line(self, text: str) -> None:
-        self._out.print(Text(text))
+        self._out.print(Text(text), soft_wrap=not self._watched)  # a file's lines are for programs too
+
+
+FILE_WIDTH = 110
+_NO_SPREAD = {
+    False: "warning: all members have the same reward, so there is no step: the noise may be too small to "
+    "change a token (raise evolution.noise.multiplier, or std)",
+    True: "all members have the same reward, so there is no step: there is nothing left to learn from here",
+}
+
+
+def _head(run: RunInfo) -> list[str]:
+    """What runs where, on what, and what it writes."""
+    config, engine = run.config, run.engine
+    bundled = " (bundled)" if config.model.path == BUNDLED else ""
+    evolution, noise = config.evolution, config.evolution.noise
+    scale = f"std {noise.std:g}" if noise.kind == "constant" else f"multiplier {noise.multiplier:g}"
+    unit = " in units of sigma" if evolution.update_scale == "sigma" else ""
+    return [
+        f"es-ray: {run.model}{bundled}, {_si(engine.parameters)} parameters in {engine.dtype}",
+        f"engine: {engine_name(config.engine.kind)} on {engine.device}, {run.where}",
+        f"LoRA: {run.parameters:,} entries of rank {config.lora.rank} in {run.modules} modules, "
+        f"{run.layers} layers",
+        f"noise: {noise.kind}, {scale}; learning rate {evolution.learning_rate:g}{unit}",
+        f"task: {config.task.name}, {run.prompts['train']} training and {run.prompts['test']} test prompts",
+        f"run: population {evolution.population}, {_generations(run.first, evolution.generations)}, "
+        f"seed {evolution.seed}",
+        f"writing {run.path}",
+    ]
+
+
+def engine_name(kind: str) -> str:
+    """An engine's name for people: of an import path, what stands behind the last colon."""
+    return kind.rpartition(":")[2]
 
 
 def _generation_line(metrics: Mapping[str, Any]) -> str:
-    """The members, then the centre that they started from, where it answered the test prompts."""
+    """The members, then, as test@g, the centre after generation g that they started from."""
+    name = watched_metric(key.removeprefix("centre_") for key in metrics if key.startswith("centre_"))
+    members = f" {name} {formatted(name, metrics[f'members_{name}']):>4}" if name is not None else ""
     test = ""
     if metrics["test_reward"] is not None:
-        name = watched_metric(key.removeprefix("test_") for key in metrics if key.startswith("test_"))
-        shown = f" {name} {formatted(name, metrics[f'test_{name}'])}" if name is not None else ""
-        test = f"  test {metrics['test_reward']:8.2f} {shown}"
+        centre = f"@{metrics['generation'] - 1}" if metrics["generation"] else "@start"
+        shown = f" {formatted(name, metrics[f'test_{name}'])}" if name is not None else ""
+        test = f" test{centre} {metrics['test_reward']:.2f}{shown}"
     return (
-        f"gen {metrics['generation']:4d}"
-        f"  reward {metrics['reward_mean']:8.2f} ± {metrics['reward_std']:6.2f}"
-        f"  best {metrics['reward_best']:8.2f}{test}"
-        f"  {metrics['tokens_per_second']:7.0f} tok/s  {metrics['seconds']['total']:6.2f} s"
+        f"gen {metrics['generation']:3d} reward {metrics['reward_mean']:7.2f} ± {metrics['reward_std']:6.2f}"
+        f"{members} cut {metrics['truncated']:4.0%}{test} {metrics['seconds']['total']:.2f} s"
     )
+
+
+def _summary(summary: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {formatted(name, value)}" for name, value in summary.items())
 
 
 def _generations(first: int, total: int) -> str:

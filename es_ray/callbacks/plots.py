@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,11 @@ from es_ray.config import BUNDLED
 from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
+
+PAUSE = 5.0
+"""Seconds between two plots: one for each of a thousand short generations would cost more than those."""
+RECENT, OLDER = 10, 30
+"""Plots that are kept: the last ones, and about so many of those before, evenly spread."""
 
 
 def plot_file(run: RunDir, generation: int) -> Path:
@@ -44,36 +52,49 @@ def draw(run: RunDir, generation: int) -> Path:
     return path
 
 
+def thin(run: RunDir) -> None:
+    """Remove plots of the past, so that what is left is spread evenly over it."""
+    form = re.compile(r"evolution_progress_gen(\d+)\.png")
+    found = sorted(int(match[1]) for file in run.plots.iterdir() if (match := form.fullmatch(file.name)))
+    past, step = found[:-RECENT], 1
+    while past and past[-1] // step > OLDER:
+        step *= 2
+    for generation in past:
+        if generation % step:
+            plot_file(run, generation).unlink()
+
+
 def _tmp(run: RunDir, pid: int, name: str) -> Path:
     return run.plots / f".{pid}.{name}"
 
 
 class ProgressPlots(Callback):
-    """Draws the generations that `output.plots_every` names, and the last one, as they are recorded."""
+    """Draws the generations that `output.plots_every` names as they are recorded, and the last one always.
+
+    Between two plots lie at least PAUSE seconds, and older ones are thinned: a long run has a few dozen.
+    """
 
     def __init__(self) -> None:
         self._run: RunDir | None = None
         self._process: PlotProcess | None = None
         self._every = 1
         self._final = 0
+        self._drawn = -math.inf
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Start the process, and have it draw what a driver that was killed did not come to."""
+        """Start the process, and have it draw the last generation, if a driver was killed before it did."""
         self._run = RunDir(run.path)
         self._every, self._final = run.config.output.plots_every, run.config.evolution.generations - 1
         self._process = PlotProcess(self._run)
-        missing: list[int] = []
-        for generation in filter(self._has_plot, reversed(self._run.complete_generations())):
-            if plot_file(self._run, generation).exists():
-                break
-            missing.insert(0, generation)
-        for generation in missing:
-            self._process.draw(generation)
+        last = self._run.last_complete()
+        if last >= 0 and not plot_file(self._run, last).exists():
+            self._draw(last)
 
     def on_generation_recorded(self, generation: int) -> None:
-        """Have it drawn."""
-        if self._process is not None and self._has_plot(generation):
-            self._process.draw(generation)
+        """Have it drawn, if it is its turn."""
+        due = generation % self._every == 0 and time.monotonic() - self._drawn >= PAUSE
+        if due or generation == self._final:
+            self._draw(generation)
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """Wait until all is drawn."""
@@ -86,8 +107,10 @@ class ProgressPlots(Callback):
         if process is not None:
             process.close()
 
-    def _has_plot(self, generation: int) -> bool:
-        return generation % self._every == 0 or generation == self._final
+    def _draw(self, generation: int) -> None:
+        if self._process is not None:
+            self._process.draw(generation)
+            self._drawn = time.monotonic()
 
 
 class PlotProcess:
@@ -137,9 +160,10 @@ def main() -> None:
     """Draw the generations whose numbers come in on standard input."""
     run, driver = RunDir(Path(sys.argv[1])), os.getppid()
     for line in sys.stdin:
-        if os.getppid() != driver:  # killed; when the run goes on, the rest is drawn
+        if os.getppid() != driver:  # killed; when the run goes on, the last one is drawn
             break
         draw(run, int(line))
+        thin(run)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,30 @@ def _draw_rewards(
     if base is not None:
         panel.axhline(base["train"]["reward"], color=GREY, ls="--", lw=1.2, label="base, training")
         panel.axhline(base["test"]["reward"], color=GREY, ls=":", lw=1.5, label="base, test")
+    lines = [] if base is None else [base["train"]["reward"], base["test"]["reward"]]
+    usual = np.concatenate([mean, _column(metrics, "test_reward"), _column(metrics, "reward_best"), lines])
+    _limit(panel, x, usual, np.stack([mean - spread, _column(metrics, "reward_worst")]))
     panel.set_ylabel("reward")
     panel.legend(loc="best", fontsize=8, ncols=2)
+
+
+def _limit(panel: Axes, x: np.ndarray, usual: np.ndarray, low: np.ndarray) -> None:
+    """Cut the axis where a single wrecked member would flatten it; marks show where something lies below.
+
+    usual: values that set the scale; low: shape [curves, generations], of which the lowest may be cut.
+    """
+    usual = usual[~np.isnan(usual)]
+    bottom, top = np.quantile(usual, [0.1, 0.9])
+    span = max(top - bottom, float(np.median(usual.max() - low)), 1e-9)
+    floor = bottom - 1.5 * span
+    cut = low.min(axis=0) < floor
+    if not cut.any() or len(x) == 0:
+        return
+    kept = np.concatenate([usual[usual >= floor], low[low >= floor], [bottom]])
+    margin = 0.05 * (usual.max() - kept.min() or 1.0)
+    panel.set_ylim(kept.min() - 2 * margin, usual.max() + margin)
+    marks = np.full(int(cut.sum()), kept.min() - 1.5 * margin)
+    panel.plot(x[cut], marks, color=RED, ls="", marker="v", ms=5, label="worse than shown")
 
 
 def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], name: str) -> None:

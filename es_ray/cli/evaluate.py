@@ -29,7 +29,7 @@ def evaluate(
     past = recorded(RunDir.open(run_dir), generation)
     with LocalPool(past.config) as pool:
         past.check_weights(pool.start().mean_abs)
-        results = compare(pool, past.run, past.strategy, past.generation, split)
+        results = compare(pool, past.run, past.strategy, past.experiment.prompts, past.generation, split)
     if as_json:
         typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
     else:

@@ -1,4 +1,4 @@
-"""The `es-ray` command, and how it ends: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
+"""The `es-ray` command. It ends with 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
 
 import functools
 import os

@@ -1,5 +1,6 @@
 """Base model, centre and best member side by side on one split."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from es_ray.evaluation import BASE, CENTRE, Candidate
@@ -11,20 +12,26 @@ from es_ray.workers.pool import Pool
 
 
 def compare(
-    pool: Pool, run: RunDir, strategy: Strategy, generation: int, split: str, theta: Vector | None = None
+    pool: Pool,
+    run: RunDir,
+    strategy: Strategy,
+    prompts: Mapping[str, int],
+    generation: int,
+    split: str,
+    theta: Vector | None = None,
 ) -> dict[str, Any]:
     """{base, centre, best}: each with its reward, the task's metrics, and examples.
 
-    centre is the one after that generation's update (theta, if given); best is the best member
-    of all generations up to it, with its generation and index.
+    centre is the one after that generation's update (theta, if given); best is the best member of all
+    generations up to it, with its generation and index. prompts: how many each split has.
     """
     theta = centre_after(run, strategy, generation) if theta is None else theta
     born, index = best_of(run.metrics(generation))
     noise = strategy.perturbation
-    pair = pool.evaluate(
-        theta, noise, generation + 1, [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
-    )
-    best = pool.evaluate(centre_after(run, strategy, born - 1), noise, born, [Candidate(index, (split,))])
+    both = [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
+    pair = pool.evaluate(theta, noise, generation + 1, both, prompts)
+    before = centre_after(run, strategy, born - 1)
+    best = pool.evaluate(before, noise, born, [Candidate(index, (split,))], prompts)
     found = {"base": (pair, BASE), "centre": (pair, CENTRE), "best": (best, index)}
     results: dict[str, Any] = {
         name: outcomes.summary(who, split) | {"examples": outcomes.examples(who, split)}

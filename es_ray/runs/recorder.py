@@ -35,6 +35,12 @@ class GenerationRecord:
     advantages: NDArray[np.float64]
     metrics: dict[str, Any]
 
+    @property
+    def base(self) -> dict[str, dict[str, Any]] | None:
+        """The base model's reward and metrics by split, where it was evaluated."""
+        splits = self.outcomes.splits(BASE)
+        return {split: self.outcomes.summary(BASE, split) for split in splits} or None
+
 
 class Recorder:
     """Takes a record and returns at once; an error in writing it is raised by the next call.
@@ -101,10 +107,7 @@ class Recorder:
             index = record.metrics["best_index"]
             best = self._strategy.perturbation.member(record.before[THETA], generation, index)
             self._writer.write(best, tmp / BEST, best_card(record.metrics))
-        base = {split: record.outcomes.summary(BASE, split) for split in record.outcomes.splits(BASE)}
-        write_state(
-            tmp, generation, record.after, self._mean_abs, self._weights, self._examples, base or None
-        )
+        write_state(tmp, generation, record.after, self._mean_abs, self._weights, self._examples, record.base)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         metrics = version_0_1_0.metrics_line(record.metrics) if self._old_form else record.metrics
         line = append_json_line(self._run.metrics_file, metrics)

@@ -36,8 +36,14 @@ class LocalPool(Pool):
             self._worker = None
 
     def _map(
-        self, shared: tuple[Any, ...], calls: Sequence[Call], on_done: Callable[[Call], None]
+        self,
+        shared: tuple[Any, ...],
+        calls: Sequence[Call],
+        on_done: Callable[[Call], None],
+        on_rows: Callable[[int], None],
     ) -> list[Any]:
+        assert self._worker is not None
+        self._worker.on_rows = on_rows
         results = []
         for call in calls:
             try:

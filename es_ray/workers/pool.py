@@ -1,7 +1,7 @@
 """What the driver sees of the workers: calls that are split, handed out, and come back complete."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from es_ray.evolution.perturbation import Perturbation, Vector
 SLICE = {"transformers": 1 << 16, "sglang": 1 << 20}
 """Entries that one call to `noise_sum` computes, by engine. No result depends on it."""
 
-OnDone = Callable[[int, int], None]
-"""Called with the number of candidates evaluated so far, and of all."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of completions made so far, and of all."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class Call:
     """A call of a worker's method: any worker may make it, and make it again, with the same result.
 
     arguments: those after what all calls share, plain values; about: what to call it in messages, by its
-    str(); members: how many candidates it evaluates.
+    str(); members, rows: how many candidates it evaluates, with how many completions.
     """
 
     method: str
     arguments: list[Any]
     about: object
     members: int = 0
+    rows: int = 0
 
 
 class Pool(ABC):
@@ -62,9 +63,16 @@ class Pool(ABC):
 
     @abstractmethod
     def _map(
-        self, shared: tuple[Any, ...], calls: Sequence[Call], on_done: Callable[[Call], None]
+        self,
+        shared: tuple[Any, ...],
+        calls: Sequence[Call],
+        on_done: Callable[[Call], None],
+        on_rows: Callable[[int], None],
     ) -> list[Any]:
-        """The results of the calls, in order. A worker's method gets what is shared, then the arguments."""
+        """The results of the calls, in order. A worker's method gets what is shared, then the arguments.
+
+        on_done: called as a call ends; on_rows: with how many completions the calls under way have made.
+        """
 
     def __enter__(self) -> "Pool":
         return self
@@ -78,22 +86,31 @@ class Pool(ABC):
         perturbation: Perturbation,
         generation: int,
         candidates: Sequence[Candidate],
-        on_done: OnDone = lambda done, total: None,
+        prompts: Mapping[str, int],
+        on_progress: OnProgress = lambda done, total: None,
     ) -> Outcomes:
-        """Outcomes of all candidates. Raises RunError if one cannot be had."""
+        """Outcomes of all candidates. Raises RunError if one cannot be had.
+
+        theta: the centre, shape [P]; prompts: how many each split has.
+        """
         size = self.config.engine.shard
         shards = [
             Shard(generation, tuple(candidates[at : at + size])) for at in range(0, len(candidates), size)
         ]
-        done = 0
+        calls = [
+            Call("evaluate", shard.packed(), shard, len(shard.candidates), shard.rows(prompts))
+            for shard in shards
+        ]
+        done, total = 0, sum(call.rows for call in calls)
 
         def count(call: Call) -> None:
             nonlocal done
-            done += call.members
-            on_done(done, len(candidates))
+            done += call.rows
+            on_progress(done, total)
 
-        calls = [Call("evaluate", shard.packed(), shard, len(shard.candidates)) for shard in shards]
-        return Outcomes(self._map((theta, perturbation), calls, count))
+        on_progress(0, total)
+        results = self._map((theta, perturbation), calls, count, lambda rows: on_progress(done + rows, total))
+        return Outcomes(results)
 
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]
@@ -108,4 +125,6 @@ class Pool(ABC):
             Call("noise_sum", [generation, start, min(start + size, perturbation.size)], about)
             for start in range(0, perturbation.size, size)
         ]
-        return np.concatenate(self._map((perturbation, advantages), calls, lambda call: None))
+        return np.concatenate(
+            self._map((perturbation, advantages), calls, lambda call: None, lambda rows: None)
+        )

@@ -111,7 +111,11 @@ class RayPool(Pool):
         return count, each
 
     def _map(
-        self, shared: tuple[Any, ...], calls: Sequence[Call], on_done: Callable[[Call], None]
+        self,
+        shared: tuple[Any, ...],
+        calls: Sequence[Call],
+        on_done: Callable[[Call], None],
+        on_rows: Callable[[int], None],
     ) -> list[Any]:
         assert self._actors is not None
         actors, refs = self._actors, self._put(shared)

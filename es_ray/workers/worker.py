@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ class Worker:
         self._engine = create_engine(self._experiment)
         self.info = self._engine.info
         self.name = f"{socket.gethostname()}/{os.getpid()}"
+        self.on_rows: Callable[[int], None] = lambda rows: None
+        """Called with the number of completions that the shard in hand has made."""
 
     def evaluate(
         self, theta: Vector, perturbation: Perturbation, generation: int, candidates: list[list[Any]]
@@ -42,10 +45,13 @@ class Worker:
             for number in range(len(examples[split]))
         ]
         samples: list[Sample | None] = [None] * len(places)
+        made: list[int] = []
 
         def score(number: int, completion: Completion) -> None:
             variant, split, at = places[number]
             samples[number] = self._sample(variant, examples[split][at], completion)
+            made.append(number)
+            self.on_rows(len(made))
 
         rows = [Row(variant, prompts[split][number]) for variant, split, number in places]
         self._engine.generate([theta], perturbation, rows, on_completion=score)
