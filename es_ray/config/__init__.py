@@ -2,6 +2,7 @@
 
 from es_ray.config.loading import (
     DEFAULT_PRESET,
+    GENERAL_PRESET,
     RESUMABLE,
     changed_bytes,
     differences,
@@ -25,6 +26,7 @@ from es_ray.config.sections import (
 __all__ = [
     "BUNDLED",
     "DEFAULT_PRESET",
+    "GENERAL_PRESET",
     "RESUMABLE",
     "ClusterConfig",
     "Config",

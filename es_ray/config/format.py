@@ -29,6 +29,16 @@ def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
     A file without one is a user's own, or 0.1.0's.
     """
     rest = dict(tree)
-    if checked_format(rest.pop("format", OLDEST), where) == OLDEST and rest.get("tracking", ()) in ({}, None):
-        del rest["tracking"]  # 0.1.0 wrote that section, with nothing in it
+    checked_format(rest.pop("format", OLDEST), where)
+    if (
+        "format" not in tree and rest.get("tracking", ()) == {}
+    ):  # 0.1.0 wrote that section, with nothing in it
+        del rest["tracking"]
+        rest["evolution"] = rest["evolution"] | {"noise": _applicable(rest["evolution"]["noise"])}
     return rest
+
+
+def _applicable(noise: dict[str, Any]) -> dict[str, Any]:
+    """0.1.0's noise without the keys that had no effect: it wrote all of them."""
+    without = ("fraction", "multiplier") if noise["kind"] == "constant" else ("std",)
+    return {key: value for key, value in noise.items() if key not in without}

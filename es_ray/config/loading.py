@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 
 from es_ray.config.format import migrated
-from es_ray.config.sections import Config
+from es_ray.config.sections import BUNDLED, Config
 from es_ray.config.tree import flat, merge, put
 from es_ray.errors import UserError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
-DEFAULT_PRESET = "tiny-chat"
+DEFAULT_PRESET, GENERAL_PRESET = "tiny-chat", "general"
+"""What a run without a preset and a file takes: for the bundled model, and for any other."""
 RESUMABLE = (
     "evolution.generations",
     "cluster.",
@@ -43,10 +44,16 @@ def load(
 ) -> Config:
     """A configuration: a preset, under a YAML file, under sets, under flags.
 
+    Without preset and file: the bundled model's preset, or, for a model of your own, the general one.
+
     file: a path; preset: a name (`preset_names` has them); sets: "section.key=value" each; flags: values by
     dotted key, None for those that are not given. Raises UserError of one line that names the key, its value
     and what is allowed.
     """
+    given = _given(sets, flags or {})
+    path = given.get("model", {}).get("path", BUNDLED) if isinstance(given.get("model"), dict) else BUNDLED
+    if preset is None and file is None:
+        preset = DEFAULT_PRESET if path == BUNDLED else GENERAL_PRESET
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in preset_names():
@@ -54,6 +61,12 @@ def load(
         tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
     if file is not None:
         tree = merge(tree, migrated(_read_yaml(Path(file)), file))
+    return Config.parse(merge(tree, given))
+
+
+def _given(sets: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--set` and flags say, as a tree; flags win."""
+    tree: dict[str, Any] = {}
     for item in sets:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
@@ -62,10 +75,10 @@ def load(
             put(tree, key.strip().split("."), yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise UserError(f"--set {item}: the value is not valid YAML") from error
-    for key, value in (flags or {}).items():
+    for key, value in flags.items():
         if value is not None:
             put(tree, key.split("."), value)
-    return Config.parse(tree)
+    return tree
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -31,6 +31,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_keys(cls, values: Any) -> Any:
+        return {} if values is None else values  # `output:` in YAML, with nothing below it
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_boolean_as_number(cls, value: object, info: ValidationInfo) -> object:
@@ -92,12 +97,38 @@ class InitConfig(Section):
 
 
 class NoiseConfig(Section):
-    """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`)."""
+    """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`).
+
+    Without a kind, std means `constant`. A key that is not the kind's is an error: it would have no effect.
+    """
 
     kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
-    fraction: Positive = 0.1
-    multiplier: Positive = 22.0
-    std: Positive = 0.001
+    fraction: Positive | None = 0.1
+    multiplier: Positive | None = 22.0
+    std: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = {key: value for key, value in values.items() if value is not None}
+        kind = given.get("kind", "constant" if "std" in given else "per-layer")
+        own = NOISE_KEYS.get(kind) if isinstance(kind, str) else None
+        if own is None:
+            return values
+        for key in given.keys() & {"fraction", "multiplier", "std"} - own.keys():
+            kinds = " or ".join(other for other, keys in NOISE_KEYS.items() if key in keys)
+            raise ValueError(f"{key}: {given[key]} has no effect on noise of kind {kind}; it is for {kinds}")
+        return dict.fromkeys(("fraction", "multiplier", "std")) | own | given | {"kind": kind}
+
+
+NOISE_KEYS: dict[str, dict[str, float]] = {
+    "per-layer": {"fraction": 0.1, "multiplier": 22.0},
+    "per-module": {"fraction": 0.1, "multiplier": 22.0},
+    "constant": {"std": 0.001},
+}
+"""The keys of each kind of noise, with their defaults."""
 
 
 class EvolutionConfig(Section):
@@ -208,6 +239,10 @@ class Config(Section):
     def replace(self, **values: Any) -> "Config":
         """A copy with some dotted keys changed, `__` standing for the dot: `replace(evolution__seed=1)`."""
         tree = self.model_dump()
+        noise = {key.rpartition("__")[2]: value for key, value in values.items() if "__noise__" in key}
+        kind = noise.get("kind", "constant" if "std" in noise else self.evolution.noise.kind)
+        if kind != self.evolution.noise.kind:
+            tree["evolution"]["noise"] = {"kind": kind}  # the present kind's keys are not the new one's
         for key, value in values.items():
             put(tree, key.split("__"), value)
         return Config.parse(tree)

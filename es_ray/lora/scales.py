@@ -14,7 +14,7 @@ def noise_scale(layout: LoraLayout, config: NoiseConfig, mean_abs: Sequence[floa
 
     mean_abs: mean|W| of each adapted module's base weight, in the layout's order.
     """
-    if config.kind == "constant":
+    if config.std is not None:
         return PiecewiseConstant((layout.size,), (config.std,))
     weights = np.array([m.in_features * m.out_features for m in layout.modules], dtype=np.float64)
     means = np.asarray(mean_abs, dtype=np.float64)
@@ -23,6 +23,7 @@ def noise_scale(layout: LoraLayout, config: NoiseConfig, mean_abs: Sequence[floa
         for layer in layout.layers:
             here = layers == layer
             means[here] = (means[here] * weights[here]).sum() / weights[here].sum()
+    assert config.multiplier is not None and config.fraction is not None  # as the kind is not constant
     sigma = config.multiplier * config.fraction * means
     ends = tuple(part.stop for part in layout.tensors if part.matrix == "B")
     return PiecewiseConstant(ends, tuple(float(value) for value in sigma))
