@@ -128,10 +128,20 @@ class Experiment:
     def check(self) -> None:
         """Raise UserError for anything in the configuration that model and data do not allow."""
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
-        longest = max(len(ids) for split in self.prompt_ids.values() for ids in split)
         room = getattr(self.source.architecture, "max_position_embeddings", None)
-        if room is not None and longest + self.config.task.max_new_tokens > room:
-            raise UserError(
-                f"task.max_new_tokens: {self.config.task.max_new_tokens} after the longest prompt of "
-                f"{longest} tokens exceeds the model's {room} positions; at most {room - longest} is allowed"
-            )
+        if room is None:
+            return
+        new_tokens = self.config.task.max_new_tokens
+        for split, prompts in self.prompt_ids.items():
+            longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
+            tokens, where = len(prompts[longest]), self.examples[split][longest].where
+            if tokens >= room:
+                raise UserError(
+                    f"{where}: the prompt has {tokens} tokens, which leaves none of the model's {room} "
+                    "positions for an answer"
+                )
+            if tokens + new_tokens > room:
+                raise UserError(
+                    f"task.max_new_tokens: {new_tokens} after the longest prompt of {tokens} tokens "
+                    f"({where}) exceeds the model's {room} positions; at most {room - tokens} is allowed"
+                )

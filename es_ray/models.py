@@ -11,6 +11,7 @@ from es_ray.errors import UserError
 from es_ray.paths import data_dir
 
 WEIGHTS = ("*.safetensors", "*.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 WHOLE = 64 << 20
 BLOCK = 1 << 16
 BLOCKS = 64
@@ -82,9 +83,12 @@ class ModelSource:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, padding on the left; raises UserError if it has no chat template."""
+        """The tokenizer; raises UserError if there is none, or if it has no chat template."""
         from transformers import AutoTokenizer
 
+        folder = self.folder
+        if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise UserError(f"model.path: {self.path} has no tokenizer ({' or '.join(TOKENIZER_FILES)})")
         tokenizer = self._loaded(AutoTokenizer)
         if tokenizer.chat_template is None:
             raise UserError(f"model.path: the tokenizer of {self.path} has no chat template")

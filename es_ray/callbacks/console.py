@@ -1,7 +1,7 @@
 """What the terminal shows: rich progress where someone watches, plain lines elsewhere, 80 columns wide."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -27,9 +27,13 @@ class _Lines(logging.Handler):
 
 
 class TerminalConsole(Callback):
-    """Lines on standard output, and progress bars if it is a terminal. es-ray's warnings go there too."""
+    """Lines on standard output, and progress bars if it is a terminal. es-ray's warnings go there too.
 
-    def __init__(self) -> None:
+    notes: lines to show with the first ones.
+    """
+
+    def __init__(self, notes: Sequence[str] = ()) -> None:
+        self._notes = notes
         self._out = RichConsole(highlight=False)
         self._watched = self._out.is_terminal
         if not self._watched:
@@ -47,7 +51,7 @@ class TerminalConsole(Callback):
     def on_run_start(self, run: RunInfo) -> None:
         """Say what runs where, and begin the bars."""
         self._run = run
-        for line in _head(run):
+        for line in [*_head(run), *(f"note: {note}" for note in self._notes)]:
             self._line(line)
         earlier = RunDir(run.path).metrics(run.first - 1) if run.first else []
         self._had_spread = any(not line["zero_variance"] for line in earlier)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from es_ray.cli.options import ConfigFile, Debug, Engine, Model, Preset, Sets
-from es_ray.config import DEFAULT_PRESET, load
+from es_ray.config import load
 from es_ray.errors import UserError
 
 
@@ -30,8 +30,6 @@ def doctor(
     if local and address:
         raise UserError("--local: looks at this machine alone; leave out --address")
     flags = {"cluster.address": address, "engine.kind": engine, "model.path": model}
-    if preset is None and config is None:
-        preset = DEFAULT_PRESET
     sets = [*(set_ or []), "cluster.address=null"] if local else set_ or []
     resolved = load(config, preset, sets, flags)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from es_ray.cli.options import Debug, RunDirectory, Split
+from es_ray.cli.options import AsJson, Debug, RunDirectory, Split
 from es_ray.runs.run_dir import RunDir
 
 
@@ -15,7 +15,7 @@ def evaluate(
         int | None, typer.Option(help="The centre after this generation; default: the last.")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which examples.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Show base model, centre and best member of a run side by side."""

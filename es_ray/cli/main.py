@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -14,6 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import typer
 
+from es_ray import __version__
 from es_ray.cli.doctor import doctor
 from es_ray.cli.evaluate import evaluate
 from es_ray.cli.member import member
@@ -27,6 +28,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -44,6 +46,19 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
             raise Interrupted(str(error) or "interrupted") from None
 
     return wrapped
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Evolution Strategies fine-tuning of language models, through LoRA."""
+    if version:
+        typer.echo(f"es-ray {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 for command in (run, evaluate, member, plot, doctor):
@@ -75,7 +90,8 @@ def _usage_message(error: Any) -> str:
     """What is wrong with the command line, and the value where an option's type refused it."""
     message = error.format_message()
     given = [e["input"] for e in error.__cause__.errors()] if hasattr(error.__cause__, "errors") else []
-    return f"{message}; got {given[0]!r}" if given else f"{message} (es-ray --help, es-ray run --help)"
+    command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "es-ray"
+    return f"{message}; got {given[0]!r}" if given else f"{message} ({command} --help)"
 
 
 def _failed(code: int, message: str, debug: bool) -> int:

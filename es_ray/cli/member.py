@@ -1,11 +1,12 @@
 """`es-ray member`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from es_ray.cli.options import Debug, RunDirectory
+from es_ray.cli.options import AsJson, Debug, RunDirectory
 from es_ray.errors import UserError
 from es_ray.runs.run_dir import RunDir
 
@@ -18,6 +19,7 @@ def member(
     centre: Annotated[
         bool, typer.Option("--centre", help="The centre after the generation's update.")
     ] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Rebuild any member of a run, or a centre, as a PEFT adapter."""
@@ -35,6 +37,10 @@ def member(
         past.writer().write(vector, output, rebuilt_card(f"{name} generation {generation}"))
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
-    typer.echo(
-        f"wrote {output}: {name} generation {generation}, a PEFT adapter of {past.experiment.source.path}"
-    )
+    base = past.experiment.source.path
+    if as_json:
+        typer.echo(
+            json.dumps({"adapter": str(output), "generation": generation, "index": index, "base": base})
+        )
+    else:
+        typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}")

@@ -19,4 +19,5 @@ Sets = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key; may be repeated."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Split = Literal["train", "test"]

@@ -1,13 +1,15 @@
 """`es-ray plot`."""
 
+import json
+
 import typer
 
-from es_ray.cli.options import Debug, RunDirectory
+from es_ray.cli.options import AsJson, Debug, RunDirectory
 from es_ray.errors import UserError
 from es_ray.runs.run_dir import RunDir
 
 
-def plot(run_dir: RunDirectory, debug: Debug = False) -> None:
+def plot(run_dir: RunDirectory, as_json: AsJson = False, debug: Debug = False) -> None:
     """Draw the plot of a run again, up to its last whole generation."""
     from es_ray.callbacks.plots import draw
 
@@ -15,4 +17,5 @@ def plot(run_dir: RunDirectory, debug: Debug = False) -> None:
     last = run.last_complete()
     if last < 0:
         raise UserError(f"{run.path}: has no finished generation to plot")
-    typer.echo(f"wrote {draw(run, last)}")
+    path = draw(run, last)
+    typer.echo(json.dumps({"plot": str(path), "generation": last}) if as_json else f"wrote {path}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from es_ray.cli.options import ConfigFile, Debug, Engine, Model, Preset, Sets
-from es_ray.config import DEFAULT_PRESET, Config, load
+from es_ray.config import BUNDLED, Config, load
 from es_ray.errors import UserError
 
 
@@ -53,8 +53,6 @@ def run(
         folder = _folder_to_resume(config, output, set_ or [])
         flags["output.dir"] = str(folder)
         config = config or folder / "config.yaml"
-    if preset is None and config is None:
-        preset = DEFAULT_PRESET
     sets = [*(set_ or []), "cluster.address=null"] if local else set_ or []
     resolved = load(config, preset, sets, flags)
     if address is not None and workers is None and resolved.cluster.workers == 0:
@@ -66,7 +64,21 @@ def run(
     from es_ray.callbacks.console import TerminalConsole
     from es_ray.driver import run as evolve
 
-    evolve(resolved, resume=resume, callbacks=[TerminalConsole()])
+    notes = [] if resume else _notes(resolved, chosen=preset is not None or config is not None)
+    evolve(resolved, resume=resume, callbacks=[TerminalConsole(notes)])
+
+
+def _notes(config: Config, chosen: bool) -> list[str]:
+    """What was taken that nobody asked for, and might surprise."""
+    notes = []
+    if not chosen and config.model.path != BUNDLED:
+        notes.append(
+            "no preset or file was given: noise and step are the general ones for any model, nothing tuned "
+            "(es-ray run --preset, or --set evolution.noise.multiplier=...)"
+        )
+    if config.task.train is not None and config.task.test is None:
+        notes.append(f"task.test is not set: the test prompts are those of the task {config.task.name}")
+    return notes
 
 
 def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str]) -> Path:
@@ -88,15 +100,16 @@ def _dry_run(config: Config, resume: bool) -> None:
     from es_ray.preparation import resolve_config
     from es_ray.runs.opening import new_run_dir, open_for_resume
 
-    settled = resolve_config(config)
-    _ = open_for_resume(settled) if resume else new_run_dir(settled)
-    experiment = Experiment(settled)
-    typer.echo(settled.to_yaml(), nl=False)
+    resolved = resolve_config(config)
+    _ = open_for_resume(resolved) if resume else new_run_dir(resolved)
+    experiment = Experiment(resolved)
+    typer.echo(resolved.to_yaml(), nl=False)
+    prompts = experiment.prompts
+    typer.echo(f"# {prompts['train']} training and {prompts['test']} test prompts")
     if experiment.source.is_cached:
         experiment.check()
         typer.echo(f"# {experiment.layout.size:,} LoRA entries in layers {experiment.layout.layers}")
     else:
-        _ = experiment.examples
         typer.echo(
             f"# {experiment.source.path} is not on this machine: its layers and modules were not checked"
         )

@@ -17,7 +17,7 @@ def one_line(error: ValidationError, known: Mapping[str, Any], sections: Iterabl
     if problem["type"] == "extra_forbidden":
         section = ".".join(key.split(".")[:-1])
         inside = [k for k in known if not section or k.startswith(section + ".")]
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+        near = _meant(key, list(known))
         allowed = near or (inside if section else list(sections))
         text = f"{key}: unknown key; {'did you mean' if near else 'there are'} {', '.join(allowed)}"
     else:
@@ -30,3 +30,14 @@ def one_line(error: ValidationError, known: Mapping[str, Any], sections: Iterabl
         text = f"{key}:{shown} {reason[0].lower()}{reason[1:]}"
     others = len({e["loc"][:2] for e in error.errors()}) - 1
     return text + (f" (and {others} more)" if others else "")
+
+
+ABBREVIATIONS = {"lr": "learning_rate", "n": "population", "pop": "population", "sigma": "noise.std"}
+
+
+def _meant(key: str, known: list[str]) -> list[str]:
+    """Keys that an unknown one may stand for: by its last part in another section, or by its spelling."""
+    last = key.rpartition(".")[2]
+    last = ABBREVIATIONS.get(last, last)
+    elsewhere = [other for other in known if other == last or other.endswith(f".{last}")]
+    return elsewhere or difflib.get_close_matches(key, known, n=3, cutoff=0.75)

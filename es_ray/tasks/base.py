@@ -13,11 +13,15 @@ from es_ray.errors import EvaluationError, UserError
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, as the user's message, the answer that is wanted, and every other field of its row."""
+    """A prompt, as the user's message, the answer that is wanted, and every other field of its row.
+
+    where: file and line that it was read from, for messages; no part of what the example is.
+    """
 
     prompt: str
     target: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -54,32 +58,38 @@ def read_examples(path: Path) -> list[Example]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file (a JSONL file of prompt and target is wanted)")
-    examples = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a byte-order mark is no error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: an object with prompt and target is wanted")
-        for key in ("prompt", "target"):
-            if not isinstance(record.get(key), str) or not record[key].strip():
-                raise UserError(f"{path}, line {number}: '{key}' is missing, empty or not a string")
-            try:
-                record[key].encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise UserError(f"{path}, line {number}: '{key}' holds half of a surrogate pair") from error
-        metadata = {key: value for key, value in record.items() if key not in ("prompt", "target")}
-        examples.append(Example(record["prompt"], record["target"], metadata))
+    examples = [
+        _example(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()
+    ]
     if not examples:
         raise UserError(f"{path}: holds no examples")
     return examples
+
+
+def _example(line: str, where: str) -> Example:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        wanted = "each line of a JSONL file is an object with prompt and target"
+        raise UserError(f"{where}: not valid JSON ({error.msg}): {wanted}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: an object with prompt and target is wanted")
+    for key in ("prompt", "target"):
+        if key not in record:
+            there = ", ".join(map(repr, record)) or "none"
+            raise UserError(f"{where}: '{key}' is missing; the fields there are {there}")
+        if not isinstance(record[key], str) or not record[key].strip():
+            raise UserError(f"{where}: '{key}' is empty or not a string")
+        try:
+            record[key].encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: '{key}' holds half of a surrogate pair") from error
+    metadata = {key: value for key, value in record.items() if key not in ("prompt", "target")}
+    return Example(record["prompt"], record["target"], metadata, where)
 
 
 def checked(score: Score, who: str, example: Example) -> Score:
