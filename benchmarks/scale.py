@@ -32,6 +32,7 @@ from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vecto
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.runs.environment import environment
+from es_ray.runs.generation_folder import Inputs
 from es_ray.runs.recorder import Recorder
 from es_ray.runs.run_dir import RunDir
 from es_ray.workers.actor import WorkerActor
@@ -193,7 +194,8 @@ def record_seconds(population: int) -> float:
         run = RunDir(Path(folder) / "run")
         run.create(config, {})
         record = step(pool, strategy, config, 0, strategy.initial(), CallbackList([]))
-        with Recorder(run, experiment, strategy, mean_abs) as recorder:
+        inputs = Inputs(mean_abs, "float32", {}, experiment.fingerprints)
+        with Recorder(run, experiment, strategy, inputs) as recorder:
             recorder.submit(record)
             recorder.flush()
     return float(record.metrics["seconds"]["record"])

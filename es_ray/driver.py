@@ -24,6 +24,7 @@ from es_ray.judge.evaluate import compare
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.environment import environment
+from es_ray.runs.generation_folder import Inputs
 from es_ray.runs.opening import locked_run_dir
 from es_ray.runs.past_run import check_weights
 from es_ray.runs.recorder import GenerationRecord, Recorder
@@ -80,8 +81,13 @@ def _evolve(
     info = pool.start()
     if start is not None:
         check_weights(directory, start.generation, experiment.source, info.mean_abs)
-    mean_abs = start.mean_abs if start else info.mean_abs
-    strategy = experiment.strategy(mean_abs)
+    inputs = Inputs(
+        mean_abs=start.mean_abs if start else info.mean_abs,
+        dtype=info.dtype,
+        weights=experiment.source.weight_digests(),
+        examples=experiment.fingerprints,
+    )
+    strategy = experiment.strategy(inputs.mean_abs)
     first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
     state: State = start.state if start else strategy.initial()
     if resume:
@@ -91,7 +97,7 @@ def _evolve(
     listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first))
     if first > 0 and (base := directory.base()) is not None:
         listeners.on_base_evaluated(base)
-    with Recorder(directory, experiment, strategy, mean_abs) as recorder:
+    with Recorder(directory, experiment, strategy, inputs) as recorder:
         clock = time.perf_counter()
         for generation in range(first, last + 1):
             record = step(pool, strategy, experiment, generation, state, listeners)

@@ -34,7 +34,9 @@ def member(
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"
     try:
-        past.writer().write(vector, output, rebuilt_card(f"{name} generation {generation}"))
+        past.writer().write(
+            vector, output, rebuilt_card(f"{name} generation {generation}", past.how_to_load())
+        )
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
     base = past.experiment.source.path

@@ -3,38 +3,54 @@
 from collections.abc import Mapping
 from typing import Any
 
-_LOAD = """
-Load it with PEFT:
+
+def how_to_load(base: str, dtype: str | None) -> str:
+    """The end of each card; base: the base model's folder or name; dtype: of the recorded answers."""
+    recorded = (
+        f"Its recorded answers were made in {dtype}. In another dtype near ties between tokens may be broken "
+        "differently, and greedy answers with them."
+        if dtype is not None
+        else "Load it in the dtype of its recorded answers: in another one greedy answers may differ."
+    )
+    return f"""
+Load it with PEFT; the tokenizer, with its chat template, is the base model's:
 
 ```python
+import torch
 from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
 
-model = AutoPeftModelForCausalLM.from_pretrained("path/of/this/folder")
+model = AutoPeftModelForCausalLM.from_pretrained("path/of/this/folder", dtype=torch.{dtype or "float32"})
+tokenizer = AutoTokenizer.from_pretrained({base!r})
 ```
+
+{recorded}
 
 Evolved with es-ray: Evolution Strategies through LoRA (arXiv 2509.24372).
 """
 
 
-def centre_card(metrics: Mapping[str, Any]) -> str:
+def centre_card(metrics: Mapping[str, Any], ending: str) -> str:
     """The card of `adapter/`: the centre after the generation's update."""
     return (
         f"\n# The centre after generation {metrics['generation']}\n\n"
         f"The members it was updated from had rewards of {metrics['reward_mean']:.2f} on average, "
         f"{metrics['reward_worst']:.2f} to {metrics['reward_best']:.2f}; the centre before the update had "
-        f"{metrics['centre_reward']:.2f} on the training prompts.\n{_LOAD}"
+        f"{metrics['centre_reward']:.2f} on the training prompts.\n{ending}"
     )
 
 
-def best_card(metrics: Mapping[str, Any]) -> str:
+def best_card(metrics: Mapping[str, Any], ending: str) -> str:
     """The card of `best/`: the member with the highest training reward."""
     return (
         f"\n# Member {metrics['best_index']} of generation {metrics['generation']}\n\n"
         f"The best of its generation: reward {metrics['reward_best']:.2f} on the training prompts, where the "
-        f"population had {metrics['reward_mean']:.2f} on average.\n{_LOAD}"
+        f"population had {metrics['reward_mean']:.2f} on average.\n{ending}"
     )
 
 
-def rebuilt_card(name: str) -> str:
+def rebuilt_card(name: str, ending: str) -> str:
     """The card of an adapter that `es-ray member` rebuilt."""
-    return f"\n# {name[0].upper()}{name[1:]}\n\nRebuilt from the run's seed and recorded advantages.\n{_LOAD}"
+    return (
+        f"\n# {name[0].upper()}{name[1:]}\n\nRebuilt from the run's seed and recorded advantages.\n{ending}"
+    )

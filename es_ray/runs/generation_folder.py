@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ class GenerationFolder:
         return tuple(self._description["mean_abs"])
 
     @property
+    def dtype(self) -> str | None:
+        """What the engines computed in; None in runs of 0.1.0."""
+        found: str | None = self._description.get("dtype")
+        return found
+
+    @property
     def weights(self) -> dict[str, str]:
         """Digests of the model's weight files by name; none where they were not on the driver's machine."""
         found: dict[str, str] = self._description.get("weights", {})  # 0.1.0 had none
@@ -126,28 +133,36 @@ class GenerationFolder:
         return content
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run was made from, the same in each of its generations.
+
+    mean_abs: mean|W| of the adapted base weights, from which the noise's scale follows; dtype: what the
+    engines computed in; weights: digests of the model's weight files by name; examples: hashes by split.
+    """
+
+    mean_abs: tuple[float, ...]
+    dtype: str
+    weights: Mapping[str, str]
+    examples: Mapping[str, str]
+
+
 def write_state(
-    folder: Path,
-    generation: int,
-    state: State,
-    mean_abs: Sequence[float],
-    weights: Mapping[str, str],
-    examples: Mapping[str, str],
-    base: Mapping[str, Any] | None,
+    folder: Path, generation: int, state: State, inputs: Inputs, base: Mapping[str, Any] | None
 ) -> None:
     """Write the state after a generation's update, with what resuming and replaying need beside it.
 
-    state: as `Strategy.step` returned it; the others: as GenerationFolder returns them.
-    Raises OSError.
+    state: as `Strategy.step` returned it; base: as GenerationFolder returns it. Raises OSError.
     """
     save_file(dict(state), folder / STATE)
     description = {
         "format": FORMAT,
         "generation": generation,
         "size": len(state[THETA]),
-        "mean_abs": list(mean_abs),
-        "weights": dict(weights),
-        "examples": dict(examples),
+        "mean_abs": list(inputs.mean_abs),
+        "dtype": inputs.dtype,
+        "weights": dict(inputs.weights),
+        "examples": dict(inputs.examples),
         "base": base,
     }
     write_json(folder / DESCRIPTION, description)

@@ -11,6 +11,7 @@ from es_ray.evolution.strategy import Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.models import ModelSource
+from es_ray.runs.cards import how_to_load
 from es_ray.runs.replay import centre_after
 from es_ray.runs.run_dir import RunDir
 
@@ -40,6 +41,10 @@ class RecordedRun:
     def check_weights(self, mean_abs: Sequence[float]) -> None:
         """Raise RunError if the model has other weights than the one that was evolved."""
         check_weights(self.run, self.generation, self.experiment.source, mean_abs)
+
+    def how_to_load(self) -> str:
+        """The end of an adapter's card."""
+        return how_to_load(self.experiment.source.path, self.run.recorded(self.generation).dtype)
 
     def writer(self) -> AdapterWriter:
         """Writes vectors as adapters of the run's model."""

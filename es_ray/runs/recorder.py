@@ -16,8 +16,8 @@ from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.runs import version_0_1_0
 from es_ray.runs.atomic_io import append_json_line, write_text, writing
-from es_ray.runs.cards import best_card, centre_card
-from es_ray.runs.generation_folder import ADAPTER, BEST, POPULATION, publish, write_state
+from es_ray.runs.cards import best_card, centre_card, how_to_load
+from es_ray.runs.generation_folder import ADAPTER, BEST, POPULATION, Inputs, publish, write_state
 from es_ray.runs.run_dir import RunDir
 
 
@@ -53,17 +53,16 @@ class Recorder:
         run: RunDir,
         experiment: Experiment,
         strategy: Strategy,
-        mean_abs: tuple[float, ...],
+        inputs: Inputs,
     ) -> None:
         self._run = run
         self._output = experiment.config.output
         self._final = experiment.config.evolution.generations - 1
         self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
-        self._examples = experiment.fingerprints
-        self._weights = experiment.source.weight_digests()
         self._old_form = any(map(version_0_1_0.wrote, run.metrics(0)))
         self._strategy = strategy
-        self._mean_abs = mean_abs
+        self._inputs = inputs
+        self._reproduce = how_to_load(experiment.source.path, inputs.dtype)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._last: Future[None] | None = None
 
@@ -103,11 +102,13 @@ class Recorder:
         tmp.mkdir()
         write_text(tmp / POPULATION, "".join(record.outcomes.lines(record.advantages)))
         if generation % self._output.adapters_every == 0 or generation == self._final:
-            self._writer.write(record.after[THETA], tmp / ADAPTER, centre_card(record.metrics))
+            self._writer.write(
+                record.after[THETA], tmp / ADAPTER, centre_card(record.metrics, self._reproduce)
+            )
             index = record.metrics["best_index"]
             best = self._strategy.perturbation.member(record.before[THETA], generation, index)
-            self._writer.write(best, tmp / BEST, best_card(record.metrics))
-        write_state(tmp, generation, record.after, self._mean_abs, self._weights, self._examples, record.base)
+            self._writer.write(best, tmp / BEST, best_card(record.metrics, self._reproduce))
+        write_state(tmp, generation, record.after, self._inputs, record.base)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         metrics = version_0_1_0.metrics_line(record.metrics) if self._old_form else record.metrics
         line = append_json_line(self._run.metrics_file, metrics)
