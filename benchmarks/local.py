@@ -29,12 +29,13 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from es_ray import driver
-from es_ray.config import Config, parse
-from es_ray.engines.base import Row
+from es_ray.config import Config
+from es_ray.engines.base import Row, Variant
 from es_ray.engines.hf.attention import use_one_token_attention
-from es_ray.engines.hf.decoding import greedy
+from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.engine import TransformersEngine
 from es_ray.engines.hf.population_linear import PopulationAdapters
+from es_ray.evolution.strategy import THETA
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.runs.environment import environment
@@ -51,7 +52,7 @@ def main(
     ),
 ) -> None:
     """Measure, print a table, and write it down."""
-    config = parse(
+    config = Config.parse(
         {
             "evolution": {"population": members},
             "task": {"max_new_tokens": tokens},
@@ -88,9 +89,10 @@ def measure(config: Config, rounds: int) -> tuple[Seconds, Seconds]:
     engine = TransformersEngine(experiment)
     engine.stop_ids = frozenset()  # every row runs to its full length
     strategy = experiment.strategy(engine.info.mean_abs)
-    theta = strategy.initial()
+    theta = strategy.initial()[THETA]
+    perturbation = strategy.perturbation
     indices = strategy.ask(0)
-    rows = [Row(index, ids) for index in indices for ids in experiment.prompt_ids["train"]]
+    rows = [Row(Variant(index), ids) for index in indices for ids in experiment.prompt_ids["train"]]
     prompts = [row.prompt_ids for row in rows]
     tokens = config.task.max_new_tokens
 
@@ -98,8 +100,8 @@ def measure(config: Config, rounds: int) -> tuple[Seconds, Seconds]:
     use_one_token_attention(prepared)
     modules = [module.name for module in experiment.layout.modules]
     PopulationAdapters(prepared, modules, experiment.layout.scaling)
-    adapted = peft_model(experiment, [strategy.member(theta, 0, index) for index in indices])
-    names = [f"member{row.candidate}" for row in rows]
+    adapted = peft_model(experiment, [perturbation.member(theta, 0, index) for index in indices])
+    names = [f"member{row.variant.index}" for row in rows]
     per_member = len(experiment.prompt_ids["train"])
 
     def one_at_a_time() -> None:
@@ -108,10 +110,10 @@ def measure(config: Config, rounds: int) -> tuple[Seconds, Seconds]:
             generate(adapted, prompts[index * per_member : (index + 1) * per_member], tokens)
 
     ways: dict[str, Callable[[], Any]] = {
-        "base": lambda: greedy(plain, prompts, frozenset(), tokens, lambda kept: None),
+        "base": lambda: decode(plain, prompts, frozenset(), tokens, lambda kept: None),
         "base generate": lambda: generate(plain, prompts, tokens),
-        "base, prepared": lambda: greedy(prepared, prompts, frozenset(), tokens, lambda kept: None),
-        "population": lambda: engine.generate(theta, strategy, 0, rows),
+        "base, prepared": lambda: decode(prepared, prompts, frozenset(), tokens, lambda kept: None),
+        "population": lambda: engine.generate([theta], perturbation, rows),
         "PEFT, mixed batch": lambda: generate(adapted, prompts, tokens, adapter_names=names),
         "PEFT, one member at a time": one_at_a_time,
     }

@@ -1,27 +1,18 @@
-"""The transformers engine against plain PEFT and transformers, one candidate and one prompt at a time."""
+"""The transformers engine against plain PEFT and transformers, one variant and one prompt at a time."""
 
 import json
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 
 from es_ray.config import Config
-from es_ray.engines import create_engine
-from es_ray.engines.base import BASE, CENTRE, Row
+from es_ray.engines.base import BASE, CENTRE, Row, Variant
 from es_ray.engines.hf.engine import TransformersEngine
 from es_ray.errors import EvaluationError, UserError
 from es_ray.experiment import Experiment
-from es_ray.lora.peft_files import AdapterWriter
 from tests import plain_peft
-from tests.small_models import STOP_IDS, VOCABULARY, edit_json, small_model
-
-NEW_TOKENS = 14
-GENERATION = 3
-CANDIDATES = [0, 1, 4, CENTRE, BASE]
-LENGTHS = (1, 2, 7, 19, 40)
+from tests.engines.hf_setting import GENERATION, INDICES, NEW_TOKENS, reference, rows, setting
+from tests.small_models import STOP_IDS, edit_json, small_model
 
 CASES = [
     ("qwen2", {"rank": 1}),
@@ -46,67 +37,21 @@ CASES = [
 IDS = [f"{architecture}-{'-'.join(map(str, lora.values()))}" for architecture, lora in CASES]
 
 
-class Setting(NamedTuple):
-    """An engine's experiment with everything that a member is made of."""
-
-    experiment: Experiment
-    engine: object
-    strategy: object
-    theta: np.ndarray
-
-
-def setting(folder: Path, lora: dict, **values) -> Setting:
-    """Members far enough from the centre, and the centre from the base, that answers differ."""
-    usual = {
-        "model__path": str(folder),
-        "lora": lora,
-        "init__std": 0.15,
-        "evolution__seed": 4,
-        "evolution__noise": {"kind": "constant", "std": 0.25},
-        "task__max_new_tokens": NEW_TOKENS,
-    }
-    experiment = Experiment(Config().replace(**usual | values))
-    engine = create_engine(experiment)
-    strategy = experiment.strategy(engine.info.mean_abs)
-    return Setting(experiment, engine, strategy, strategy.initial())
-
-
-def rows(lengths=LENGTHS, candidates=CANDIDATES) -> list[Row]:
-    """Prompts of different lengths for every candidate, in mixed order, not the same for each."""
-    rng = np.random.default_rng(6)
-    made = [
-        Row(candidate, tuple(int(token) for token in rng.integers(70, VOCABULARY, length)))
-        for candidate in candidates
-        for length in lengths
-    ]
-    return [made[number] for number in rng.permutation(len(made))]
-
-
-def reference(s: Setting, candidate: int, folder: Path):
-    """The candidate as plain PEFT sees it: an adapter on disk, loaded over a fresh base model."""
-    source = s.experiment.source.path
-    if candidate == BASE:
-        return plain_peft.base_model(source)
-    vector = s.theta if candidate == CENTRE else s.strategy.member(s.theta, GENERATION, candidate)
-    AdapterWriter(s.experiment.layout, source).write(vector, folder, "")
-    return plain_peft.adapted_model(folder)
-
-
 @pytest.mark.parametrize(("architecture", "lora"), CASES, ids=IDS)
 def test_completions_equal_plain_pefts_member_by_member(architecture, lora, tmp_path):
     s = setting(small_model(tmp_path / "model", architecture), lora)
     asked = rows()
-    answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
+    answers = s.generate(asked)
     assert len(answers) == len(asked)
-    by_candidate = {c: reference(s, c, tmp_path / f"adapter{c}") for c in CANDIDATES}
+    by_index = {c: reference(s, Variant(c, GENERATION), tmp_path / f"adapter{c}") for c in INDICES}
     for row, ours in zip(asked, answers, strict=True):
-        wanted = plain_peft.greedy(by_candidate[row.candidate], list(row.prompt_ids), STOP_IDS, NEW_TOKENS)
-        assert ours.token_ids == wanted, f"candidate {row.candidate}, prompt of {len(row.prompt_ids)}"
-        assert ours.finish == ("stop" if wanted[-1] in STOP_IDS else "length")
+        wanted = plain_peft.greedy(by_index[row.variant.index], list(row.prompt_ids), STOP_IDS, NEW_TOKENS)
+        assert ours.token_ids == wanted, f"index {row.variant.index}, prompt of {len(row.prompt_ids)}"
+        assert ours.finish_reason == ("stop" if wanted[-1] in STOP_IDS else "length")
     # else the test would say nothing of members, of rows that end early, or of rows that do not
-    assert {ours.finish for ours in answers} == {"stop", "length"}
+    assert {ours.finish_reason for ours in answers} == {"stop", "length"}
     prompt = rows()[0].prompt_ids
-    same = s.engine.generate(s.theta, s.strategy, GENERATION, [Row(c, prompt) for c in range(6)])
+    same = s.generate([Row(Variant(c, GENERATION), prompt) for c in range(6)])
     assert len({tuple(answer.token_ids) for answer in same}) > 1
     s.engine.close()
 
@@ -114,17 +59,19 @@ def test_completions_equal_plain_pefts_member_by_member(architecture, lora, tmp_
 @pytest.mark.parametrize("heads", [4, 1])
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
 def test_members_one_after_the_other_equal_plain_pefts(architecture, heads, tmp_path):
-    """As shards are: each candidate's prompts together, more of them for the centre."""
+    """As shards are: each variant's prompts together, more of them for the centre."""
     folder = small_model(tmp_path / "model", architecture, num_key_value_heads=heads)
     s = setting(folder, {"rank": 2})
-    prompts = [row.prompt_ids for row in rows(candidates=(0,))]
+    prompts = [row.prompt_ids for row in rows(indices=(0,))]
     for shard in ({0: 2, 1: 2, 4: 2}, {1: 2, 4: 2, CENTRE: 4}, {0: 1, 4: 3, CENTRE: 5}):
-        asked = [Row(c, prompt) for c, count in shard.items() for prompt in prompts[:count]]
-        answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
-        for candidate in shard:
-            model = reference(s, candidate, tmp_path / f"adapter{candidate}")
+        asked = [
+            Row(Variant(c, GENERATION), prompt) for c, count in shard.items() for prompt in prompts[:count]
+        ]
+        answers = s.generate(asked)
+        for index in shard:
+            model = reference(s, Variant(index, GENERATION), tmp_path / f"adapter{index}")
             for row, ours in zip(asked, answers, strict=True):
-                if row.candidate == candidate:
+                if row.variant.index == index:
                     assert ours.token_ids == plain_peft.greedy(
                         model, list(row.prompt_ids), STOP_IDS, NEW_TOKENS
                     )
@@ -136,11 +83,11 @@ def test_long_answers_equal_plain_pefts(architecture, tmp_path):
     folder, stop = small_model(tmp_path / "model", architecture), STOP_IDS[:3]
     edit_json(folder / "generation_config.json", eos_token_id=stop)
     s = setting(folder, {"rank": 1}, task__max_new_tokens=150)
-    asked = rows(lengths=(1, 30), candidates=(0, 2, CENTRE))
-    answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
-    by_candidate = {c: reference(s, c, tmp_path / f"adapter{c}") for c in (0, 2, CENTRE)}
+    asked = rows(lengths=(1, 30), indices=(0, 2, CENTRE))
+    answers = s.generate(asked)
+    by_index = {c: reference(s, Variant(c, GENERATION), tmp_path / f"adapter{c}") for c in (0, 2, CENTRE)}
     for row, ours in zip(asked, answers, strict=True):
-        wanted = plain_peft.greedy(by_candidate[row.candidate], list(row.prompt_ids), stop, 150)
+        wanted = plain_peft.greedy(by_index[row.variant.index], list(row.prompt_ids), stop, 150)
         assert ours.token_ids == wanted
     assert max(len(answer.token_ids) for answer in answers) == 150
 
@@ -151,19 +98,19 @@ def test_in_bfloat16_every_token_is_within_rounding_of_plain_pefts_choice(archit
     s = setting(folder, lora)
     assert s.engine.info.dtype == "bfloat16"
     asked = rows()
-    answers = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
+    answers = s.generate(asked)
     same = 0
-    for candidate in CANDIDATES:
-        model = reference(s, candidate, tmp_path / f"adapter{candidate}")
+    for index in INDICES:
+        model = reference(s, Variant(index, GENERATION), tmp_path / f"adapter{index}")
         for row, ours in zip(asked, answers, strict=True):
-            if row.candidate != candidate:
+            if row.variant.index != index:
                 continue
             prompt = list(row.prompt_ids)
             same += ours.token_ids == plain_peft.greedy(model, prompt, STOP_IDS, NEW_TOKENS)
             logits = plain_peft.logits(model, prompt + ours.token_ids)[len(prompt) - 1 : -1]
             chosen = logits.gather(1, torch.tensor(ours.token_ids)[:, None])[:, 0]
             behind = (logits.max(dim=1).values - chosen).max().item()
-            assert behind <= 4 * 2**-8 * logits.abs().max().item(), f"candidate {candidate}"
+            assert behind <= 4 * 2**-8 * logits.abs().max().item(), f"index {index}"
     assert same >= 0.7 * len(asked)
     s.engine.close()
 
@@ -171,26 +118,27 @@ def test_in_bfloat16_every_token_is_within_rounding_of_plain_pefts_choice(archit
 def test_a_row_is_answered_the_same_alone_and_in_any_company(tmp_path):
     s = setting(small_model(tmp_path / "model"), {"rank": 2})
     asked = rows()
-    together = s.engine.generate(s.theta, s.strategy, GENERATION, asked)
-    backwards = s.engine.generate(s.theta, s.strategy, GENERATION, asked[::-1])
+    together = s.generate(asked)
+    backwards = s.generate(asked[::-1])
     assert backwards == together[::-1]
     for row, answer in zip(asked[:8], together[:8], strict=True):
-        assert s.engine.generate(s.theta, s.strategy, GENERATION, [row]) == [answer]
+        assert s.generate([row]) == [answer]
 
 
 def test_calls_leave_nothing_behind_in_the_engine(tmp_path):
     s = setting(small_model(tmp_path / "model"), {"rank": 2})
-    base = [row for row in rows() if row.candidate == BASE]
-    before = s.engine.generate(s.theta, s.strategy, GENERATION, base)
-    s.engine.generate(s.theta, s.strategy, GENERATION, rows())
-    assert s.engine.generate(s.theta + 1, s.strategy, 0, base) == before
+    base = [row for row in rows() if row.variant.index == BASE]
+    before = s.generate(base)
+    s.generate(rows())
+    again = [Row(Variant(BASE), row.prompt_ids) for row in base]
+    assert s.engine.generate([s.theta + 1], s.perturbation, again) == before
 
 
 def test_generation_settings_of_the_model_are_not_applied(tmp_path):
     """Qwen2.5 ships a repetition penalty and sampling; training decodes by pure argmax."""
     folder = small_model(tmp_path / "model")
     plain = setting(folder, {"rank": 1})
-    wanted = plain.engine.generate(plain.theta, plain.strategy, GENERATION, rows())
+    wanted = plain.generate(rows())
     edit_json(
         folder / "generation_config.json",
         repetition_penalty=5.0,
@@ -202,7 +150,7 @@ def test_generation_settings_of_the_model_are_not_applied(tmp_path):
         min_new_tokens=5,
     )
     s = setting(folder, {"rank": 1})
-    assert s.engine.generate(s.theta, s.strategy, GENERATION, rows()) == wanted
+    assert s.generate(rows()) == wanted
 
 
 @pytest.mark.parametrize("stop", [STOP_IDS, [5], 2])
@@ -211,10 +159,10 @@ def test_only_the_stop_ids_of_generation_config_end_an_answer(tmp_path, stop):
     edit_json(folder / "generation_config.json", eos_token_id=stop)
     s = setting(folder, {"rank": 1})
     stops = stop if isinstance(stop, list) else [stop]
-    for answer in s.engine.generate(s.theta, s.strategy, GENERATION, rows()):
+    for answer in s.generate(rows()):
         assert not set(answer.token_ids[:-1]) & set(stops)
-        assert (answer.token_ids[-1] in stops) == (answer.finish == "stop")
-        assert answer.finish == "stop" or len(answer.token_ids) == NEW_TOKENS
+        assert (answer.token_ids[-1] in stops) == (answer.finish_reason == "stop")
+        assert answer.finish_reason == "stop" or len(answer.token_ids) == NEW_TOKENS
 
 
 def test_without_generation_config_the_models_own_stop_id_counts(tmp_path):
@@ -222,10 +170,10 @@ def test_without_generation_config_the_models_own_stop_id_counts(tmp_path):
     (folder / "generation_config.json").unlink()
     edit_json(folder / "config.json", eos_token_id=STOP_IDS)
     s = setting(folder, {"rank": 1})
-    answers = s.engine.generate(s.theta, s.strategy, GENERATION, rows())
-    assert any(answer.finish == "stop" for answer in answers)
+    answers = s.generate(rows())
+    assert any(answer.finish_reason == "stop" for answer in answers)
     for answer in answers:
-        assert (answer.token_ids[-1] in STOP_IDS) == (answer.finish == "stop")
+        assert (answer.token_ids[-1] in STOP_IDS) == (answer.finish_reason == "stop")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -245,15 +193,15 @@ def test_the_engine_tells_mean_weights_size_and_dtype(tmp_path, dtype):
 def test_the_dtype_can_be_chosen(tmp_path, dtype):
     s = setting(small_model(tmp_path / "model"), {"rank": 1}, model__dtype=dtype)
     assert s.engine.info.dtype == dtype
-    assert len(s.engine.generate(s.theta, s.strategy, GENERATION, rows()[:3])) == 3
+    assert len(s.generate(rows()[:3])) == 3
 
 
 def test_deterministic_algorithms_give_the_same_answers(tmp_path):
     folder = small_model(tmp_path / "model")
     plain = setting(folder, {"rank": 1})
-    wanted = plain.engine.generate(plain.theta, plain.strategy, GENERATION, rows())
+    wanted = plain.generate(rows())
     s = setting(folder, {"rank": 1}, engine__deterministic=True)
-    assert s.engine.generate(s.theta, s.strategy, GENERATION, rows()) == wanted
+    assert s.generate(rows()) == wanted
     s.engine.close()
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -261,20 +209,18 @@ def test_deterministic_algorithms_give_the_same_answers(tmp_path):
 def test_logits_that_are_not_finite_are_an_error_with_the_members_name(tmp_path):
     s = setting(small_model(tmp_path / "model"), {"rank": 1})
     wild = s.experiment.config.replace(evolution__noise={"kind": "constant", "std": 1e25})
-    strategy = Experiment(wild).strategy(s.engine.info.mean_abs)
-    prompt = (100, 101, 102)
-    fine = s.engine.generate(s.theta, strategy, GENERATION, [Row(CENTRE, prompt), Row(BASE, prompt)])
+    s = s._replace(perturbation=Experiment(wild).strategy(s.engine.info.mean_abs).perturbation)
+    centre, base, member = (Row(Variant(index, GENERATION), (100, 101, 102)) for index in (CENTRE, BASE, 3))
+    fine = s.generate([centre, base])
     assert len(fine) == 2
-    with pytest.raises(EvaluationError, match=f"member 3 of generation {GENERATION}.*not finite"):
-        s.engine.generate(
-            s.theta, strategy, GENERATION, [Row(CENTRE, prompt), Row(BASE, prompt), Row(3, prompt)]
-        )
+    with pytest.raises(EvaluationError, match=f"^member 3 of generation {GENERATION}: .*not finite"):
+        s.generate([centre, base, member])
     # and the engine goes on
-    assert s.engine.generate(s.theta, strategy, GENERATION, [Row(CENTRE, prompt)]) == fine[:1]
+    assert s.generate([centre]) == fine[:1]
 
 
-@pytest.mark.parametrize(("candidate", "name"), [(0, "member 0"), (CENTRE, "centre"), (BASE, "base model")])
-def test_a_model_with_nan_weights_is_an_error_with_the_candidates_name(tmp_path, candidate, name):
+@pytest.mark.parametrize(("index", "name"), [(0, "member 0"), (CENTRE, "centre"), (BASE, "base model")])
+def test_a_model_with_nan_weights_is_an_error_with_the_variants_name(tmp_path, index, name):
     from safetensors.torch import load_file, save_file
 
     folder = small_model(tmp_path / "model")
@@ -283,7 +229,7 @@ def test_a_model_with_nan_weights_is_an_error_with_the_candidates_name(tmp_path,
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     s = setting(folder, {"rank": 1})
     with pytest.raises(EvaluationError, match=f"{name} of generation {GENERATION}"):
-        s.engine.generate(s.theta, s.strategy, GENERATION, [Row(candidate, (100, 101))])
+        s.generate([Row(Variant(index, GENERATION), (100, 101))])
 
 
 def test_closing_gives_the_process_its_threads_back(tmp_path):

@@ -4,7 +4,9 @@ import pytest
 from es_ray.evolution.noise import (
     STREAM_INITIAL,
     STREAM_NOISE,
-    STREAM_SAMPLING,
+    STREAM_PROMPTS,
+    STREAM_ROUNDING,
+    STREAM_SAMPLES,
     Noise,
     normals,
     normals_of,
@@ -117,7 +119,8 @@ def test_moments_are_those_of_the_standard_normal():
     [
         (2, 0, 0, STREAM_NOISE), (1 + 2**32, 0, 0, STREAM_NOISE), (1 + 2**63, 0, 0, STREAM_NOISE),
         (1, 1, 0, STREAM_NOISE), (1, 0, 1, STREAM_NOISE),
-        (1, 0, 0, STREAM_INITIAL), (1, 0, 0, STREAM_SAMPLING),
+        (1, 0, 0, STREAM_INITIAL), (1, 0, 0, STREAM_PROMPTS), (1, 0, 0, STREAM_SAMPLES),
+        (1, 0, 0, STREAM_ROUNDING),
     ],
 )  # fmt: skip
 def test_another_seed_generation_member_or_stream_gives_other_noise(other):
