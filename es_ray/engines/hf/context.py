@@ -1,5 +1,6 @@
 """What a model has read of a batch of sequences: left-padded prompts, then tokens for every row."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ class Context:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._cache = growing_cache(model.config)
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # its name before 5.24
         self._mask: Tensor
         self._position: Tensor  # of each row's last token, shape [rows, 1]
 
@@ -46,9 +49,9 @@ class Context:
             input_ids=ids,
             attention_mask=self._mask,
             position_ids=positions,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=logits_to_keep,
+            **{self._cache_name: self._cache},
         ).logits
         return logits
 

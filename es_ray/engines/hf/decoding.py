@@ -90,7 +90,8 @@ class _Completions:
         )
         self.done[row] = completion
         if self._on_completion is not None:
-            self._on_completion(row, completion)
+            with torch.inference_mode(False):  # a task may use torch in its own way
+                self._on_completion(row, completion)
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
