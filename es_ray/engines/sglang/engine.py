@@ -117,10 +117,9 @@ class SGLangEngine(Engine):
         rows: Sequence[Row],
         continuations: Sequence[Sequence[int]],
     ) -> list[NDArray[np.float32]]:
-        """Log-probabilities of given tokens after each row's prompt, of at least one token.
+        """Log-probabilities of given tokens after each row's prompt, which is one token at least.
 
-        SGLang reads prompt and continuation as one prompt, and adds a token, which counts as the model's
-        longest sequence does.
+        SGLang reads both as one prompt and generates a token more: all must fit into the model's positions.
         """
         found: dict[int, NDArray[np.float32]] = {}
         self.digests = {}
@@ -131,7 +130,7 @@ class SGLangEngine(Engine):
         for numbers in batches(rows, self.slots):
             batch = [whole[number] for number in numbers]
             slot_of = self.write_adapters(centres, perturbation, batch)
-            # of the first token from there on there is none: it is the prompt's last
+            # SGLang gives none for the first token from a start on: that is the prompt's last
             starts = [len(rows[number].prompt_ids) - 1 for number in numbers]
             outputs = self.generate_raw(batch, slot_of, 1, return_logprob=True, logprob_start_len=starts)
             for number, row, output in zip(numbers, batch, outputs, strict=True):

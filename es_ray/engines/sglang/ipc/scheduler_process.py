@@ -38,7 +38,7 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     backend.register()
     hooks.install(frozenset(options.layout.layers))
     check_logits()
-    # of the softmax at temperature 1, whatever a row is sampled at; its module may have read the environment
+    # log-probabilities at temperature 1, whatever a row is sampled at; its environment may be read already
     sampler.SGLANG_RETURN_ORIGINAL_LOGPROB = True
     run_scheduler_process(*args, **kwargs)
 
