@@ -103,7 +103,7 @@ def main(
 
 
 def run_child(spec: dict[str, Any]) -> None:
-    """One engine in a process of its own; its failure is told and the rest goes on."""
+    """One engine in a process of its own; its failure is reported and the rest goes on."""
     console = Console(stderr=True)
     console.print(
         f"{spec['way']} {spec['members'] or ''} rank {spec['rank']} layers {spec['layers']} {spec['kernels']}"
@@ -232,7 +232,7 @@ def markdown(report: dict[str, Any], rows: Rows) -> str:
     lines = [
         "# The SGLang engine on a GPU",
         "",
-        f"{report['date']}, {', '.join(environment.get('hardware', {}).get('gpus', ['no GPU told']))}; "
+        f"{report['date']}, {', '.join(environment.get('hardware', {}).get('gpus', ['no GPU known']))}; "
         + ", ".join(f"{name} {v}" for name, v in environment.get("versions", {}).items() if v)
         + f". {report['shape']}'s shape with random weights, "
         f"{settings['prompts']} prompts of {settings['prompt_tokens']} tokens for each member, "

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from es_ray.config import Config, parse
-from es_ray.engines.base import BASE, Row
+from es_ray.config import Config
+from es_ray.engines.base import BASE, Row, Variant
+from es_ray.evolution.strategy import THETA
 from es_ray.experiment import Experiment
 from es_ray.runs.environment import environment
 
@@ -30,7 +31,7 @@ def config_of(spec: Spec) -> Config:
         running = {}
     if spec["kernels"] != "es_ray":
         running["lora_backend"] = spec["kernels"]
-    return parse(
+    return Config.parse(
         {
             "model": {"path": spec["model"]},
             "lora": {"rank": spec["rank"], "alpha": 2 * spec["rank"], "layers": spec["layers"]},
@@ -93,7 +94,7 @@ def machine(spec: Spec) -> None:
 def prompts_of(model: str, tokens: int) -> list[tuple[int, ...]]:
     """Token ids of the prompts of one member; made once, before anything is timed."""
     examples = {"train": f"{model}/data.jsonl", "test": f"{model}/data.jsonl"}
-    found = Experiment(parse({"model": {"path": model}, "task": examples})).prompt_ids["train"]
+    found = Experiment(Config.parse({"model": {"path": model}, "task": examples})).prompt_ids["train"]
     assert all(len(ids) == tokens for ids in found)
     return found
 
@@ -162,41 +163,46 @@ def our_engine(spec: Spec) -> tuple[Any, Experiment, Any, float]:
     return engine, experiment, experiment.strategy(engine.info.mean_abs), seconds
 
 
+def rows_of(members: int, generation: int, prompts: list[tuple[int, ...]]) -> list[Row]:
+    """Every prompt for every member."""
+    return [Row(Variant(index, generation), prompt) for index in range(members) for prompt in prompts]
+
+
 def population(spec: Spec) -> None:
     """Our engine: the whole population in place."""
     engine, experiment, strategy, start_seconds = our_engine(spec)
-    theta = strategy.initial()
+    theta, perturbation = strategy.initial()[THETA], strategy.perturbation
     prompts = experiment.prompt_ids["train"]
-    rows = [Row(index, prompt) for index in range(spec["members"]) for prompt in prompts]
     update, inside, seconds = [], [], []
     for generation in range(spec["rounds"] + 1):
+        rows = rows_of(spec["members"], generation, prompts)
         theta = theta + np.float32(1e-6)  # as after every update, theta is new
 
-        def place(generation: int = generation, theta: Any = theta) -> None:
-            engine.write_adapters(theta, strategy, generation, rows)
+        def write_all(rows: list[Row] = rows, theta: Any = theta) -> None:
+            engine.write_adapters([theta], perturbation, rows)
 
-        update.append(1000 * timed(place))
+        update.append(1000 * timed(write_all))
         inside.append(1000 * engine.write_seconds)
         theta = theta + np.float32(1e-6)
 
-        def evaluate(generation: int = generation, theta: Any = theta) -> None:
-            answers = engine.generate(theta, strategy, generation, rows)
-            assert all(len(answer.token_ids) == spec["tokens"] for answer in answers)
+        def evaluate(rows: list[Row] = rows, theta: Any = theta) -> None:
+            completions = engine.generate([theta], perturbation, rows)
+            assert all(len(completion.token_ids) == spec["tokens"] for completion in completions)
 
         seconds.append(timed(evaluate))
     advantages = np.random.default_rng(0).normal(size=spec["members"])
-    telling = [
-        timed(lambda: engine.tell(theta, strategy, 0, advantages, 0, len(theta)))
+    summing = [
+        timed(lambda: engine.noise_sum(perturbation, 0, advantages, 0, len(theta)))
         for _ in range(spec["rounds"] + 1)
     ]
     write(
         spec, way="population", seconds=seconds[1:], update_ms=update[1:], update_in_scheduler_ms=inside[1:],
-        tell_ms=[1000 * s for s in telling[1:]], start_seconds=start_seconds, entries=len(theta),
+        noise_sum_ms=[1000 * s for s in summing[1:]], start_seconds=start_seconds, entries=len(theta),
     )  # fmt: skip
-    with_base = [*rows, *(Row(BASE, prompt) for prompt in prompts)]
+    with_base = [*rows_of(spec["members"], 0, prompts), *(Row(Variant(BASE), prompt) for prompt in prompts)]
     write(
         spec, way="population and base model",
-        seconds=[timed(lambda: engine.generate(theta, strategy, 0, with_base)) for _ in range(2)][1:],
+        seconds=[timed(lambda: engine.generate([theta], perturbation, with_base)) for _ in range(2)][1:],
     )  # fmt: skip
     engine.close()
 
@@ -204,10 +210,10 @@ def population(spec: Spec) -> None:
 def one(spec: Spec) -> None:
     """Our engine, one member at a time."""
     engine, experiment, strategy, _ = our_engine(spec)
-    theta, each = strategy.initial(), []
+    centres, each = [strategy.initial()[THETA]], []
     for index in range(spec["slow_members"] + 1):
-        mine = [Row(index, prompt) for prompt in experiment.prompt_ids["train"]]
-        each.append(timed(lambda mine=mine: engine.generate(theta, strategy, 0, mine)))
+        mine = [Row(Variant(index), prompt) for prompt in experiment.prompt_ids["train"]]
+        each.append(timed(lambda mine=mine: engine.generate(centres, strategy.perturbation, mine)))
     slow(spec, "one member at a time", each[1:])
     engine.close()
 
@@ -215,15 +221,15 @@ def one(spec: Spec) -> None:
 def growth(spec: Spec) -> None:
     """Our engine with room for the largest population, and populations up to it."""
     engine, experiment, strategy, start_seconds = our_engine(spec)
-    theta, prompts = strategy.initial(), experiment.prompt_ids["train"]
+    theta, prompts = strategy.initial()[THETA], experiment.prompt_ids["train"]
     for size in spec["sizes"]:
-        rows = [Row(index, prompt) for index in range(size) for prompt in prompts]
         seconds = []
         for generation in range(spec["rounds"] + 1):
             theta = theta + np.float32(1e-6)
+            rows = rows_of(size, generation, prompts)
 
-            def evaluate(generation: int = generation, theta: Any = theta, rows: list[Row] = rows) -> None:
-                engine.generate(theta, strategy, generation, rows)
+            def evaluate(theta: Any = theta, rows: list[Row] = rows) -> None:
+                engine.generate([theta], strategy.perturbation, rows)
 
             seconds.append(timed(evaluate))
         write(spec | {"members": size}, way="growth", seconds=seconds[1:], start_seconds=start_seconds)
@@ -240,10 +246,10 @@ def stock(spec: Spec) -> None:
     experiment = Experiment(config)
     engine = plain_engine(spec, lora=True, lora_backend="csgmv")
     strategy = experiment.strategy([1.0] * len(experiment.layout.modules))
-    theta = strategy.initial()
+    theta = strategy.initial()[THETA]
     each = []
     for index in range(spec["slow_members"] + 1):
-        vector = torch.from_numpy(strategy.member(theta, 0, index % strategy.population))
+        vector = torch.from_numpy(strategy.perturbation.member(theta, 0, index % strategy.population))
         tensors = {
             f"base_model.model.{name}.lora_{matrix}.weight": part.contiguous()
             for name, pair in experiment.layout.matrices(vector).items()

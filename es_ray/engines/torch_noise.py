@@ -1,7 +1,7 @@
 """The noise of `es_ray.evolution.noise` in torch, on any device: the same words, and normals from float64.
 
 Torch has no 32-bit unsigned product with its high half, so words are int64 and products are put together
-from 16-bit halves. This is the reference on any device; `engines.sglang.noise_kernels` is the fast form.
+from 16-bit halves. This is the reference on any device; `engines.sglang.lora.noise_kernels` is the fast form.
 """
 
 from collections.abc import Sequence
@@ -60,24 +60,36 @@ def _box_muller(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return (radius * torch.cos(angle)).float(), (radius * torch.sin(angle)).float()
 
 
-def numbers_and_signs(noise: Noise, indices: Sequence[int]) -> tuple[list[int], list[float]]:
+def numbers_and_signs(
+    noise: Noise, indices: Sequence[int], factors: Sequence[float] = ()
+) -> tuple[list[int], list[float]]:
     """The number of each member's noise, and its sign: pairs share one under `antithetic`.
 
-    Negative indices (the centre) get sign 0.
+    Negative indices (the centre) get sign 0. factors: on each one's sigma, part of its sign; 1 by default.
     """
     numbers = [max(index, 0) // 2 if noise.antithetic else max(index, 0) for index in indices]
     signs = [0.0 if i < 0 else -1.0 if noise.antithetic and i % 2 else 1.0 for i in indices]
+    if factors:
+        signs = [sign * factor for sign, factor in zip(signs, factors, strict=True)]
     return numbers, signs
 
 
 def members(
-    theta: Tensor, sigma: Tensor, noise: Noise, generation: int, indices: Sequence[int], start: int, stop: int
+    theta: Tensor,
+    sigma: Tensor,
+    noise: Noise,
+    generation: int,
+    indices: Sequence[int],
+    start: int,
+    stop: int,
+    factors: Sequence[float] = (),
 ) -> Tensor:
     """Entries [start, stop) of several members, theta + sigma * noise, float32, shape [N, stop - start].
 
-    theta, sigma: whole vectors, shape [P]; an index below 0 is the centre, theta itself.
+    theta, sigma: whole vectors, shape [P]; an index below 0 is the centre, theta itself; factors: on each
+    one's sigma, 1 by default.
     """
-    numbers, signs = numbers_and_signs(noise, indices)
+    numbers, signs = numbers_and_signs(noise, indices, factors)
     drawn = normals(noise.seed, generation, torch.tensor(numbers, device=theta.device), start, stop)
     signed = drawn * torch.tensor(signs, device=theta.device)[:, None]
     return theta[start:stop] + sigma[start:stop] * signed

@@ -57,6 +57,24 @@ def test_members_are_the_perturbations(antithetic, generation):
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
+def test_factors_scale_sigma(antithetic):
+    perturbation, theta = (
+        _perturbation(antithetic),
+        np.random.default_rng(0).normal(size=50).astype(np.float32),
+    )
+    sigma = torch.from_numpy(perturbation.scale(2).dense(0, 50))
+    indices, factors = [0, 1, -1, 5, 5], [0.5, 3.0, 2.0, 1.0, 0.0]
+    given = torch.from_numpy(theta), sigma, perturbation.noise, 2
+    ours = torch_noise.members(*given, indices, 0, 50, factors)
+    wanted = perturbation.members(theta, 2, [0, 1, 0, 5, 5], [0.5, 3.0, 0.0, 1.0, 0.0])
+    assert np.abs(ours.numpy() - wanted).max() < 1e-6
+    assert np.array_equal(ours[2], theta)
+    assert torch.equal(
+        torch_noise.members(*given, indices, 0, 50, [1.0] * 5), torch_noise.members(*given, indices, 0, 50)
+    )
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
 def test_the_sum_over_members_is_the_perturbations_and_does_not_depend_on_slices(antithetic):
     perturbation = _perturbation(antithetic)
     advantages = np.random.default_rng(1).normal(size=6)

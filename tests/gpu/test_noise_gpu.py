@@ -8,7 +8,7 @@ from es_ray.engines import torch_noise
 from es_ray.engines.sglang.lora.pool_layout import runs, whole
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.evolution.noise import Noise, normals
-from tests.engines.sglang.test_pool_layout import ALL, layout, pool, strategy
+from tests.engines.sglang.test_pool_layout import ALL, layout, perturbation, pool
 from tests.engines.test_torch_noise import SLICES, WHERE
 from tests.evolution.test_noise import KNOWN
 
@@ -55,15 +55,15 @@ def test_ten_million_normals_agree(report):
 @pytest.mark.parametrize(("rank", "names"), [(1, ALL), (4, ALL), (3, ALL[:2])])
 def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, dtype):
     made = layout(rank, names)
-    s = strategy(made.size, antithetic)
+    s = perturbation(made.size, antithetic)
     theta = torch.randn(made.size, generator=torch.Generator().manual_seed(0))
     sigma = torch.from_numpy(s.scale(3).dense(0, made.size))
-    candidates, slots = [0, 3, -1, 5], [4, 0, 6, 2]
+    members, slots, factors = [0, 3, -1, 5], [4, 0, 6, 2], [1.0, 0.5, 2.0, 3.0]
     buffers, digests = {}, {}
     for device in ("cpu", "cuda"):
         buffers[device] = {k: b.to(device) for k, b in pool(made, whole(made), dtype).items()}
         writer = PoolWriter(runs(made, whole(made)), buffers[device], triton=device == "cuda")
-        writer.write_adapters(theta.to(device), sigma.to(device), s.noise, 3, candidates, slots)
+        writer.write_adapters(theta.to(device), sigma.to(device), s.noise, 3, members, slots, factors)
         digests[device] = writer.digests(slots)
     same = total = 0
     for key, cpu in buffers["cpu"].items():
@@ -78,18 +78,33 @@ def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, d
     assert on_host.digests(slots) == digests["cuda"]
 
 
+def test_a_factor_of_one_leaves_every_bit():
+    made = layout(4)
+    s, theta = perturbation(made.size, True), torch.randn(made.size, device="cuda")
+    sigma = torch.from_numpy(s.scale(3).dense(0, made.size)).cuda()
+    written = []
+    for factors in ([], [1.0] * 4):
+        buffers = {k: b.cuda() for k, b in pool(made, whole(made)).items()}
+        writer = PoolWriter(runs(made, whole(made)), buffers, triton=True)
+        writer.write_adapters(theta, sigma, s.noise, 3, [0, 3, -1, 5], [4, 0, 6, 2], factors)
+        written.append(buffers)
+    assert all(torch.equal(written[0][key], buffer) for key, buffer in written[1].items())
+
+
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_sums_over_members_do_not_depend_on_the_slices(antithetic):
     from es_ray.engines.sglang.lora.noise_kernels import TILE
 
     made = layout(8)
-    s = strategy(made.size, antithetic)
+    s = perturbation(made.size, antithetic)
     buffers = {k: b.cuda() for k, b in pool(made, whole(made)).items()}
     writer = PoolWriter(runs(made, whole(made)), buffers, triton=True)
     weights = torch.randn(6, generator=torch.Generator().manual_seed(1))
     whole_sum = writer.weighted_sum(s.noise, 4, weights.cuda(), 0, made.size).cpu()
     wanted = torch_noise.weighted_sum(s.noise, 4, weights, 0, made.size)
     assert (whole_sum - wanted).abs().max() < 1e-5
+    by_numpy = s.noise_sum(4, weights.double().numpy(), 0, made.size)
+    assert np.abs(whole_sum.numpy() - by_numpy).max() < 5e-5
     assert made.size > 2 * TILE
     for start, stop in [(0, 1), (3, 1030), (TILE, made.size), (1021, made.size), (made.size - 1, made.size)]:
         part = writer.weighted_sum(Noise(s.noise.seed, antithetic), 4, weights.cuda(), start, stop).cpu()

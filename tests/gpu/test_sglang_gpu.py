@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from es_ray.config import Config
-from es_ray.engines.base import BASE, CENTRE, Row
+from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.engines.sglang import compat
 from es_ray.engines.sglang.probe import score
 from es_ray.errors import EvaluationError
-from es_ray.evolution.strategy import Strategy
+from es_ray.evolution.perturbation import Vector
+from es_ray.evolution.strategy import THETA, Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from tests import plain_peft
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
     pytest.mark.skipif(compat.installed() is None, reason="sglang is not installed"),
 ]
-CANDIDATES = [*range(8), CENTRE, BASE]
+INDICES = [*range(8), CENTRE, BASE]
 ROUNDING = 2.0
 """How much further from plain PEFT in float32 a log-probability may be than plain PEFT in float16 is."""
 NEAR_TIE = 0.05
@@ -74,16 +75,24 @@ def setting(request):
     engine.close()
 
 
-def rows(experiment: Experiment, candidates=CANDIDATES) -> list[Row]:
-    return [Row(c, ids) for c in candidates for ids in experiment.prompt_ids["test"][:10]]
+def centre(strategy: Strategy) -> Vector:
+    return strategy.initial()[THETA]
 
 
-def reference(experiment: Experiment, strategy: Strategy, generation: int, candidate: int, folder: Path):
-    """The candidate as plain PEFT in float32 on the CPU."""
-    if candidate == BASE:
+def rows_of(experiment: Experiment, variants: list[Variant]) -> list[Row]:
+    return [Row(variant, ids) for variant in variants for ids in experiment.prompt_ids["test"][:10]]
+
+
+def rows(experiment: Experiment, generation: int = 0, indices=INDICES) -> list[Row]:
+    return rows_of(experiment, [Variant(index, generation) for index in indices])
+
+
+def reference(experiment: Experiment, strategy: Strategy, generation: int, index: int, folder: Path):
+    """The variant as plain PEFT in float32 on the CPU."""
+    if index == BASE:
         return plain_peft.base_model(experiment.source.path, torch.float32)
-    theta = strategy.initial()
-    vector = theta if candidate == CENTRE else strategy.member(theta, generation, candidate)
+    theta = centre(strategy)
+    vector = theta if index == CENTRE else strategy.perturbation.member(theta, generation, index)
     AdapterWriter(experiment.layout, experiment.source.path).write(vector, folder, "")
     return plain_peft.adapted_model(folder, torch.float32)
 
@@ -99,20 +108,21 @@ def test_completions_equal_the_transformers_engines(setting, tmp_path, report):
     from es_ray.engines.hf.engine import TransformersEngine
 
     experiment, engine, strategy = setting
-    theta = strategy.initial()
+    centres = [centre(strategy)]
     # its deterministic mode would need a setting of cuBLAS from before the process started
     values = {"engine__deterministic": False, "engine__kind": "transformers", "engine__tensor_parallel": 1}
     other = TransformersEngine(Experiment(experiment.config.replace(**values)))
     same = total = 0
     gaps = []
     for generation in (0, 3):
-        asked = rows(experiment)
-        ours = engine.generate(theta, strategy, generation, asked)
-        theirs = other.generate(theta, strategy, generation, asked)
+        asked = rows(experiment, generation)
+        ours = engine.generate(centres, strategy.perturbation, asked)
+        theirs = other.generate(centres, strategy.perturbation, asked)
         for row, mine, their in zip(asked, ours, theirs, strict=True):
             same, total = same + (mine == their), total + 1
             if mine != their:
-                model = reference(experiment, strategy, generation, row.candidate, tmp_path / str(len(gaps)))
+                folder = tmp_path / str(len(gaps))
+                model = reference(experiment, strategy, generation, row.variant.index, folder)
                 gaps.append(gap(model, row.prompt_ids, mine.token_ids, their.token_ids))
         first = experiment.prompt_ids["test"][0]
         answers = {tuple(c.token_ids) for row, c in zip(asked, ours, strict=True) if row.prompt_ids == first}
@@ -127,87 +137,146 @@ def test_log_probabilities_equal_plain_pefts(setting, tmp_path, report):
     experiment, engine, strategy = setting
     ours = half = 0.0
     for number, prompt in enumerate(experiment.prompt_ids["test"][:3]):
-        found = score(engine, strategy.initial(), strategy, CANDIDATES, prompt)
-        for candidate in CANDIDATES:
-            model = reference(experiment, strategy, 0, candidate, tmp_path / f"{number}.{candidate}")
+        found = score(engine, centre(strategy), strategy.perturbation, INDICES, prompt)
+        for index in INDICES:
+            model = reference(experiment, strategy, 0, index, tmp_path / f"{number}.{index}")
             wanted = log_probabilities(model, prompt)
-            ours = max(ours, float(np.abs(found[candidate] - wanted).max()))
+            ours = max(ours, float(np.abs(found[index] - wanted).max()))
             half = max(half, float(np.abs(log_probabilities(model.half(), prompt) - wanted).max()))
     report(largest_difference=ours, of_plain_peft_in_float16=half)
     assert 0 < ours <= ROUNDING * half
 
 
 def log_probabilities(model, prompt) -> np.ndarray:
-    """Of each token of a prompt after the first, and of the likeliest one after it."""
+    """Of each token of a prompt after the first, and of its last one after all of it."""
     scores = plain_peft.logits(model, list(prompt)).log_softmax(dim=-1)
-    of_tokens = scores[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
-    return np.array([*of_tokens, float(scores[-1].max())])
+    return scores.gather(1, torch.tensor([*prompt[1:], prompt[-1]])[:, None])[:, 0].numpy()
 
 
 def test_a_generation_is_the_same_twice_and_after_others(setting):
     experiment, engine, strategy = setting
-    theta, asked = strategy.initial(), rows(experiment)
-    first = engine.generate(theta, strategy, 1, asked)
+    perturbation, theta, asked = strategy.perturbation, centre(strategy), rows(experiment, 1)
+    first = engine.generate([theta], perturbation, asked)
     digests = dict(engine.digests)
-    assert engine.generate(theta, strategy, 1, asked) == first
-    moved = engine.generate(theta * 2, strategy, 2, asked)
-    assert engine.digests.keys() == digests.keys()
-    assert all(engine.digests[c] != digests[c] for c in digests)
-    engine.generate(theta, strategy, 5, asked[::-1])
-    assert engine.generate(theta, strategy, 1, asked) == first
+    assert engine.generate([theta], perturbation, asked) == first
+    moved = engine.generate([theta * 2], perturbation, rows(experiment, 2))
+    assert {adapter.index for adapter in engine.digests} == {adapter.index for adapter in digests}
+    assert set(engine.digests.values()).isdisjoint(digests.values())
+    engine.generate([theta], perturbation, rows(experiment, 5)[::-1])
+    assert engine.generate([theta], perturbation, asked) == first
     assert engine.digests == digests
-    base = [n for n, row in enumerate(asked) if row.candidate == BASE]
+    base = [n for n, row in enumerate(asked) if row.variant.index == BASE]
     assert [moved[n] for n in base] == [first[n] for n in base]
     assert sum(one != other for one, other in zip(moved, first, strict=True)) > len(asked) / 8
 
 
-def test_more_candidates_than_slots_are_evaluated_in_batches(setting):
+def test_more_variants_than_slots_are_evaluated_in_batches(setting):
     experiment, engine, strategy = setting
-    theta, asked = strategy.initial(), rows(experiment, [*range(25), CENTRE, BASE])
-    together = engine.generate(theta, strategy, 2, asked)
-    for candidate in (3, 17, 24, CENTRE, BASE):
-        mine = [n for n, row in enumerate(asked) if row.candidate == candidate]
-        alone = engine.generate(theta, strategy, 2, [asked[n] for n in mine])
+    centres, asked = [centre(strategy)], rows(experiment, 2, [*range(25), CENTRE, BASE])
+    together = engine.generate(centres, strategy.perturbation, asked)
+    for index in (3, 17, 24, CENTRE, BASE):
+        mine = [n for n, row in enumerate(asked) if row.variant.index == index]
+        alone = engine.generate(centres, strategy.perturbation, [asked[n] for n in mine])
         assert alone == [together[n] for n in mine]
 
 
-def test_many_rows_at_once_give_what_each_candidates_alone_give(setting):
+def test_many_rows_at_once_give_what_each_variants_alone_give(setting):
     experiment, engine, strategy = setting
-    theta, prompts = strategy.initial(), experiment.prompt_ids["train"] + experiment.prompt_ids["test"]
-    asked = [Row(candidate, prompts[n % len(prompts)]) for n in range(25) for candidate in CANDIDATES]
-    together = engine.generate(theta, strategy, 4, asked)
-    for candidate in CANDIDATES:
-        mine = [n for n, row in enumerate(asked) if row.candidate == candidate]
-        alone = engine.generate(theta, strategy, 4, [asked[n] for n in mine])
+    centres, prompts = [centre(strategy)], experiment.prompt_ids["train"] + experiment.prompt_ids["test"]
+    asked = [Row(Variant(index, 4), prompts[n % len(prompts)]) for n in range(25) for index in INDICES]
+    together = engine.generate(centres, strategy.perturbation, asked)
+    for index in INDICES:
+        mine = [n for n, row in enumerate(asked) if row.variant.index == index]
+        alone = engine.generate(centres, strategy.perturbation, [asked[n] for n in mine])
         assert alone == [together[n] for n in mine]
 
 
-def test_logits_that_are_not_finite_are_an_error_with_the_members_name(setting):
+def test_centres_generations_and_factors_in_one_batch_answer_as_alone(setting):
+    experiment, engine, strategy = setting
+    theta = centre(strategy)
+    centres = [theta, np.float32(-0.5) * theta]
+    variants = [
+        Variant(0, 1), Variant(0, 1, 0, 3.0), Variant(0, 1, 0, 0.0), Variant(CENTRE), Variant(0, 1, 1),
+        Variant(0, 2), Variant(CENTRE, centre=1), Variant(BASE),
+    ]  # fmt: skip
+    asked = rows_of(experiment, variants)
+    together = engine.generate(centres, strategy.perturbation, asked)
+    of = {v: together[10 * n : 10 * n + 10] for n, v in enumerate(variants)}
+    for variant in variants:
+        alone = engine.generate(centres, strategy.perturbation, rows_of(experiment, [variant]))
+        assert of[variant] == alone, variant
+    assert of[Variant(0, 1, 0, 0.0)] == of[Variant(CENTRE)]
+    shifted = engine.generate(centres[1:], strategy.perturbation, rows_of(experiment, [Variant(0, 1)]))
+    assert of[Variant(0, 1, 1)] == shifted
+    for other in (Variant(0, 1, 0, 3.0), Variant(0, 1, 1), Variant(0, 2), Variant(CENTRE)):
+        assert of[other] != of[Variant(0, 1)], other
+
+
+def test_generated_tokens_have_the_log_probabilities_of_a_second_reading(setting, report):
+    experiment, engine, strategy = setting
+    centres = [centre(strategy)]
+    greedy = rows(experiment, 1)
+    warm = [row._replace(sampling=Sampling(n, 1.5, 0.9)) for n, row in enumerate(greedy)]
+    apart = 0.0
+    for asked in (greedy, warm):
+        made = engine.generate(centres, strategy.perturbation, asked, log_probs=True)
+        continuations = [completion.token_ids for completion in made]
+        again = engine.log_probs(centres, strategy.perturbation, asked, continuations)
+        for completion, found in zip(made, again, strict=True):
+            assert completion.log_probs.shape == found.shape == (len(completion.token_ids),)
+            assert np.isfinite(completion.log_probs).all() and (completion.log_probs <= 0).all()
+            apart = max(apart, float(np.abs(completion.log_probs - found).max(initial=0.0)))
+    report(largest_difference=apart)
+    assert apart <= 0.1
+    without = engine.generate(centres, strategy.perturbation, greedy)
+    with_them = engine.generate(centres, strategy.perturbation, greedy, log_probs=True)
+    assert [c.token_ids for c in without] == [c.token_ids for c in with_them]
+
+
+def test_sampled_rows_differ_from_greedy_ones_and_repeat_whatever_is_beside_them(setting):
+    experiment, engine, strategy = setting
+    centres, greedy = [centre(strategy)], rows(experiment, 1)
+    sampled = [row._replace(sampling=Sampling(n, 1.0)) for n, row in enumerate(greedy)]
+    nucleus = [row._replace(sampling=Sampling(n, 1.0, 0.8)) for n, row in enumerate(greedy)]
+    by_argmax = engine.generate(centres, strategy.perturbation, greedy)
+    drawn = engine.generate(centres, strategy.perturbation, sampled)
+    assert sum(one != other for one, other in zip(by_argmax, drawn, strict=True)) > len(greedy) / 4
+    other_seeds = [row._replace(sampling=Sampling(n + 1000)) for n, row in enumerate(greedy)]
+    assert engine.generate(centres, strategy.perturbation, other_seeds) != drawn
+    mixed = [row for three in zip(greedy, sampled, nucleus, strict=True) for row in three]
+    together = engine.generate(centres, strategy.perturbation, mixed)
+    assert together[::3] == by_argmax
+    assert together[1::3] == drawn
+    assert together[2::3] == engine.generate(centres, strategy.perturbation, nucleus)
+    assert engine.generate(centres, strategy.perturbation, sampled[7:9]) == drawn[7:9]
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(3, 1.0), Sampling(3, 1.0, 0.9)])
+def test_logits_that_are_not_finite_are_an_error_with_the_members_name(setting, sampling):
     experiment, engine, strategy = setting
     wild = Experiment(experiment.config.replace(evolution__noise={"kind": "constant", "std": 1e25}))
-    theta, asked = strategy.initial(), rows(experiment, [CENTRE, BASE])
-    fine = engine.generate(theta, strategy, 0, asked)
+    perturbation = wild.strategy(engine.info.mean_abs).perturbation
+    centres, asked = [centre(strategy)], rows(experiment, 0, [CENTRE, BASE])
+    fine = engine.generate(centres, strategy.perturbation, asked)
+    with_member = [row._replace(sampling=sampling) for row in asked + rows(experiment, 0, [3])]
     with pytest.raises(EvaluationError, match="member 3 of generation 0.*not finite"):
-        engine.generate(theta, wild.strategy(engine.info.mean_abs), 0, asked + rows(experiment, [3]))
-    assert engine.generate(theta, strategy, 0, asked) == fine
+        engine.generate(centres, perturbation, with_member)
+    assert engine.generate(centres, strategy.perturbation, asked) == fine
 
 
-@pytest.mark.parametrize("scale", ["absolute", "sigma"])
-def test_the_update_is_the_strategys_and_does_not_depend_on_slices(setting, scale):
-    experiment, engine, _ = setting
-    values = experiment.config.replace(evolution__update_scale=scale)
-    strategy = Experiment(values).strategy(engine.info.mean_abs)
-    theta, size = strategy.initial(), experiment.layout.size
-    advantages = np.random.default_rng(0).normal(size=10)
-    whole = engine.tell(theta, strategy, 3, advantages, 0, size)
-    assert np.abs(whole - strategy.tell(theta, 3, advantages, 0, size)).max() < 1e-6
+def test_the_noise_sum_is_the_perturbations_and_does_not_depend_on_slices(setting):
+    experiment, engine, strategy = setting
+    size, advantages = experiment.layout.size, np.random.default_rng(0).normal(size=10)
+    whole = engine.noise_sum(strategy.perturbation, 3, advantages, 0, size)
+    assert np.abs(whole - strategy.perturbation.noise_sum(3, advantages, 0, size)).max() < 1e-4
     parts = [
-        engine.tell(theta, strategy, 3, advantages, a, b) for a, b in [(0, 1024), (1024, 3072), (3072, size)]
+        engine.noise_sum(strategy.perturbation, 3, advantages, a, b)
+        for a, b in [(0, 1024), (1024, 3072), (3072, size)]
     ]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
-def test_the_engine_tells_what_the_model_is(setting):
+def test_the_engine_describes_the_model(setting):
     experiment, engine, _ = setting
     model = plain_peft.base_model(experiment.source.path, torch.float16)
     wanted = [

@@ -10,7 +10,7 @@ from es_ray.errors import UserError
 from es_ray.models import ModelSource
 
 ROWS: Final = 512
-"""Rows that run at once at most, unless engine.sglang.max_running_requests says otherwise; more wait."""
+"""Rows that run at once at most, unless engine.sglang.max_running_requests says differently; more wait."""
 
 BACKEND: Final = "es_ray"
 """The name of the LoRA backend that is es-ray's own; engine.sglang.lora_backend may name another."""
@@ -58,7 +58,7 @@ def server_arguments(
     """The keyword arguments of `sglang.Engine`.
 
     rows: the largest batch that will be asked for; known: the names of the installed version's arguments;
-    lora: False starts the base model alone, otherwise the same. Raises UserError.
+    lora: False starts the base model alone, with all else the same. Raises UserError.
     """
     given = config.engine.sglang
     check_handed_through(given, known)
@@ -106,7 +106,7 @@ def lora_arguments(config: Config) -> dict[str, Any]:
 
 
 def adapter_config(config: Config) -> dict[str, Any]:
-    """What SGLang is told of each adapter; its rank is the pool's, so that A's rows lie as in pool_layout."""
+    """Each adapter's config for SGLang; its rank is the pool's, so that A's rows lie as in pool_layout."""
     return {
         "peft_type": "LORA",
         "r": config.lora.rank,

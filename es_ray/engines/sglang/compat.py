@@ -7,27 +7,37 @@ machine that only unpacks the wheel. Run on a GPU with 0.5.17; 0.5.23 was read. 
   of all layers, so `LoRAManager.update_lora_info` is wrapped and switches `set_lora` off in the others.
   Both hooks are installed in both versions; each does nothing where the other has done it.
 - 0.5.17 calls `run_scheduler_process` with more ranks (attention CP, MoE DP and EP) than 0.5.23. They are
-  handed through as they come; only the fourth, the tensor parallel rank, is read, the same in both.
+  handed through as they come; only `tp_rank`, the tensor parallel rank, is read, by its name.
 - In 0.5.17 `ServerArgs` is a dataclass in `server_args.py`; 0.5.23 puts it together from
   `arg_groups/fields`, with all names in `arg_groups/field_order.py`. Those that es-ray sets are in both.
 - 0.5.23 holds max_loras_per_batch and other settings in `get_lora()`; es-ray reads them from neither.
 - A LoRA backend's `init_cuda_graph_batch_info` is `init_decode_cuda_graph_batch_info` in 0.5.23, which passes
-  some of a batch's arguments by place; ours has both names, and names them alike.
+  some of a batch's arguments by position; ours has both names, and names them alike.
+- Both sample with a request's `sampling_seed` only with `enable_deterministic_inference`.
 """
 
 import ast
 import importlib.util
+import logging
+import os
 import re
 import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from es_ray.engines.sglang.python_source import defined_names, field_names, parameter_names
 from es_ray.errors import UserError
+
+log = logging.getLogger(__name__)
 
 OLDEST = (0, 5, 17)
 """Older ones lack some of NAMES; before 0.5.15 SGLang's kernels could skip adapters in a CUDA graph, too."""
-SUPPORTED = "es-ray supports sglang >= 0.5.17 (run with 0.5.17; 0.5.23 read)"
+NEWEST = (0, 5, 23)
+"""The newest whose source was read."""
+SUPPORTED = "es-ray supports sglang 0.5.17 to 0.5.23 (run with 0.5.17; 0.5.23 read)"
+UNCHECKED = "ES_RAY_SGLANG_UNCHECKED"
+"""Environment variable; 1 makes a warning of what `check` finds, except for versions that are too old."""
 
 NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ("srt/entrypoints/engine.py", "Engine"): (
@@ -90,11 +100,19 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("srt/lora/lora_registry.py", "LoRARef"): ("lora_name", "lora_id"),
     ("srt/layers/activation.py", ""): ("SiluAndMul",),
+    ("srt/layers/sampler.py", ""): ("SGLANG_RETURN_ORIGINAL_LOGPROB",),
     ("srt/layers/sampler.py", "Sampler"): ("forward",),
+    ("srt/sampling/sampling_batch_info.py", "SamplingBatchInfo"): ("is_all_greedy",),
     ("srt/layers/logits_processor.py", "LogitsProcessorOutput"): ("next_token_logits",),
     ("srt/layers/utils/common.py", ""): ("get_layer_id",),
 }
 """What must be there: by file below the package and class (or none), methods and attributes."""
+
+PARAMETERS: dict[tuple[str, str, str], tuple[str, ...]] = {
+    ("srt/managers/scheduler.py", "", "run_scheduler_process"): ("tp_rank",),
+    ("srt/layers/sampler.py", "Sampler", "forward"): ("logits_output", "sampling_info"),
+}
+"""Parameters that must be there: by file, class (or none) and function."""
 
 
 def installed() -> Path | None:
@@ -115,7 +133,7 @@ def package() -> Path:
 
 
 def version(root: Path) -> str:
-    """The version of an sglang package, as its files tell it."""
+    """The version of an sglang package, from its files."""
     for name in ("_version.py", "version.py"):
         file = root / name
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -134,23 +152,47 @@ def parsed(text: str) -> tuple[int, ...]:
 
 
 def check(root: Path) -> None:
-    """Raise UserError for an sglang package that is too old, or lacks a name that es-ray needs."""
+    """Raise UserError for an sglang package that is too old, too new, or lacks a name that es-ray needs.
+
+    With ES_RAY_SGLANG_UNCHECKED=1 in the environment the last two are logged as a warning, once.
+    """
     found = version(root)
     if (0,) <= parsed(found) < OLDEST:
         raise UserError(f"engine.kind: sglang {found} is too old: {SUPPORTED}")
+    problems = list(_problems(root, found))
+    if problems and os.environ.get(UNCHECKED) != "1":
+        raise UserError(f"engine.kind: {problems[0]}: {SUPPORTED}; {UNCHECKED}=1 runs it all the same")
+    if problems:
+        _warn_once(f"{'; '.join(problems)}: {SUPPORTED}; going on, as {UNCHECKED}=1")
+    argument_names(root)
+
+
+def _problems(root: Path, found: str) -> Iterator[str]:
+    """What does not fit es-ray in an sglang package of that version."""
+    if parsed(found) > NEWEST:
+        yield f"sglang {found} is newer than any that was read"
     for (file, owner), names in NAMES.items():
-        there = _names(root / file, owner)
+        there = defined_names(root / file, owner)
         for name in names:
             if name not in there:
-                full = f"{owner}.{name}" if owner else f"{file}: {name}"
-                raise UserError(f"engine.kind: SGLang {found} has no {full}: {SUPPORTED}")
-    argument_names(root)
+                yield f"SGLang {found} has no {f'{owner}.{name}' if owner else f'{file}: {name}'}"
+    for (file, owner, function), parameters in PARAMETERS.items():
+        there = parameter_names(root / file, owner, function)
+        for name in parameters:
+            if name not in there:
+                full = f"{owner}.{function}" if owner else f"{file}: {function}"
+                yield f"SGLang {found} has no parameter {name} of {full}"
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 @cache
 def argument_names(root: Path) -> frozenset[str]:
     """The names of ServerArgs' fields; raises UserError where they are not where they are known to be."""
-    fields = _fields(root / "srt/server_args.py", "ServerArgs")
+    fields = field_names(root / "srt/server_args.py", "ServerArgs")
     order = root / "srt/arg_groups/field_order.py"
     if not fields and order.is_file():
         for node in ast.parse(order.read_text(encoding="utf-8")).body:
@@ -158,7 +200,7 @@ def argument_names(root: Path) -> frozenset[str]:
                 fields = {str(item.value) for item in node.value.elts if isinstance(item, ast.Constant)}
     if "model_path" not in fields:
         raise UserError(
-            f"engine.kind: SGLang {version(root)} does not tell its arguments as known: {SUPPORTED}"
+            f"engine.kind: SGLang {version(root)} does not list its arguments as known ones do: {SUPPORTED}"
         )
     return frozenset(fields)
 
@@ -194,41 +236,3 @@ def _calls(node: ast.expr, name: str) -> bool:
 def _is_own(node: ast.expr, name: str) -> bool:
     """Whether it is self.name."""
     return isinstance(node, ast.Attribute) and node.attr == name and getattr(node.value, "id", "") == "self"
-
-
-def _fields(file: Path, owner: str) -> set[str]:
-    return {
-        item.target.id
-        for node in _body(file)
-        if isinstance(node, ast.ClassDef) and node.name == owner
-        for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-    }
-
-
-def _names(file: Path, owner: str) -> set[str]:
-    """What a module defines, or a class: methods, class attributes, and what is assigned to `self`."""
-    if not owner:
-        return {name for node in _body(file) for name in _defined(node)}
-    names: set[str] = set()
-    for node in _body(file):
-        if isinstance(node, ast.ClassDef) and node.name == owner:
-            for item in node.body:
-                names.update(_defined(item))
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
-                    names.add(inner.attr)
-    return names
-
-
-def _defined(node: ast.stmt) -> Iterator[str]:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        yield node.name
-    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        yield node.target.id
-    elif isinstance(node, ast.Assign):
-        yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-
-
-def _body(file: Path) -> list[ast.stmt]:
-    return ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else []

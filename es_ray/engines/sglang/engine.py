@@ -1,28 +1,29 @@
-"""The SGLang engine: one serving engine on one GPU (or several), all candidates of a shard in one batch."""
+"""The SGLang engine: one serving engine on one GPU (or several), all variants of a shard in one batch."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.engines.base import BASE, Completion, Engine, EngineInfo, Row, candidate_name
-from es_ray.engines.sglang import compat, lifecycle
+from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Row, Variant
+from es_ray.engines.sglang import compat, lifecycle, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
-from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, sigma_arrays
+from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, about_noise, group_arrays
 from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.engines.sglang.lora.pool_layout import fused_name
 from es_ray.engines.sglang.probe import probe
+from es_ray.engines.sglang.slots import SlotOf, adapter_of, adapters_of, batches, groups
 from es_ray.errors import EvaluationError, RunError
-from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
 SLICE = 1 << 20
-"""Entries of theta that one call to `tell` may compute: a GPU makes them in a millisecond."""
+"""Entries that one call to the scheduler may sum: a GPU makes them in a millisecond."""
 
 
 class SGLangEngine(Engine):
@@ -40,31 +41,29 @@ class SGLangEngine(Engine):
         self.max_new_tokens = config.task.max_new_tokens
         self.ignore_stop = False
         """Run every row to its full length: for benchmarks."""
-        self._population = config.evolution.population
-        self._layout = layout
         arguments = server_arguments(
             config, experiment.source, _rows(experiment), compat.argument_names(root)
         )
         ranks = config.engine.tensor_parallel
         self._log_file = lifecycle.log_file()
-        self._link = SchedulerClient(
+        self._client = SchedulerClient(
             ranks,
             layout.size,
-            members=max(self._population, self.slots),
+            members=max(config.evolution.population, self.slots),
             segments=2 * len(layout.modules) + 1,
             reply=min(layout.size, SLICE),
         )
         options = Options(layout, ranks, tuple(sorted(self.stop_ids)), self._log_file)
         try:
-            self._engine = self._link.engine = lifecycle.start(arguments, options)
+            self._engine = self._client.engine = lifecycle.start(arguments, options)
         except BaseException:
-            self._link.close()
+            self._client.close()
             raise
-        self._watch = lifecycle.ProcessWatchdog(self._engine.get_all_child_pids(), self._log_file)
+        self._watchdog = lifecycle.ProcessWatchdog(self._engine.get_all_child_pids(), self._log_file)
         self.write_seconds: float | None = None
-        """What the last placing took inside the scheduler."""
-        self.digests: dict[int, int] = {}
-        """The hash of the adapter weights that each candidate of the last call had."""
+        """What the last writing of adapters took inside the scheduler."""
+        self.digests: dict[Variant, int] = {}
+        """The hash of the weights that each adapter of the last call had."""
         try:
             self._register(adapter_config(config))
             self.info = self._describe()
@@ -77,86 +76,153 @@ class SGLangEngine(Engine):
             raise
 
     def generate(
-        self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]
+        self,
+        centres: Sequence[Vector],
+        perturbation: Perturbation,
+        rows: Sequence[Row],
+        *,
+        log_probs: bool = False,
+        on_completion: OnCompletion | None = None,
     ) -> list[Completion]:
-        """Greedy completions of the rows, in their order; in one batch unless there are too few slots."""
+        """Completions of the rows, in their order; in one batch unless there are too few slots.
+
+        on_completion is called for the rows of a batch when all of it has ended: SGLang returns it at once.
+        Greedy rows, rows that are sampled with top_p 1 and those with less run one kind after the other.
+        SGLang takes the seed of a sampled row into account only with `engine.deterministic`: without it
+        samples do not repeat.
+        """
         completions: dict[int, Completion] = {}
         self.digests = {}
-        for numbers in self._batches(rows):
+        for numbers in batches(rows, self.slots):
             batch = [rows[number] for number in numbers]
-            slot_of = self.write_adapters(theta, strategy, generation, batch)
-            outputs = self.generate_raw(batch, slot_of)
-            if not self._link.call("finite")[0].values["finite"]:
-                raise EvaluationError(
-                    f"{self._culprit(batch, slot_of, generation)}: the model's logits are not finite"
-                )
+            slot_of = self.write_adapters(centres, perturbation, batch)
+            outputs = self._outputs(batch, slot_of, log_probs)
+            if not self._finite():
+                raise EvaluationError(f"{self._culprit(batch, slot_of)}: the model's logits are not finite")
+            ends = frozenset() if self.ignore_stop else self.stop_ids
             for number, row, output in zip(numbers, batch, outputs, strict=True):
-                completions[number] = self._completion(output, candidate_name(row.candidate, generation))
-        digest = sum((index + 3) * value for index, value in self.digests.items()) & 0xFFFFFFFF
-        log.info("generation %d: %d adapters in place, hash %08x", generation, len(self.digests), digest)
+                requests.check_finished(output, str(row.variant))
+                completions[number] = requests.completion(output, ends, log_probs)
+            if on_completion is not None:
+                for number in numbers:
+                    on_completion(number, completions[number])
+        digest = sum((adapter.index + 3) * value for adapter, value in self.digests.items()) & 0xFFFFFFFF
+        log.info("%d adapters written, hash %08x", len(self.digests), digest)
         return [completions[number] for number in range(len(rows))]
 
-    def tell(
+    def log_probs(
         self,
-        theta: Vector,
-        strategy: Strategy,
+        centres: Sequence[Vector],
+        perturbation: Perturbation,
+        rows: Sequence[Row],
+        continuations: Sequence[Sequence[int]],
+    ) -> list[NDArray[np.float32]]:
+        """Log-probabilities of given tokens after each row's prompt, which is one token at least.
+
+        SGLang reads both as one prompt and generates a token more: all must fit into the model's positions.
+        """
+        found: dict[int, NDArray[np.float32]] = {}
+        self.digests = {}
+        whole = [
+            row._replace(prompt_ids=(*row.prompt_ids, *continuation), sampling=None)
+            for row, continuation in zip(rows, continuations, strict=True)
+        ]
+        for numbers in batches(rows, self.slots):
+            batch = [whole[number] for number in numbers]
+            slot_of = self.write_adapters(centres, perturbation, batch)
+            # SGLang gives none for the first token from a start on: that is the prompt's last
+            starts = [len(rows[number].prompt_ids) - 1 for number in numbers]
+            outputs = self.generate_raw(batch, slot_of, 1, return_logprob=True, logprob_start_len=starts)
+            for number, row, output in zip(numbers, batch, outputs, strict=True):
+                requests.check_finished(output, str(row.variant))
+                found[number] = requests.input_log_probs(output, len(continuations[number]))
+                if not np.isfinite(found[number]).all():
+                    raise EvaluationError(f"{row.variant}: log-probabilities are not finite")
+        return [found[number] for number in range(len(rows))]
+
+    def noise_sum(
+        self,
+        perturbation: Perturbation,
         generation: int,
         advantages: NDArray[np.float64],
         start: int,
         stop: int,
     ) -> Vector:
-        """Entries [start, stop) of the next centre, on the GPU: the same bytes however theta is cut."""
+        """Entries [start, stop) of `Perturbation.noise_sum` on the GPU: the same bytes however it is cut."""
         found = np.empty(stop - start, dtype=np.float32)
-        about = self._link.about(theta, strategy, generation)
+        about = about_noise(perturbation, generation)
+        arrays = {"advantages": advantages.astype(np.float32)}
         for low in range(start, stop, SLICE):
-            values = about | {
-                "start": low,
-                "stop": min(low + SLICE, stop),
-                "step": strategy.learning_rate / len(advantages),
-            }
-            arrays: dict[str, Any] = {"advantages": advantages.astype(np.float32)}
-            if strategy.update_scale == "sigma":
-                arrays |= sigma_arrays(strategy.scale(generation))
-            part = self._link.call("tell", Message(values, arrays))[0].arrays["theta"]
-            found[low - start : values["stop"] - start] = part
+            high = min(low + SLICE, stop)
+            answers = self._client.call("noise_sum", Message(about | {"start": low, "stop": high}, arrays))
+            found[low - start : high - start] = answers[0].arrays["noise_sum"]
         return found
 
     def write_adapters(
-        self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]
-    ) -> dict[int, int]:
-        """Write the rows' candidates into the slots; returns the slot of each but the base model."""
-        adapted = [c for c in dict.fromkeys(row.candidate for row in rows) if c != BASE]
-        values = self._link.about(theta, strategy, generation)
-        arrays = {"candidates": np.array(adapted, dtype=np.int64), **sigma_arrays(strategy.scale(generation))}
-        answers = self._link.call("write_adapters", Message(values, arrays))
-        self.write_seconds = max(answer.values["seconds"] for answer in answers)
-        totals = np.sum([answer.arrays["digests"] for answer in answers], axis=0)
-        self.digests |= {c: int(total) & 0xFFFFFFFF for c, total in zip(adapted, totals, strict=True)}
-        return {candidate: slot for slot, candidate in enumerate(adapted)}
+        self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]
+    ) -> dict[Variant, int]:
+        """Write the rows' adapters into slots, in order of their first rows; returns the slot of each.
+
+        One call to the scheduler for each centre and generation among them.
+        """
+        slot_of = {adapter: slot for slot, adapter in enumerate(adapters_of(rows))}
+        if not slot_of:
+            self._finite()  # forgets the logits of earlier calls, as writing does
+        self.write_seconds = 0.0
+        for group in groups(slot_of):
+            about = about_noise(perturbation, group.generation)
+            values = about | self._client.about_centre(centres[group.centre])
+            arrays = group_arrays(group, perturbation.scale(group.generation))
+            answers = self._client.call("write_adapters", Message(values, arrays))
+            self.write_seconds += max(answer.values["seconds"] for answer in answers)
+            totals = np.sum([answer.arrays["digests"] for answer in answers], axis=0)
+            for adapter, total in zip(group.adapters, totals, strict=True):
+                self.digests[adapter] = int(total) & 0xFFFFFFFF
+        return slot_of
 
     def generate_raw(
-        self, rows: Sequence[Row], slot_of: dict[int, int], new_tokens: int | None = None, **options: Any
+        self, rows: Sequence[Row], slot_of: SlotOf, new_tokens: int | None = None, **options: Any
     ) -> list[dict[str, Any]]:
         """SGLang's outputs of the rows, with whatever lies in the slots; options are `generate`'s."""
-        sampling: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": new_tokens or self.max_new_tokens}
+        common: dict[str, Any] = {"max_new_tokens": new_tokens or self.max_new_tokens}
         if self.ignore_stop:
-            sampling["ignore_eos"] = True
+            common["ignore_eos"] = True
         else:
-            sampling["stop_token_ids"] = sorted(self.stop_ids)
+            common["stop_token_ids"] = sorted(self.stop_ids)
+        adapters = [adapter_of(row.variant) for row in rows]
         return self._engine.generate(
             input_ids=[list(row.prompt_ids) for row in rows],
-            sampling_params=sampling,
-            lora_path=[
-                None if row.candidate == BASE else adapter_name(slot_of[row.candidate]) for row in rows
-            ],
+            sampling_params=requests.sampling_params(rows, common),
+            lora_path=[None if a is None else adapter_name(slot_of[a]) for a in adapters],
             **options,
         )
 
     def close(self) -> None:
         """Stop SGLang's processes and wait until their GPU memory is free."""
-        self._watch.stop()
-        self._link.close()  # first: SGLang's shutdown ends every child, Python's own helpers among them
+        self._watchdog.stop()
+        self._client.close()  # first: SGLang's shutdown ends every child, Python's own helpers among them
         self._engine.shutdown()
+
+    def _outputs(self, rows: Sequence[Row], slot_of: SlotOf, log_probs: bool = False) -> list[dict[str, Any]]:
+        """SGLang's outputs of the rows, with a call for each way of sampling among them."""
+        options = {"return_logprob": True, "logprob_start_len": -1} if log_probs else {}  # -1: no input's
+        outputs: dict[int, dict[str, Any]] = {}
+        for numbers in requests.by_sampler(rows):
+            mine = self.generate_raw([rows[number] for number in numbers], slot_of, **options)
+            outputs.update(zip(numbers, mine, strict=True))
+        return [outputs[number] for number in range(len(rows))]
+
+    def _finite(self) -> bool:
+        """Whether all logits since the last call of this or of `write_adapters` were finite."""
+        return bool(self._client.call("finite")[0].values["finite"])
+
+    def _culprit(self, rows: Sequence[Row], slot_of: SlotOf) -> str:
+        """The first variant whose rows alone give logits that are not finite."""
+        for variant in dict.fromkeys(row.variant for row in rows):
+            self._outputs([row for row in rows if row.variant == variant], slot_of)
+            if not self._finite():
+                return str(variant)
+        return "a variant of this batch"
 
     def _register(self, config: dict[str, Any]) -> None:
         """An empty adapter for each slot: what it holds is written in place later."""
@@ -166,7 +232,7 @@ class SGLangEngine(Engine):
                 raise RunError(f"SGLang did not register adapter slot {slot}: {result.error_message}")
 
     def _describe(self) -> EngineInfo:
-        answers = self._link.call("describe")
+        answers = self._client.call("describe")
         sums = np.sum([answer.arrays["abs_sums"] for answer in answers], axis=0)
         entries = np.sum([answer.arrays["entries"] for answer in answers], axis=0)
         return EngineInfo(
@@ -175,29 +241,6 @@ class SGLangEngine(Engine):
             device=answers[0].values["device"],
             dtype=answers[0].values["dtype"],
         )
-
-    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """Numbers of the rows, in batches of as many candidates as there are slots."""
-        adapted = [c for c in dict.fromkeys(row.candidate for row in rows) if c != BASE]
-        batch_of = {candidate: number // self.slots for number, candidate in enumerate(adapted)}
-        for batch in range(max(batch_of.values(), default=0) + 1):
-            yield [n for n, row in enumerate(rows) if batch_of.get(row.candidate, 0) == batch]
-
-    def _culprit(self, rows: Sequence[Row], slot_of: dict[int, int], generation: int) -> str:
-        """The first candidate whose rows alone give logits that are not finite."""
-        for candidate in dict.fromkeys(row.candidate for row in rows):
-            self.generate_raw([row for row in rows if row.candidate == candidate], slot_of)
-            if not self._link.call("finite")[0].values["finite"]:
-                return candidate_name(candidate, generation)
-        return f"a candidate of generation {generation}"
-
-    def _completion(self, output: dict[str, Any], who: str) -> Completion:
-        finish = output["meta_info"]["finish_reason"] or {}
-        if finish.get("type") not in ("stop", "length"):
-            raise EvaluationError(f"{who}: SGLang did not finish: {finish.get('message', finish)}")
-        tokens = list(output["output_ids"])
-        ended = bool(tokens) and tokens[-1] in self.stop_ids and not self.ignore_stop
-        return Completion(tokens, "stop" if ended else "length")
 
 
 def _rows(experiment: Experiment) -> int:

@@ -19,10 +19,23 @@ class FiniteLogitsCheck:
         NaN is the largest to argmax: so the chosen one is not finite if one is NaN or infinite, or none is
         finite, and the others need no reading again.
         """
-        if logits is None or not len(logits):
-            return
-        # three kernels after every step: the largest magnitude, to which NaN is larger than all
-        worst = torch.linalg.vector_norm(logits.gather(1, tokens.long()[:, None]), torch.inf)
+        if logits is not None and len(logits):
+            # three kernels after every step: the largest magnitude, to which NaN is larger than all
+            self._note(logits.gather(1, tokens.long()[:, None]))
+
+    def look_before_draw(self, logits: Tensor | None) -> None:
+        """Take a batch's logits into account before tokens are drawn from them.
+
+        Rows without a finite maximum become zeros: a draw from NaN is an assertion on the device, which ends
+        the process before anybody can say whose row it was.
+        """
+        if logits is not None and len(logits):
+            largest = logits.amax(dim=-1, keepdim=True)
+            self._note(largest)
+            logits.masked_fill_(~largest.isfinite(), 0.0)
+
+    def _note(self, largest: Tensor) -> None:
+        worst = torch.linalg.vector_norm(largest, torch.inf)
         self._worst = worst if self._worst is None else torch.maximum(self._worst, worst)
 
     def answer(self) -> bool:
@@ -31,7 +44,7 @@ class FiniteLogitsCheck:
         return worst is None or bool(worst.isfinite())
 
 
-watch = FiniteLogitsCheck()
+logits_check = FiniteLogitsCheck()
 
 
 def check_logits() -> None:
@@ -41,9 +54,12 @@ def check_logits() -> None:
     original = Sampler.forward
 
     @functools.wraps(original)
-    def forward(sampler: Any, logits_output: Any, *args: Any, **kwargs: Any) -> Any:
-        tokens = original(sampler, logits_output, *args, **kwargs)
-        watch.look(logits_output.next_token_logits, tokens)
+    def forward(sampler: Any, logits_output: Any, sampling_info: Any, *args: Any, **kwargs: Any) -> Any:
+        if not sampling_info.is_all_greedy:  # the sampler overwrites the logits
+            logits_check.look_before_draw(logits_output.next_token_logits)
+            return original(sampler, logits_output, sampling_info, *args, **kwargs)
+        tokens = original(sampler, logits_output, sampling_info, *args, **kwargs)
+        logits_check.look(logits_output.next_token_logits, tokens)
         return tokens
 
     Sampler.forward = forward

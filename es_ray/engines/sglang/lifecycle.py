@@ -76,13 +76,13 @@ class ProcessWatchdog:
         self._pids = pids
         self._log_file = log_file
         self._over = threading.Event()
-        threading.Thread(target=self._watch, name="es-ray-death-watch", daemon=True).start()
+        threading.Thread(target=self._poll, name="es-ray-process-watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """The engine is about to be shut down."""
         self._over.set()
 
-    def _watch(self) -> None:
+    def _poll(self) -> None:
         while not self._over.wait(POLL_SECONDS):
             dead = [pid for pid in self._pids if not running(pid)]
             if dead and not self._over.is_set():

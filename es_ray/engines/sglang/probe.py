@@ -6,15 +6,15 @@ model, by a zero adapter, and by a random member in every slot.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.engines.base import BASE, CENTRE, Row
+from es_ray.engines.base import BASE, CENTRE, Row, Variant
 from es_ray.errors import EvaluationError
 from es_ray.evolution.noise import Noise
-from es_ray.evolution.strategy import PiecewiseConstant, Strategy
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
 from es_ray.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -27,45 +27,36 @@ STD = 0.05
 LONGEST = 64
 """Tokens of the prompt that are scored."""
 
-LogProbs = NDArray[np.float64]
+LogProbs = NDArray[np.float32]
 
 
 def probe(engine: "SGLangEngine", experiment: Experiment) -> None:
     """Raise EvaluationError, with the check that failed, unless every adapter slot acts as it must."""
     size = experiment.layout.size
     theta = np.zeros(size, dtype=np.float32)
-    strategy = Strategy(
-        noise=Noise(experiment.config.evolution.seed),
-        population=max(engine.slots, 2),
-        sigma=PiecewiseConstant((size,), (STD,)),
-        first_sigma=None,
-        initial_std=PiecewiseConstant((size,), (0.0,)),
-        learning_rate=1.0,
+    perturbation = Perturbation(
+        Noise(experiment.config.evolution.seed), sigma=PiecewiseConstant((size,), (STD,))
     )
     prompt = experiment.prompt_ids["train"][0][:LONGEST]
-    zero = score(engine, theta, strategy, [CENTRE, BASE], prompt)
-    members = score(engine, theta, strategy, [*range(engine.slots), BASE], prompt)
+    zero = score(engine, theta, perturbation, [CENTRE, BASE], prompt)
+    members = score(engine, theta, perturbation, [*range(engine.slots), BASE], prompt)
     judge(zero[BASE], zero[CENTRE], [members[index] for index in range(engine.slots)])
 
 
 def score(
     engine: "SGLangEngine",
-    theta: NDArray[np.float32],
-    strategy: Strategy,
-    candidates: Sequence[int],
+    theta: Vector,
+    perturbation: Perturbation,
+    indices: Sequence[int],
     prompt: Sequence[int],
 ) -> dict[int, LogProbs]:
-    """Log-probabilities of a prompt's tokens, and of the first new one, by candidate of generation 0."""
-    rows = [Row(candidate, tuple(prompt)) for candidate in candidates]
-    slot_of = engine.write_adapters(theta, strategy, 0, rows)
-    outputs = engine.generate_raw(rows, slot_of, new_tokens=1, return_logprob=True, logprob_start_len=0)
-    return {row.candidate: log_probs(output["meta_info"]) for row, output in zip(rows, outputs, strict=True)}
+    """Log-probabilities of a prompt's tokens after the first, by member of generation 0, CENTRE or BASE.
 
-
-def log_probs(meta: dict[str, Any]) -> LogProbs:
-    """The log-probabilities in an output's `meta_info`; the prompt's first token has none."""
-    entries = [*meta["input_token_logprobs"], *meta["output_token_logprobs"]]
-    return np.array([entry[0] for entry in entries if entry[0] is not None], dtype=np.float64)
+    The prompt's last token is scored once more after the prompt, so that a prompt of one has a score, too.
+    """
+    rows = [Row(Variant(index), tuple(prompt[:1])) for index in indices]
+    scored = [[*prompt[1:], prompt[-1]]] * len(rows)
+    return dict(zip(indices, engine.log_probs([theta], perturbation, rows, scored), strict=True))
 
 
 def judge(base: LogProbs, zero: LogProbs, members: Sequence[LogProbs]) -> None:

@@ -96,6 +96,6 @@ def test_float32_is_refused():
         made(model__dtype="float32")
 
 
-def test_an_argument_of_ours_that_sglang_lost_is_told():
+def test_an_argument_of_ours_that_sglang_lost_is_reported():
     with pytest.raises(UserError, match="no argument schedule_policy"):
         arguments.server_arguments(BASE, ModelSource.of(BASE.model), 60, KNOWN - {"schedule_policy"})

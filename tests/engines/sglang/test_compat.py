@@ -34,7 +34,8 @@ def fake(folder: Path, version: str = "0.5.20") -> Path:
     root = folder / "sglang"
     by_file: dict[str, list[str]] = {}
     for (file, owner), names in compat.NAMES.items():
-        lines = [f"    def {name}(self): ..." for name in names]
+        parameters = {name: compat.PARAMETERS.get((file, owner, name), ()) for name in names}
+        lines = [f"    def {name}(self, {', '.join(parameters[name])}): ..." for name in names]
         text = "\n".join([f"class {owner}:", *lines] if owner else [line.strip() for line in lines])
         by_file.setdefault(file, []).append(text)
     by_file["srt/server_args.py"] = ["class ServerArgs:\n    model_path: str\n    dtype: str = 'auto'"]
@@ -102,7 +103,7 @@ def test_a_whole_package_passes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "told"),
+    ("file", "name", "full"),
     [
         ("srt/lora/lora_manager.py", "update_lora_info", "LoRAManager.update_lora_info"),
         ("srt/managers/scheduler.py", "flush_cache", "Scheduler.flush_cache"),
@@ -110,29 +111,67 @@ def test_a_whole_package_passes(tmp_path):
         ("srt/layers/utils/common.py", "get_layer_id", "get_layer_id"),
     ],
 )
-def test_a_name_that_moved_is_told_with_the_version(tmp_path, file, name, told):
+def test_a_name_that_moved_is_reported_with_the_version(tmp_path, file, name, full):
     root = fake(tmp_path)
     text = (root / file).read_text()
     (root / file).write_text(text.replace(f"def {name}(", f"def moved_{name}("))
-    with pytest.raises(UserError, match=rf"SGLang 0.5.20 has no .*{told}: es-ray supports sglang >= 0.5.17"):
+    with pytest.raises(UserError, match=rf"SGLang 0.5.20 has no .*{full}: es-ray supports sglang 0.5.17"):
         compat.check(root)
 
 
-def test_a_file_that_moved_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("file", "name", "full"),
+    [
+        ("srt/managers/scheduler.py", "tp_rank", "run_scheduler_process"),
+        ("srt/layers/sampler.py", "sampling_info", "Sampler.forward"),
+    ],
+)
+def test_a_parameter_that_has_another_name_is_reported(tmp_path, file, name, full):
+    root = fake(tmp_path)
+    text = (root / file).read_text()
+    (root / file).write_text(text.replace(name, f"other_{name}"))
+    with pytest.raises(UserError, match=f"has no parameter {name} of .*{full}"):
+        compat.check(root)
+
+
+def test_a_file_that_moved_is_reported(tmp_path):
     root = fake(tmp_path)
     shutil.rmtree(root / "srt/lora")
     with pytest.raises(UserError, match="has no LoRAManager.init_lora_modules"):
         compat.check(root)
 
 
-@pytest.mark.parametrize(("version", "fine"), [("0.5.16.post2", False), ("0.5.17", True), ("0.6.0rc1", True)])
-def test_old_versions_are_refused(tmp_path, version, fine):
+@pytest.mark.parametrize(
+    ("version", "fine"), [("0.5.16.post2", False), ("0.5.17", True), ("0.5.23.post1", True)]
+)
+def test_old_versions_are_refused(tmp_path, monkeypatch, version, fine):
     root = fake(tmp_path, version)
     if fine:
         compat.check(root)
-    else:
+    for unchecked in () if fine else ("0", "1"):
+        monkeypatch.setenv(compat.UNCHECKED, unchecked)
         with pytest.raises(UserError, match="0.5.16.post2 is too old"):
             compat.check(root)
+
+
+@pytest.mark.parametrize("version", ["0.5.23.1", "0.5.24", "0.6.0rc1", "1.0"])
+def test_versions_that_nobody_read_are_refused_with_a_way_around(tmp_path, version):
+    with pytest.raises(UserError, match=rf"{version} is newer than any.* ES_RAY_SGLANG_UNCHECKED=1") as error:
+        compat.check(fake(tmp_path, version))
+    assert "\n" not in str(error.value)
+
+
+def test_unchecked_versions_are_warned_of_once(tmp_path, monkeypatch, caplog):
+    root = fake(tmp_path, "0.7.0")
+    file = root / "srt/lora/lora_manager.py"
+    file.write_text(file.read_text().replace("def update_lora_info(", "def other("))
+    monkeypatch.setenv(compat.UNCHECKED, "1")
+    for _ in range(3):
+        compat.check(root)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "0.7.0 is newer than any" in record.message
+    assert "has no LoRAManager.update_lora_info" in record.message
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from es_ray.engines.sglang.lora.pool_layout import FUSED, Buffer, TPSlice, fused
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.errors import UserError
 from es_ray.evolution.noise import Noise
-from es_ray.evolution.strategy import PiecewiseConstant, Strategy
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.lora.layout import AdaptedModule, LoraLayout
 
 HIDDEN, INNER, Q, KV = 12, 20, 16, 8
@@ -54,15 +54,9 @@ def pool(lay: LoraLayout, shares, dtype=torch.float16) -> dict[Buffer, torch.Ten
     return buffers
 
 
-def strategy(size: int, antithetic: bool = False) -> Strategy:
-    return Strategy(
-        noise=Noise(2**50 + 3, antithetic),
-        population=6,
-        sigma=PiecewiseConstant((size // 3, size), (0.5, 0.25)),
-        first_sigma=None,
-        initial_std=PiecewiseConstant((size,), (1.0,)),
-        learning_rate=0.5,
-    )
+def perturbation(size: int, antithetic: bool = False) -> Perturbation:
+    sigma = PiecewiseConstant((size // 3, size), (0.5, 0.25))
+    return Perturbation(Noise(2**50 + 3, antithetic), sigma, first_sigma=PiecewiseConstant((size,), (2.0,)))
 
 
 def lora(buffers, fused, layer, slot, rank, x, part: TPSlice) -> np.ndarray:
@@ -88,7 +82,7 @@ CASES = [
 def test_a_pool_computes_what_peft_computes(rank, names, ranks):
     lay = layout(rank, names)
     theta = np.random.default_rng(0).normal(size=lay.size).astype(np.float32)
-    s = strategy(lay.size)
+    s = perturbation(lay.size)
     sigma = torch.from_numpy(s.scale(2).dense(0, lay.size))
     candidates, slots = [0, 3, -1, 5], [4, 0, 6, 2]
     keys = {(fused_name(m)[0], m.layer) for m in lay.modules}
@@ -134,7 +128,7 @@ def test_a_single_rank_holds_every_entry_once(rank, names):
 
 def test_digests_tell_members_and_places_apart():
     lay = layout(2)
-    s, theta = strategy(lay.size), torch.zeros(lay.size)
+    s, theta = perturbation(lay.size), torch.zeros(lay.size)
     sigma = torch.from_numpy(s.scale(1).dense(0, lay.size))
     buffers = pool(lay, whole(lay))
     writer = PoolWriter(runs(lay, whole(lay)), buffers, triton=False)
@@ -154,19 +148,67 @@ def test_digests_tell_members_and_places_apart():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_members_are_rounded_once_to_the_pools_dtype(antithetic, dtype):
     lay = layout(1)
-    s, theta = strategy(lay.size, antithetic), np.full(lay.size, 0.75, np.float32)
+    s, theta = perturbation(lay.size, antithetic), np.full(lay.size, 0.75, np.float32)
     buffers = pool(lay, whole(lay), dtype)
     writer = PoolWriter(runs(lay, whole(lay)), buffers, triton=False)
     sigma = torch.from_numpy(s.scale(4).dense(0, lay.size))
     writer.write_adapters(torch.from_numpy(theta), sigma, s.noise, 4, list(range(6)), list(range(6)))
     for index in range(6):
         wanted = torch.from_numpy(s.member(theta, 4, index)).to(dtype)
-        found = torch.cat([
-            buffers[r.buffer].flatten(1)[index, r.offset : r.offset + r.length]
-            for r in sorted(runs(lay, whole(lay)), key=lambda r: r.source)
-        ])  # fmt: skip
+        found = pieces(lay, buffers, index)
         assert (found == wanted).float().mean() > 0.999
         assert torch.allclose(found.float(), wanted.float(), rtol=2**-7)
+
+
+def pieces(lay: LoraLayout, buffers, slot: int) -> torch.Tensor:
+    """The flat vector that lies in a slot."""
+    found = sorted(runs(lay, whole(lay)), key=lambda r: r.source)
+    return torch.cat([buffers[r.buffer].flatten(1)[slot, r.offset : r.offset + r.length] for r in found])
+
+
+def writers(lay: LoraLayout, triton: bool, dtype=torch.float16):
+    if triton:
+        pytest.importorskip("triton")
+        if torch.cuda.is_available():
+            pytest.skip("Triton compiles here: tests/gpu checks the kernels")
+    buffers = pool(lay, whole(lay), dtype)
+    return PoolWriter(runs(lay, whole(lay)), buffers, triton=triton), buffers
+
+
+@pytest.mark.parametrize("triton", [False, True])
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_factors_on_sigma_are_the_perturbations(antithetic, triton):
+    lay = layout(1)
+    s, theta = perturbation(lay.size, antithetic), np.full(lay.size, 0.75, np.float32)
+    writer, buffers = writers(lay, triton)
+    sigma = torch.from_numpy(s.scale(4).dense(0, lay.size))
+    members, factors = [0, 1, 5, -1, 2, 3], [1.0, 0.5, 3.0, 2.0, 0.0, -0.3]
+    writer.write_adapters(torch.from_numpy(theta), sigma, s.noise, 4, members, list(range(6)), factors)
+    for slot, (member, factor) in enumerate(zip(members, factors, strict=True)):
+        right = torch.from_numpy(theta if member < 0 else s.member(theta, 4, member, factor))
+        # the interpreter cuts off where a GPU rounds
+        assert torch.allclose(pieces(lay, buffers, slot).float(), right, rtol=2**-10, atol=1e-5)
+
+
+@pytest.mark.parametrize("triton", [False, True])
+def test_a_factor_of_one_leaves_every_bit(triton):
+    lay, members = layout(2), [0, 3, -1, 5]
+    s, theta = perturbation(lay.size, True), torch.randn(lay.size)
+    sigma = torch.from_numpy(s.scale(2).dense(0, lay.size))
+    (plain, without), (scaled, ones) = writers(lay, triton), writers(lay, triton)
+    plain.write_adapters(theta, sigma, s.noise, 2, members, [4, 0, 6, 2])
+    scaled.write_adapters(theta, sigma, s.noise, 2, members, [4, 0, 6, 2], [1.0] * 4)
+    assert all(torch.equal(ones[key], buffer) for key, buffer in without.items())
+    assert plain.digests([4, 0, 6, 2]) == scaled.digests([4, 0, 6, 2])
+
+
+@pytest.mark.parametrize("triton", [False, True])
+def test_sums_over_members_are_the_perturbations(triton):
+    lay = layout(1)
+    s, advantages = perturbation(lay.size, True), np.random.default_rng(2).normal(size=6)
+    writer, _ = writers(lay, triton)
+    found = writer.weighted_sum(s.noise, 4, torch.from_numpy(advantages.astype(np.float32)), 3, 400)
+    assert np.abs(found.numpy() - s.noise_sum(4, advantages, 3, 400)).max() < 1e-5
 
 
 def test_other_modules_are_refused_by_name():

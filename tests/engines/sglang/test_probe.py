@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from es_ray.engines.sglang.probe import TOLERANCE, judge, log_probs
+from es_ray.engines.sglang.probe import TOLERANCE, judge
 from es_ray.errors import EvaluationError
 
 BASE = np.array([-1.0, -2.0, -0.5])
@@ -30,11 +30,3 @@ def test_each_check_says_what_failed(zero, found, words):
         judge(BASE, zero, found)
     assert str(error.value).startswith("start-up probe: ")
     assert "\n" not in str(error.value)
-
-
-def test_log_probabilities_are_read_from_sglangs_answer():
-    meta = {
-        "input_token_logprobs": [(None, 5, None), (-1.5, 6, None), (-0.25, 7, None)],
-        "output_token_logprobs": [(-0.125, 8, None)],
-    }
-    assert log_probs(meta).tolist() == [-1.5, -0.25, -0.125]

@@ -18,7 +18,7 @@ MESSAGE = Message(
 
 
 @pytest.fixture
-def box():
+def channel():
     made = ShmChannel.create(30_000)
     yield made
     made.close()
@@ -36,11 +36,11 @@ def echo(name: str, checksum: int, reply: str) -> None:
     ReplyChannel.open(reply, 2).write(1, 7, ShmChannel.open(name).read(checksum))
 
 
-def test_a_message_arrives_in_another_process_and_comes_back(box):
+def test_a_message_arrives_in_another_process_and_comes_back(channel):
     replies = ReplyChannel.create(2, 10_000)
-    checksum = box.write(MESSAGE)
+    checksum = channel.write(MESSAGE)
     process = multiprocessing.get_context("spawn").Process(
-        target=echo, args=(box.name, checksum, replies.name)
+        target=echo, args=(channel.name, checksum, replies.name)
     )
     process.start()
     process.join(60)
@@ -53,28 +53,28 @@ def test_a_message_arrives_in_another_process_and_comes_back(box):
     replies.close()
 
 
-def test_every_damaged_byte_is_noticed(box):
-    checksum = box.write(MESSAGE)
-    bytes_ = box._memory.buf
+def test_every_damaged_byte_is_noticed(channel):
+    checksum = channel.write(MESSAGE)
+    bytes_ = channel._memory.buf
     for at in [3, 8, 9, 40, 200, 512, 1000, 4000, 9000, 16000, 24000]:
         bytes_[at] ^= 1
         with pytest.raises(DamagedMessage):
-            box.read(checksum)
+            channel.read(checksum)
         bytes_[at] ^= 1
-    same(box.read(checksum), MESSAGE)
+    same(channel.read(checksum), MESSAGE)
     with pytest.raises(DamagedMessage):
-        box.read(checksum ^ 1)
+        channel.read(checksum ^ 1)
 
 
-def test_what_was_read_stays_when_the_box_is_written_again(box):
-    read = box.read(box.write(MESSAGE))
-    box.write(Message({}, {"theta": np.zeros(1001, np.float32)}))
+def test_what_was_read_stays_when_the_channel_is_written_again(channel):
+    read = channel.read(channel.write(MESSAGE))
+    channel.write(Message({}, {"theta": np.zeros(1001, np.float32)}))
     same(read, MESSAGE)
 
 
-def test_a_message_that_is_too_large_is_refused(box):
+def test_a_message_that_is_too_large_is_refused(channel):
     with pytest.raises(ValueError, match="channel"):
-        box.write(Message({}, {"theta": np.zeros(box.size, np.uint8)}))
+        channel.write(Message({}, {"theta": np.zeros(channel.size, np.uint8)}))
 
 
 def test_ranks_do_not_overwrite_each_other():

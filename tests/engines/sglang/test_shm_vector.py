@@ -17,14 +17,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=[1, 1024, 5001, 3 * 2**20 + 7])
-def box(request):
+def shared(request):
     made = ShmVector.create(request.param)
     yield made
     made.close()
 
 
-def theta(box, seed=0):
-    return np.random.default_rng(seed).normal(size=box._size).astype(np.float32)
+def theta(shared, seed=0):
+    return np.random.default_rng(seed).normal(size=shared._size).astype(np.float32)
 
 
 def read_there(name, size, checksum, queue):
@@ -33,86 +33,86 @@ def read_there(name, size, checksum, queue):
     other.close()
 
 
-def test_a_vector_arrives_in_another_process(box):
-    sent = theta(box)
+def test_a_vector_arrives_in_another_process(shared):
+    sent = theta(shared)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=read_there, args=(box.name, len(sent), box.write(sent), queue))
+    process = context.Process(target=read_there, args=(shared.name, len(sent), shared.write(sent), queue))
     process.start()
     assert queue.get(timeout=60) == sent.tobytes()
     process.join()
 
 
-def test_another_vector_has_another_version(box):
-    checksum = box.write(theta(box))
-    assert (box.version, box.write(theta(box))) == (1, checksum)
-    assert box.write(theta(box, 1)) != checksum and box.version == 2
-    last = theta(box, 1)
+def test_another_vector_has_another_version(shared):
+    checksum = shared.write(theta(shared))
+    assert (shared.version, shared.write(theta(shared))) == (1, checksum)
+    assert shared.write(theta(shared, 1)) != checksum and shared.version == 2
+    last = theta(shared, 1)
     last[-1] = np.nextafter(last[-1], np.float32(9))
-    box.write(last)
-    assert box.version == 3  # one bit, at the very end
-    box.write(-np.zeros_like(last))
-    box.write(np.zeros_like(last))
-    assert box.version == 5  # bits, not values
+    shared.write(last)
+    assert shared.version == 3  # one bit, at the very end
+    shared.write(-np.zeros_like(last))
+    shared.write(np.zeros_like(last))
+    assert shared.version == 5  # bits, not values
 
 
-def test_zeros_are_written_too(box):
-    checksum = box.write(np.zeros(box._size, dtype=np.float32))
-    assert box.version == 1 and not box.read(checksum, CPU).any()
+def test_zeros_are_written_too(shared):
+    checksum = shared.write(np.zeros(shared._size, dtype=np.float32))
+    assert shared.version == 1 and not shared.read(checksum, CPU).any()
 
 
-def test_every_damaged_byte_is_noticed(box):
-    sent = theta(box)
-    checksum = box.write(sent)
+def test_every_damaged_byte_is_noticed(shared):
+    sent = theta(shared)
+    checksum = shared.write(sent)
     for at in {0, 3, len(sent) * 2, len(sent) * 4 - 1}:
-        box._memory.buf[at] ^= 1
+        shared._memory.buf[at] ^= 1
         with pytest.raises(DamagedMessage, match="checksum"):
-            box.read(checksum, CPU)
-        box._memory.buf[at] ^= 1
-    assert np.array_equal(box.read(checksum, CPU).numpy(), sent)
+            shared.read(checksum, CPU)
+        shared._memory.buf[at] ^= 1
+    assert np.array_equal(shared.read(checksum, CPU).numpy(), sent)
 
 
-def test_what_was_read_stays_when_the_box_is_written_again(box):
-    read = box.read(box.write(theta(box)), CPU)
-    box.write(theta(box, 1))
-    assert np.array_equal(read.numpy(), theta(box))
+def test_what_was_read_stays_when_the_memory_is_written_again(shared):
+    read = shared.read(shared.write(theta(shared)), CPU)
+    shared.write(theta(shared, 1))
+    assert np.array_equal(read.numpy(), theta(shared))
 
 
-def test_a_vector_of_another_length_is_refused(box):
+def test_a_vector_of_another_length_is_refused(shared):
     with pytest.raises(ValueError, match="shape"):
-        box.write(np.zeros(box._size + 1, dtype=np.float32))
-    assert box.version == 0
+        shared.write(np.zeros(shared._size + 1, dtype=np.float32))
+    assert shared.version == 0
 
 
-def test_memory_that_somebody_may_write_is_read_again(box):
-    writable = theta(box)
+def test_memory_that_somebody_may_write_is_read_again(shared):
+    writable = theta(shared)
     view = writable[:]
     view.flags.writeable = False
-    box.write(view)
+    shared.write(view)
     writable[-1] += 1
-    checksum = box.write(view)
-    assert box.version == 2
-    assert np.array_equal(box.read(checksum, CPU).numpy(), writable)
+    checksum = shared.write(view)
+    assert shared.version == 2
+    assert np.array_equal(shared.read(checksum, CPU).numpy(), writable)
 
 
-def fixed(box, seed=0):
+def fixed(shared, seed=0):
     """A vector that nobody may write."""
-    return np.frombuffer(theta(box, seed).tobytes(), dtype=np.float32)
+    return np.frombuffer(theta(shared, seed).tobytes(), dtype=np.float32)
 
 
-def test_the_same_memory_is_not_looked_at_again(box):
-    sent = fixed(box)
-    checksum = box.write(sent)
-    box._memory.buf[0] ^= 1  # so that one sees who looks
-    assert (box.write(sent), box.write(sent[:]), box.version) == (checksum, checksum, 1)
-    assert (box.write(sent.copy()), box.version) == (checksum, 2)
-    assert np.array_equal(box.read(checksum, CPU).numpy(), sent)
+def test_the_same_memory_is_not_looked_at_again(shared):
+    sent = fixed(shared)
+    checksum = shared.write(sent)
+    shared._memory.buf[0] ^= 1  # so that one sees who looks
+    assert (shared.write(sent), shared.write(sent[:]), shared.version) == (checksum, checksum, 1)
+    assert (shared.write(sent.copy()), shared.version) == (checksum, 2)
+    assert np.array_equal(shared.read(checksum, CPU).numpy(), sent)
 
 
-def test_what_was_sent_last_keeps_its_memory(box):
-    sent = fixed(box)
+def test_what_was_sent_last_keeps_its_memory(shared):
+    sent = fixed(shared)
     owner = weakref.ref(sent)
-    box.write(sent)
+    shared.write(sent)
     del sent
     assert owner() is not None
 
@@ -139,7 +139,7 @@ def test_memory_that_does_not_say_is_not_trusted():
 
 
 def test_large_vectors_are_written_by_several_threads(monkeypatch):
-    box = ShmVector.create(2 * shm_vector.PART + 5)
+    shared = ShmVector.create(2 * shm_vector.PART + 5)
     monkeypatch.setattr(shm_vector, "THREADS", 2)
     seen = set()
 
@@ -148,8 +148,8 @@ def test_large_vectors_are_written_by_several_threads(monkeypatch):
         time.sleep(0.05)
         return part
 
-    parts = list(box._in_parts(look))
-    assert [parts[0].start, *(part.stop for part in parts)][-1] == box._size
+    parts = list(shared._in_parts(look))
+    assert [parts[0].start, *(part.stop for part in parts)][-1] == shared._size
     assert all(one.stop == two.start for one, two in zip(parts, parts[1:], strict=False))
     assert len(seen) == min(shm_vector.THREADS, len(parts)) and threading.get_ident() not in seen
-    box.close()
+    shared.close()

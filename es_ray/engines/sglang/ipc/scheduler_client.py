@@ -4,27 +4,31 @@ import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from es_ray.engines.sglang.ipc.shm_channel import Message, ReplyChannel, ShmChannel
 from es_ray.engines.sglang.ipc.shm_vector import ShmVector
+from es_ray.engines.sglang.slots import AdapterGroup
 from es_ray.errors import RunError
-from es_ray.evolution.strategy import PiecewiseConstant, Strategy, Vector
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
 
+_MEMBER_BYTES = 8 + 4 + 8
+"""Of a call for each member: number, factor and slot; an advantage is smaller."""
 REST_SECONDS = 10.0
 """How long the scheduler may take to come to rest after a batch."""
 
 
 class SchedulerClient:
-    """The channel of one engine, and the calls that go through them.
+    """The channels of one engine, and the calls that go through them.
 
-    size: entries of theta; members, segments: the most advantages, and parts of sigma, a call may carry;
-    reply: the most entries that come back.
+    size: entries of theta; members, segments: the most members or advantages, and pieces of sigma, that a
+    call may carry; reply: the most entries that come back.
     """
 
     def __init__(self, ranks: int, size: int, members: int, segments: int, reply: int) -> None:
         self._ranks = ranks
         self._theta = ShmVector.create(size)
-        self._request = ShmChannel.create(8 * members + 16 * segments + 4096)
+        self._request = ShmChannel.create(_MEMBER_BYTES * members + 16 * segments + 4096)
         self._reply = ReplyChannel.create(ranks, 4 * reply + 8 * members + 16 * size_of_layout(segments))
         self._number = 0
         self.engine: Any = None
@@ -52,22 +56,19 @@ class SchedulerClient:
                 raise RunError(f"SGLang's scheduler: {what}: {errors[0]}")
             time.sleep(0.001)
 
-    def about(self, theta: Vector, strategy: Strategy, generation: int) -> dict[str, Any]:
-        """The values that a call about a generation carries; theta goes into its box if it is another."""
+    def about_centre(self, theta: Vector) -> dict[str, Any]:
+        """What a call says of the centre; theta itself goes into its shared memory if it is another."""
         checksum = self._theta.write(theta)
         return {
             "theta": self._theta.name,
             "theta_checksum": checksum,
             "theta_version": self._theta.version,
-            "seed": str(strategy.noise.seed),  # JSON's numbers end before 64 bits
-            "antithetic": strategy.noise.antithetic,
-            "generation": generation,
         }
 
     def close(self) -> None:
         """Free the shared memory."""
-        for box in (self._theta, self._request, self._reply):
-            box.close()
+        for memory in (self._theta, self._request, self._reply):
+            memory.close()
 
 
 def size_of_layout(segments: int) -> int:
@@ -75,9 +76,21 @@ def size_of_layout(segments: int) -> int:
     return segments + 64
 
 
-def sigma_arrays(sigma: PiecewiseConstant) -> dict[str, Any]:
-    """Sigma as arrays of a message."""
+def about_noise(perturbation: Perturbation, generation: int) -> dict[str, Any]:
+    """What a call says of a generation's noise."""
     return {
+        "seed": str(perturbation.noise.seed),  # JSON's numbers end before 64 bits
+        "antithetic": perturbation.noise.antithetic,
+        "generation": generation,
+    }
+
+
+def group_arrays(group: AdapterGroup, sigma: PiecewiseConstant) -> dict[str, NDArray[Any]]:
+    """Adapters that are to be written, with their slots, and sigma, as arrays of a message."""
+    return {
+        "members": np.array([adapter.index for adapter in group.adapters], dtype=np.int64),
+        "factors": np.array([adapter.sigma_factor for adapter in group.adapters], dtype=np.float32),
+        "slots": np.array(group.slots, dtype=np.int64),
         "sigma_ends": np.asarray(sigma.ends, dtype=np.int64),
         "sigma_values": np.asarray(sigma.values, dtype=np.float32),
     }

@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from es_ray.engines.sglang.arguments import adapter_name
-from es_ray.engines.sglang.finite_logits import watch
+from es_ray.engines.sglang.finite_logits import logits_check
 from es_ray.engines.sglang.ipc.shm_channel import Message, ReplyChannel, ShmChannel
 from es_ray.engines.sglang.ipc.shm_vector import ShmVector
 from es_ray.engines.sglang.lora.pool_layout import Buffer, TPSlice, fused_name, runs
@@ -27,7 +27,7 @@ _BUSY = "busy"
 
 @dataclass(frozen=True)
 class Options:
-    """What the scheduler's process is told when it starts. log_file: where its output goes."""
+    """What the scheduler's process needs to know at its start. log_file: where its output goes."""
 
     layout: LoraLayout
     ranks: int
@@ -53,16 +53,16 @@ class SchedulerHost:
         scheduler.model_config.hf_eos_token_id = set(options.stop_ids)  # those, and no others
         self._modules = self._find_modules()
         self._shares = {key: _share(*key, module) for key, module in self._modules.items()}
-        self._boxes: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
         self._theta: Tensor | None = None
         self._theta_version = 0
         self._writer: PoolWriter | None = None
 
     def call(self, what: str, number: int, request: str, checksum: int, reply: str) -> None:
-        """Do what is asked in a channel, and answer in another; whatever fails is told in the answer."""
-        answer = self._box(reply, lambda name: ReplyChannel.open(name, self._ranks))
+        """Do what is asked in a channel, and answer in another; whatever fails is reported in the answer."""
+        answer = self._opened(reply, lambda name: ReplyChannel.open(name, self._ranks))
         try:
-            message = self._box(request, ShmChannel.open).read(checksum)
+            message = self._opened(request, ShmChannel.open).read(checksum)
             result = getattr(self, f"do_{what}")(message)
         except Busy:
             result = Message({"error": _BUSY})
@@ -87,48 +87,53 @@ class SchedulerHost:
         )
 
     def do_write_adapters(self, message: Message) -> Message:
-        """Write the message's candidates into slots 0, 1, 2 ... of the pool.
+        """Write the message's members, of one centre and generation, into their adapter slots.
 
         Their digests come back, and the seconds it took.
         """
         started = time.perf_counter()
         if not self._scheduler.flush_cache(empty_cache=False):
             raise Busy
-        indices = message.arrays["candidates"].tolist()
-        slots = self._slots(len(indices))
+        arrays, values = message.arrays, message.values
+        slots = self._pool_slots(arrays["slots"].tolist())
         theta, writer = self._load_theta(message), self._pool_writer()
-        values = message.values
         writer.write_adapters(
-            theta, self._sigma(message, theta), _noise(values), values["generation"], indices, slots
+            theta,
+            self._sigma(message, theta),
+            _noise(values),
+            values["generation"],
+            arrays["members"].tolist(),
+            slots,
+            arrays["factors"].tolist(),
         )
         digests = writer.digests(slots)
         self._synchronize()  # the forward pass runs on another stream
-        watch.answer()
+        logits_check.answer()
         return Message(
             {"seconds": time.perf_counter() - started}, {"digests": np.array(digests, dtype=np.int64)}
         )
 
-    def do_tell(self, message: Message) -> Message:
-        """Entries [start, stop) of theta + step * sum of advantage * noise (* sigma, if that is there)."""
+    def do_noise_sum(self, message: Message) -> Message:
+        """Entries [start, stop) of the sum over members of advantage * noise, from the first rank."""
+        if self._rank != 0:
+            return Message()
         values = message.values
-        theta, start, stop = self._load_theta(message), values["start"], values["stop"]
-        weights = torch.from_numpy(message.arrays["advantages"]).to(theta.device)
-        total = self._pool_writer().weighted_sum(_noise(values), values["generation"], weights, start, stop)
-        if "sigma_values" in message.arrays:
-            total = total * self._sigma(message, theta)[start:stop]
-        step = torch.tensor(values["step"], dtype=torch.float32, device=theta.device)
-        result = theta[start:stop] + step * total
-        return Message(arrays={"theta": result.cpu().numpy()} if self._rank == 0 else {})
+        weights = torch.from_numpy(message.arrays["advantages"]).to(self._device)
+        total = self._pool_writer().weighted_sum(
+            _noise(values), values["generation"], weights, values["start"], values["stop"]
+        )
+        return Message(arrays={"noise_sum": total.cpu().numpy()})
 
     def do_finite(self, _: Message) -> Message:
-        """Whether all logits since the last placing, or the last such question, were finite."""
+        """Whether all logits since adapters were last written, or the last such question, were finite."""
         self._synchronize()
-        return Message({"finite": watch.answer()})
+        return Message({"finite": logits_check.answer()})
 
-    def _box(self, name: str, opened: Callable[[str], Any]) -> Any:
-        if name not in self._boxes:
-            self._boxes[name] = opened(name)
-        return self._boxes[name]
+    def _opened(self, name: str, open_: Callable[[str], Any]) -> Any:
+        """Shared memory by its name, opened once."""
+        if name not in self._shared:
+            self._shared[name] = open_(name)
+        return self._shared[name]
 
     def _find_modules(self) -> dict[tuple[str, int], Any]:
         found = {}
@@ -168,18 +173,18 @@ class SchedulerHost:
             self._writer = PoolWriter(found, buffers, triton=next(iter(buffers.values())).is_cuda)
         return self._writer
 
-    def _slots(self, count: int) -> list[int]:
-        """The pool's slots of the first adapters, all of which are made to stay in the pool."""
+    def _pool_slots(self, slots: Sequence[int]) -> list[int]:
+        """The pool's slots of some of our adapters, all of which are made to stay in the pool."""
         ids = {ref.lora_name: lora_id for lora_id, ref in self._manager.lora_refs.items()}
         self._manager.fetch_new_loras({None, *ids.values()})
-        place = self._manager.memory_pool.uid_to_buffer_id
-        return [place[ids[adapter_name(slot)]] for slot in range(count)]
+        slot_of = self._manager.memory_pool.uid_to_buffer_id
+        return [slot_of[ids[adapter_name(slot)]] for slot in slots]
 
     def _load_theta(self, message: Message) -> Tensor:
         values = message.values
         if self._theta is None or values["theta_version"] != self._theta_version:
-            box = self._box(values["theta"], lambda name: ShmVector.open(name, self._layout.size))
-            self._theta = box.read(values["theta_checksum"], self._device)
+            shared = self._opened(values["theta"], lambda name: ShmVector.open(name, self._layout.size))
+            self._theta = shared.read(values["theta_checksum"], self._device)
             self._theta_version = values["theta_version"]
         return self._theta
 
@@ -204,7 +209,7 @@ def _noise(values: Any) -> Noise:
 
 
 def _share(fused: str, layer: int, module: Any) -> TPSlice:
-    """What this rank holds of a module, as the module's own slicing tells it."""
+    """What this rank holds of a module, by the module's own slicing."""
     base = module.base_layer
     outputs: tuple[int, ...]
     if fused == "qkv_proj":

@@ -5,13 +5,14 @@ new process it adds `es_ray_call` to `Scheduler`, registers our LoRA backend, ke
 that are not adapted, and then runs SGLang's own.
 """
 
+import inspect
 import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from es_ray.engines.sglang.finite_logits import check_logits
 from es_ray.engines.sglang.ipc.scheduler_host import Options, SchedulerHost
 
-_RANK = 3  # place of the tensor parallel rank among run_scheduler_process' arguments
 _ATTRIBUTE = "_es_ray_host"
 
 
@@ -19,11 +20,12 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     """Run SGLang's scheduler process with our hooks; the arguments are SGLang's."""
     _redirect_output(options.log_file)
     os.environ["SGLANG_SANITIZE_NAN_LOGITS"] = "0"  # or finite_logits would see numbers in their place
+    from sglang.srt.layers import sampler
     from sglang.srt.managers.scheduler import Scheduler, run_scheduler_process
 
     from es_ray.engines.sglang.lora import backend, hooks
 
-    rank = int(args[_RANK])
+    rank = tensor_parallel_rank(run_scheduler_process, args, kwargs)
 
     def es_ray_call(scheduler: Any, what: str, number: int, request: str, checksum: int, reply: str) -> None:
         host = getattr(scheduler, _ATTRIBUTE, None)
@@ -36,7 +38,14 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     backend.register()
     hooks.install(frozenset(options.layout.layers))
     check_logits()
+    # log-probabilities at temperature 1, whatever a row is sampled at; its environment may be read already
+    sampler.SGLANG_RETURN_ORIGINAL_LOGPROB = True
     run_scheduler_process(*args, **kwargs)
+
+
+def tensor_parallel_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """The tensor parallel rank among the arguments of SGLang's function, which versions order differently."""
+    return int(inspect.signature(function).bind(*args, **kwargs).arguments["tp_rank"])
 
 
 def _redirect_output(log_file: str) -> None:

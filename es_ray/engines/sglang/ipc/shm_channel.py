@@ -125,9 +125,9 @@ class ShmChannel:
 
 def _checksum(data: NDArray[np.uint8], before: int) -> int:
     """The checksum of bytes that follow those with checksum `before`."""
-    whole = len(data) // BLOCK * BLOCK
-    sums = block_sums(data[:whole].view(np.int64))
-    return zlib.crc32(data[whole:].tobytes(), zlib.crc32(sums.tobytes(), before))
+    blocks = len(data) // BLOCK * BLOCK
+    sums = block_sums(data[:blocks].view(np.int64))
+    return zlib.crc32(data[blocks:].tobytes(), zlib.crc32(sums.tobytes(), before))
 
 
 def block_sums(words: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -161,7 +161,7 @@ class ReplyChannel:
 
     @classmethod
     def open(cls, name: str, ranks: int) -> "ReplyChannel":
-        """The box of that name, made by another process."""
+        """The channel of that name, made by another process."""
         return cls(ShmChannel.open(name), ranks)
 
     @property
@@ -177,7 +177,7 @@ class ReplyChannel:
         mark[:] = np.array([call, checksum], dtype=np.uint64).view(np.uint8)
 
     def read(self, rank: int, call: int) -> Message:
-        """A rank's reply to that call; raises DamagedMessage if there is none, or not a whole one."""
+        """A rank's reply to that call; raises DamagedMessage if there is none, or it is incomplete."""
         start, stop = self._place(rank)
         number, checksum = (
             int(word) for word in self._channel._bytes(start, start + self._MARK).copy().view(np.uint64)

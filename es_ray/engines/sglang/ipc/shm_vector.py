@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_ray.engines.sglang.ipc.shm_channel import BLOCK, DamagedMessage, block_sums
-from es_ray.evolution.strategy import Vector
+from es_ray.evolution.perturbation import Vector
 
 THREADS = min(8, os.cpu_count() or 1)
 PART = 1 << 20
@@ -42,12 +42,12 @@ class ShmVector:
 
     @classmethod
     def create(cls, size: int) -> "ShmVector":
-        """A new box."""
+        """New shared memory."""
         return cls(SharedMemory(create=True, size=_bytes(size)), size, owner=True)
 
     @classmethod
     def open(cls, name: str, size: int) -> "ShmVector":
-        """The box of that name, made by another process."""
+        """The shared memory of that name, made by another process."""
         return cls(SharedMemory(name=name), size, owner=False)
 
     @property
@@ -65,7 +65,7 @@ class ShmVector:
         there, words = self._words(np.int32)[: self._size], self._words(np.int64)
         bits = np.ascontiguousarray(theta, dtype=np.float32).view(np.int32)
         if bits.shape != there.shape:
-            raise ValueError(f"theta of shape {bits.shape} for a box of {there.shape}")
+            raise ValueError(f"theta of shape {bits.shape} for shared memory of {there.shape}")
         sums = np.empty(words.nbytes // BLOCK, dtype=np.int64)
 
         def equal(part: slice) -> bool:

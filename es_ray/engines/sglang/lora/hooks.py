@@ -1,9 +1,9 @@
-"""What SGLang's LoRA does otherwise for a population, in the scheduler's process.
+"""Patches to SGLang's LoRA for populations, in the scheduler's process.
 
 Layers without adapters cost nothing: no pool memory, and no kernels in the forward pass. In the others A's
 products begin before the base product, and those of gate and up are added in the activation. A step prepares
 nothing that the step before had prepared. Both SGLang versions' ways are covered (see `compat`); where
-there is nothing to do otherwise, each hook calls SGLang's own function.
+there is nothing to change, each hook calls SGLang's own function.
 """
 
 import functools

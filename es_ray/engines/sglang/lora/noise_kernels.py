@@ -56,7 +56,7 @@ def _normals(first, member, generation, k0, k1, TILE: tl.constexpr):
 
 
 @triton.jit
-def _place_kernel(
+def _write_kernel(
     like, theta, sigma, tile_run, tile_first, run_source, run_stop, run_address, run_stride,
     slots, numbers, signs, words, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -172,10 +172,11 @@ class TileTable:
     ) -> None:
         """Write members into their slots: theta + sigma * sign * noise, rounded to the pool's dtype.
 
-        theta, sigma: float32, shape [P]; slots, numbers: int64, signs: float32, shape [members].
+        theta, sigma: float32, shape [P]; slots, numbers: int64, signs: float32, shape [members], with the
+        factors on the members' sigma; sign 0 is theta itself.
         """
         grid = (len(self._columns[0]), len(slots))
-        _place_kernel[grid](
+        _write_kernel[grid](
             self.like, theta, sigma, *self._columns, slots, numbers, signs, words, TILE=TILE, **_EXACT
         )
 

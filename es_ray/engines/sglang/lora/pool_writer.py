@@ -47,15 +47,16 @@ class PoolWriter:
         generation: int,
         indices: Sequence[int],
         slots: Sequence[int],
+        factors: Sequence[float] = (),
     ) -> None:
         """Make slot i hold member i of the indices (below 0: the centre), rounded to the pool's dtype.
 
-        theta, sigma: float32, shape [P], on the pool's device.
+        theta, sigma: float32, shape [P], on the pool's device; factors: on each member's sigma, 1 by default.
         """
         if not indices:
             return
         if self._kernels is not None:
-            numbers, signs = torch_noise.numbers_and_signs(noise, indices)
+            numbers, signs = torch_noise.numbers_and_signs(noise, indices, factors)
             self._table.write_adapters(
                 theta,
                 sigma,
@@ -68,7 +69,14 @@ class PoolWriter:
         for low in range(0, len(indices), _MEMBERS_AT_ONCE):
             high = low + _MEMBERS_AT_ONCE
             vectors = torch_noise.members(
-                theta, sigma, noise, generation, indices[low:high], 0, theta.shape[-1]
+                theta,
+                sigma,
+                noise,
+                generation,
+                indices[low:high],
+                0,
+                theta.shape[-1],
+                factors[low:high],
             )
             for vector, slot in zip(vectors, slots[low:high], strict=True):
                 self._write(vector, slot)

@@ -1,0 +1,58 @@
+"""Which adapter slot each variant of a batch has, and which calls write them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from es_ray.engines.base import BASE, CENTRE, Row, Variant
+
+SlotOf = Mapping[Variant, int]
+"""The slot of each adapter: of a variant as `adapter_of` gives it."""
+
+
+class AdapterGroup(NamedTuple):
+    """Adapters of one centre and generation, which one call writes, and the slot of each."""
+
+    centre: int
+    generation: int
+    adapters: tuple[Variant, ...]
+    slots: tuple[int, ...]
+
+
+def adapter_of(variant: Variant) -> Variant | None:
+    """The variant without what does not change its weights; None for the base model, which has no adapter."""
+    if variant.index == BASE:
+        return None
+    return Variant(CENTRE, centre=variant.centre) if variant.index == CENTRE else variant
+
+
+def adapters_of(rows: Sequence[Row]) -> list[Variant]:
+    """The distinct adapters that rows need, in order of their first row."""
+    return [a for a in dict.fromkeys(adapter_of(row.variant) for row in rows) if a is not None]
+
+
+def batches(rows: Sequence[Row], slots: int) -> Iterator[list[int]]:
+    """Numbers of the rows, in batches of at most as many adapters as there are slots."""
+    batch_of: dict[Variant | None, int] = {None: 0}
+    batch_of |= {adapter: number // slots for number, adapter in enumerate(adapters_of(rows))}
+    numbers: dict[int, list[int]] = {batch: [] for batch in sorted(batch_of.values())}
+    for number, row in enumerate(rows):
+        numbers[batch_of[adapter_of(row.variant)]].append(number)
+    yield from numbers.values()
+
+
+def groups(slot_of: SlotOf) -> list[AdapterGroup]:
+    """The adapters by centre and generation; a centre itself goes with the first members that start there."""
+    generation_of: dict[int, int] = {}
+    for adapter in slot_of:
+        if adapter.index != CENTRE:
+            generation_of.setdefault(adapter.centre, adapter.generation)
+    found: dict[tuple[int, int], list[Variant]] = {}
+    for adapter in slot_of:
+        centre, generation = adapter.centre, adapter.generation
+        if adapter.index == CENTRE:
+            generation = generation_of.get(centre, 0)
+        found.setdefault((centre, generation), []).append(adapter)
+    return [
+        AdapterGroup(*key, tuple(adapters), tuple(slot_of[adapter] for adapter in adapters))
+        for key, adapters in found.items()
+    ]

@@ -1,0 +1,184 @@
+"""A stand-in for SGLang's side on the CPU: schedulers with a LoRA pool, and a model that any adapter changes.
+
+It has the names of compat.NAMES that es-ray uses, and does what SGLang does with them; what is tested is what
+ours does. tests/gpu has the real one.
+"""
+
+import zlib
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from es_ray.engines.sglang.arguments import adapter_name
+from es_ray.engines.sglang.finite_logits import logits_check
+from es_ray.engines.sglang.ipc.scheduler_host import Options, SchedulerHost
+from es_ray.engines.sglang.lora.pool_layout import FUSED, fused_name
+from tests.engines.sglang.test_pool_layout import FULL, SLOTS, WIDTH, layout, share
+
+LAYOUT = layout(2)
+KEYS = sorted({(fused_name(m)[0], m.layer) for m in LAYOUT.modules})
+WEIGHTS = {m.name: torch.randn(m.out_features, m.in_features) for m in LAYOUT.modules}
+VOCABULARY = 768
+ADAPTERS = [adapter_name(number) for number in range(SLOTS - 1)]
+
+
+class Wrapped:
+    """A module with LoRA: its base layer, and how it slices for its rank."""
+
+    def __init__(self, fused: str, layer: int, rank: int, ranks: int) -> None:
+        self._share = share(fused, rank, ranks)
+        parts = [
+            WEIGHTS[next(m.name for m in LAYOUT.modules if m.layer == layer and m.name.endswith(p))]
+            for p in FUSED[fused]
+        ]
+        full = torch.cat(parts)
+        self.base_layer = SimpleNamespace(
+            weight=full[self._share.rows][:, self._share.columns],
+            num_kv_head_replicas=1,
+            output_sizes=list(FULL[fused]),
+            output_size=sum(FULL[fused]),
+            input_size=WIDTH[fused],
+        )
+
+    def slice_lora_a_weights(self, a):
+        return a[:, self._share.columns]
+
+    def slice_lora_b_weights(self, b):
+        return b[self._share.rows]
+
+
+class FakeManager:
+    dtype = torch.float16
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self.lora_modules: list[dict] = [{}, {}]
+        a, b = {}, {}
+        for fused, layer in KEYS:
+            part = share(fused, rank, ranks)
+            self.lora_modules[layer][f"model.layers.{layer}.x.{fused}"] = Wrapped(fused, layer, rank, ranks)
+            a.setdefault(fused, []).append(
+                torch.zeros(SLOTS, len(FUSED[fused]) * LAYOUT.rank, len(part.columns), dtype=self.dtype)
+            )
+            b.setdefault(fused, []).append(torch.zeros(SLOTS, len(part.rows), LAYOUT.rank, dtype=self.dtype))
+        self.lora_refs = {f"id{n}": SimpleNamespace(lora_name=name) for n, name in enumerate(ADAPTERS)}
+        self.memory_pool = SimpleNamespace(A_buffer=a, B_buffer=b, uid_to_buffer_id={})
+
+    def fetch_new_loras(self, ids):
+        order = sorted(ids, key=lambda uid: (uid is not None, uid or ""))
+        self.memory_pool.uid_to_buffer_id = {uid: SLOTS - 1 - n for n, uid in enumerate(order)}
+
+    def matrices(self, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """A and B of every projection in an adapter's slot, for a manager that is the only rank."""
+        slot = self.memory_pool.uid_to_buffer_id[f"id{ADAPTERS.index(name)}"]
+        found = {}
+        for module in LAYOUT.modules:
+            fused, number = fused_name(module)
+            a = self.memory_pool.A_buffer[fused][module.layer][slot].split(LAYOUT.rank)[number]
+            b = self.memory_pool.B_buffer[fused][module.layer][slot].split(FULL[fused])[number]
+            found[module.name] = (a.numpy(), b.numpy())
+        return found
+
+
+class FakeEngine:
+    """Hands a call to every rank's host, as SGLang does, and says no more than that it was made."""
+
+    def __init__(self, ranks: int, options: Options | None = None) -> None:
+        self.busy = 0
+        self.calls: list[str] = []
+        """What was asked of the scheduler."""
+        self.requests: list[dict] = []
+        """The arguments of every `generate`."""
+        self.abort: str | None = None
+        self.managers = [FakeManager(rank, ranks) for rank in range(ranks)]
+        self.hosts = []
+        options = options or Options(LAYOUT, ranks, (2, 5), "")
+        for rank, manager in enumerate(self.managers):
+            runner = SimpleNamespace(model=torch.nn.Linear(3, 4), lora_manager=manager)
+            scheduler = SimpleNamespace(
+                flush_cache=self.flush,
+                model_config=SimpleNamespace(hf_eos_token_id={9}),
+                tp_worker=SimpleNamespace(model_runner=runner),
+            )
+            self.hosts.append(SchedulerHost(scheduler, rank, options))
+            assert scheduler.model_config.hf_eos_token_id == set(options.stop_ids)
+
+    def flush(self, empty_cache: bool) -> bool:
+        self.busy -= 1
+        return self.busy < 0
+
+    def collective_rpc(self, method: str, **scalars) -> None:
+        assert method == "es_ray_call"
+        assert all(isinstance(value, (str, int)) for value in scalars.values())
+        self.calls.append(scalars["what"])
+        for host in self.hosts:
+            host.call(**scalars)
+
+    def load_lora_adapter_from_tensors(self, name, tensors, config):
+        return SimpleNamespace(success=name in ADAPTERS and not tensors, error_message="unknown")
+
+    def get_all_child_pids(self):
+        return []
+
+    def freeze_gc(self):
+        pass
+
+    def shutdown(self):
+        pass
+
+    def generate(self, input_ids, sampling_params, lora_path, return_logprob=False, logprob_start_len=None):
+        self.requests.append({"sampling_params": sampling_params, "lora_path": lora_path})
+        count = len(input_ids)
+        params = sampling_params if isinstance(sampling_params, list) else [sampling_params] * count
+        starts = logprob_start_len if isinstance(logprob_start_len, list) else [logprob_start_len] * count
+        outputs = []
+        for ids, name, sampling, start in zip(input_ids, lora_path, params, starts, strict=True):
+            tokens = self._tokens(ids, name, sampling)
+            reason = {"type": "abort", "message": self.abort} if self.abort else {"type": "length"}
+            meta = {"finish_reason": reason}
+            if return_logprob:
+                start = len(ids) if start in (None, -1) else start
+                meta["input_token_logprobs"] = [
+                    (None if n == start else self.log_prob(ids[:n], ids[n], name), ids[n], None)
+                    for n in range(start, len(ids))
+                ]
+                meta["output_token_logprobs"] = [
+                    (self.log_prob([*ids, *tokens[:n]], token, name), token, None)
+                    for n, token in enumerate(tokens)
+                ]
+            outputs.append({"output_ids": tokens, "meta_info": meta})
+        return outputs
+
+    def log_prob(self, context: Sequence[int], token: int, name: str | None) -> float:
+        logits = self._logits(context, name)
+        return float(logits[token] - np.log(np.exp(logits).sum()))
+
+    def _tokens(self, ids, name, sampling) -> list[int]:
+        tokens: list[int] = []
+        while len(tokens) < sampling["max_new_tokens"]:
+            logits = self._logits([*ids, *tokens], name)
+            logits_check.look(torch.tensor(logits)[None], torch.tensor([int(np.argmax(logits))]))
+            if sampling["temperature"] > 0:
+                noise = np.random.default_rng([sampling["sampling_seed"], len(tokens)]).gumbel(
+                    size=VOCABULARY
+                )
+                logits = logits / sampling["temperature"] + noise
+            tokens.append(int(np.argmax(logits)))
+            if tokens[-1] in sampling.get("stop_token_ids", ()):
+                break
+        return tokens
+
+    def _logits(self, context, name: str | None) -> np.ndarray:
+        """Some logits that depend on the context and on every bit of the adapter; zeros change nothing."""
+        before = np.array(context, dtype=np.int64).tobytes()
+        base = np.random.default_rng(zlib.crc32(before)).normal(size=VOCABULARY)
+        if name is None:
+            return base
+        pairs = self.managers[0].matrices(name).values()
+        content = np.concatenate([matrix.ravel() for pair in pairs for matrix in pair])
+        if not np.isfinite(content).all():
+            return base * np.nan
+        if not content.any():
+            return base
+        return base + np.random.default_rng(zlib.crc32(content.tobytes() + before)).normal(size=VOCABULARY)
