@@ -101,7 +101,7 @@ def measure(config: Config, rounds: int) -> tuple[Seconds, Seconds]:
     modules = [module.name for module in experiment.layout.modules]
     PopulationAdapters(prepared, modules, experiment.layout.scaling)
     adapted = peft_model(experiment, [perturbation.member(theta, 0, index) for index in indices])
-    names = [f"member{row.variant.index}" for row in rows]
+    names = [f"member{row.variant.member}" for row in rows]
     per_member = len(experiment.prompt_ids["train"])
 
     def one_at_a_time() -> None:

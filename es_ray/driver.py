@@ -91,9 +91,9 @@ def _evolve(
     first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
     state: State = start.state if start else strategy.initial()
     if resume:
-        directory.resume(config, environment(), first - 1)
+        directory.resume(config, environment(config.engine.kind), first - 1)
     else:
-        directory.create(config, environment())
+        directory.create(config, environment(config.engine.kind))
     listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first))
     if first > 0 and (base := directory.base()) is not None:
         listeners.on_base_evaluated(base)

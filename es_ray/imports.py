@@ -46,6 +46,11 @@ def absolute(name: str) -> str:
     return f"{Path(place).expanduser().resolve()}:{attribute}"
 
 
+def short_name(name: str) -> str:
+    """What an import path names, without the path; any other name as it is."""
+    return name.rpartition(":")[2]
+
+
 def _module(key: str, name: str) -> Any:
     try:
         return importlib.import_module(name)

@@ -3,35 +3,26 @@
 from pathlib import Path
 
 from es_ray.config import BUNDLED, Config
-from es_ray.engines.sglang import arguments, compat
+from es_ray.engines.registry import ANYWHERE, AUTO, ENGINES, Machine, automatic, engine_spec, is_installed
+from es_ray.engines.spec import EngineSpec
 from es_ray.errors import UserError
+from es_ray.imports import absolute
 from es_ray.models import ModelSource
 
 
 def resolve_config(config: Config) -> Config:
     """The configuration with `auto` settled and paths made absolute; raises UserError for what cannot be."""
-    gpus, kind = _gpus(), config.engine.kind
+    kind, spec = _engine(config)
     workers = config.cluster.workers
-    if kind == "auto" and workers != 0 and config.cluster.address not in (None, "local"):
-        from es_ray.doctor.nodes import engine_kind  # Ray takes its time to import
-
-        kind = engine_kind(config)
-    elif kind == "auto":
-        kind = "sglang" if gpus and workers != 0 and compat.installed() else "transformers"
-    values: dict[str, object] = {"engine__kind": kind}
-    if kind == "sglang":
-        _check_sglang(config)
-    elif config.engine.tensor_parallel > 1:
+    if workers == 0 and not spec.in_process:
         raise UserError(
-            f"engine.tensor_parallel: {config.engine.tensor_parallel} is for sglang; transformers takes 1"
+            f"engine.kind: {spec.name} runs in Ray workers, as a failed engine ends its process; "
+            f"leave out --local, or use {_in_process()}"
         )
+    spec.check(config, config.cluster.address in (None, "local"))
+    values: dict[str, object] = {"engine__kind": kind}
     if workers == "auto" and config.cluster.address is None:
-        if kind == "sglang" and gpus < config.engine.tensor_parallel:
-            raise UserError(
-                f"engine.kind: sglang needs {_counted(config.engine.tensor_parallel, 'GPU')}, this machine "
-                f"has {gpus or 'none'}; use transformers, or --address for a cluster that has"
-            )
-        values["cluster__workers"] = gpus // _gpus_each(config, kind)  # none: this process
+        values["cluster__workers"] = _workers_here(config, spec)
     elif workers == 0 and config.cluster.address is not None:
         raise UserError(
             f"cluster.address: {config.cluster.address} is for Ray workers; "
@@ -43,25 +34,40 @@ def resolve_config(config: Config) -> Config:
         file = getattr(config.task, key)
         if file is not None:
             values[f"task__{key}"] = str(Path(file).expanduser().resolve())
+    values["task__name"] = absolute(config.task.name)
+    values["evolution__optimizer"] = absolute(config.evolution.optimizer)
     return config.replace(**values)
 
 
-def _check_sglang(config: Config) -> None:
-    """Raise UserError for what the SGLang engine would refuse, before anything is written."""
-    if config.cluster.workers == 0:
+def _engine(config: Config) -> tuple[str, EngineSpec]:
+    """The engine's kind as it is recorded, `auto` settled and a file's path absolute, and its spec."""
+    engine, cluster = config.engine, config.cluster
+    if engine.kind != AUTO:
+        kind = absolute(engine.kind)
+        return kind, engine_spec(kind)
+    if cluster.workers != 0 and cluster.address not in (None, "local"):
+        from es_ray.doctor.nodes import cluster_engine  # Ray takes its time to import
+
+        spec = cluster_engine(config)
+    else:
+        spec = automatic(engine, [Machine(_gpus(), is_installed)], in_process=cluster.workers == 0)
+    return spec.name, spec
+
+
+def _workers_here(config: Config, spec: EngineSpec) -> int:
+    """As many workers as this machine has GPUs for; 0, this process, for an engine that takes none."""
+    gpus = _gpus()
+    each = spec.gpus(config.engine, gpus > 0)
+    if gpus < each:
         raise UserError(
-            "engine.kind: sglang runs in Ray workers, as a failed engine ends its process; "
-            "leave out --local, or use transformers"
+            f"engine.kind: {spec.name} needs {_counted(each, 'GPU')}, this machine has {gpus or 'none'}; "
+            f"use {ANYWHERE.name}, or --address for a cluster that has"
         )
-    if config.cluster.address is not None and compat.installed() is None:
-        return  # the driver hosts no engine: each worker checks what its node has
-    root = compat.package()
-    compat.check(root)
-    arguments.check_handed_through(config.engine.sglang, compat.argument_names(root))
+    return gpus // each if each else int(not spec.in_process)
 
 
-def _gpus_each(config: Config, kind: str) -> int:
-    return config.engine.tensor_parallel if kind == "sglang" else 1
+def _in_process() -> str:
+    return " or ".join(name for name, spec in ENGINES.items() if spec.in_process)
 
 
 def _counted(count: int, what: str) -> str:

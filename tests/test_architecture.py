@@ -61,6 +61,19 @@ def test_no_room_knows_one_above_it():
     assert not wrong
 
 
+def test_no_room_but_engines_knows_one_by_name():
+    """The others ask the registry: an engine in a user's file is as good as one of the package's."""
+    folders = {file.parent.name for file in (PACKAGE / "engines").glob("*/spec.py")}
+    assert folders >= {"hf", "sglang"}
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in graph().items()
+        for other in others
+        if room(name) != "engines" and other.split(".")[1:2] == ["engines"] and folders & {*other.split(".")}
+    ]
+    assert not wrong
+
+
 def test_no_module_imports_in_a_circle():
     """A package counts as its __init__ alone: what is inside it may be imported by what it imports."""
     edges, done, path = graph(), set(), []

@@ -43,7 +43,7 @@ def doctor(
         typer.echo(json.dumps(diagnosis.as_dict(), indent=2, ensure_ascii=False))
     else:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        console.print(health_table(diagnosis.driver, diagnosis.nodes))
+        console.print(health_table(diagnosis.driver, diagnosis.nodes, diagnosis.packages, console.width))
         for line in finding_lines(diagnosis.findings):
             console.print(line, soft_wrap=True)
     if not diagnosis.healthy:

@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from es_ray.config import preset_names
+from es_ray.engines.registry import ENGINES
 
 RunDirectory = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.", show_default=False)
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of configuration.")]
 Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")]
-Engine = Annotated[str | None, typer.Option(help="auto, transformers or sglang.")]
+Engine = Annotated[
+    str | None, typer.Option(help=f"auto, {', '.join(ENGINES)}, or the import path of an EngineSpec.")
+]
 Model = Annotated[str | None, typer.Option(help="bundled, a folder, or a Hugging Face name.")]
 Sets = Annotated[
     list[str] | None,

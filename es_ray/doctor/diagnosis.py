@@ -1,5 +1,6 @@
 """`es-ray doctor`: what the nodes are like that a run would use, and what is wrong with them."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,23 @@ from typing import Any
 from es_ray.config import BUNDLED, Config
 from es_ray.doctor import health, probe
 from es_ray.doctor.report import Finding, NodeReport
-from es_ray.doctor.versions import mismatches, old_ray, uses_sglang
+from es_ray.doctor.versions import chosen_engine, mismatches, old_ray
+from es_ray.engines.registry import engine_packages
+from es_ray.engines.spec import Package
 from es_ray.models import looks_local
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The driver's process, the nodes of the cluster (none without one), and findings, errors first."""
+    """The driver's process, the nodes of the cluster (none without one), and findings, errors first.
+
+    packages: those of engines, whose versions are told.
+    """
 
     driver: NodeReport
     nodes: list[NodeReport]
     findings: list[Finding]
+    packages: tuple[Package, ...]
 
     @property
     def healthy(self) -> bool:
@@ -40,10 +47,12 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
     seconds: how long the nodes may take to answer. Raises UserError where no cluster answers. Without an
     address Ray is not started, nor imported.
     """
+    packages = engine_packages(config.engine.kind)
     if _alone(config):
         driver = _this_process(config, {})
-        driver = replace(driver, engines=True, gpus=len(driver.facts["gpus"]["found"]))
-        return Diagnosis(driver, [], _findings(config, driver, []))
+        gpus, cpus = len(driver.facts["gpus"]["found"]), len(os.sched_getaffinity(0))
+        driver = replace(driver, engines=True, gpus=gpus, cpus=cpus)
+        return Diagnosis(driver, [], _findings(config, driver, []), packages)
 
     from es_ray.doctor import nodes
     from es_ray.ray_cluster import connected
@@ -52,7 +61,7 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
         ports = nodes.server_ports()
         reports = nodes.query_nodes(nodes.living(config), probe.examine, (_wanted(config, ports),), seconds)
         driver = _this_process(config, ports)
-    return Diagnosis(driver, reports, _findings(config, driver, reports))
+    return Diagnosis(driver, reports, _findings(config, driver, reports), packages)
 
 
 def _this_process(config: Config, ports: dict[int, str]) -> NodeReport:
@@ -80,18 +89,20 @@ def _wanted(config: Config, ports: dict[int, str]) -> dict[str, Any]:
         "model": {"kind": kind, "path": path, "revision": config.model.revision},
         "files": [str(Path(file).expanduser().resolve()) for file in files],
         "ports": ports,
+        "packages": [package.name for package in engine_packages(config.engine.kind)],
     }
 
 
 def _findings(config: Config, driver: NodeReport, nodes: list[NodeReport]) -> list[Finding]:
     places = nodes or [driver]
-    sglang = uses_sglang(config, places)
+    engine = chosen_engine(config, places)
+    needed = engine.gpus(config.engine, any(node.gpus for node in places))
     found = [
         *health.reachable(nodes),
         *old_ray([driver, *nodes]),
-        *mismatches(driver, places, sglang),
-        *health.gpus(places, sglang, config.engine.tensor_parallel),
-        *health.room([driver, *nodes], sglang),
+        *mismatches(driver, places, engine.packages),
+        *health.gpus(places, needed),
+        *health.room([driver, *nodes], engine),
         *health.security(places),
         *health.data(driver, nodes),
     ]

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from es_ray.doctor.ports import DASHBOARD
 from es_ray.doctor.report import Finding, NodeReport, answered, error, hosts, warning
+from es_ray.engines.registry import ANYWHERE
+from es_ray.engines.spec import EngineSpec
 
 GIB = 1 << 30
 LEAST_SHM = GIB
@@ -14,7 +16,7 @@ LEAST_MEMORY = 2 * GIB
 FULL_DISK = 0.95
 """Ray spills no object to a disk that is fuller than this."""
 FREE_GPU = 0.8
-"""An SGLang engine takes most of a GPU; less than this share is free only beside another process."""
+"""An engine may take most of a GPU; less than this share is free only beside another process."""
 
 
 def reachable(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
@@ -28,8 +30,11 @@ def reachable(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
             )
 
 
-def gpus(nodes: Sequence[NodeReport], sglang: bool, tensor_parallel: int) -> Iterator[Finding]:
-    """Drivers, torch's CUDA, memory taken by others, and GPUs of several kinds."""
+def gpus(nodes: Sequence[NodeReport], needed: int) -> Iterator[Finding]:
+    """Drivers, torch's CUDA, memory taken by others, GPUs of several kinds, and too few of them.
+
+    needed: GPUs that one engine takes.
+    """
     for node in answered(nodes):
         yield from _gpus_of(node, node.gpus > 0)
     hosting = [node for node in hosts(nodes) if node.facts["gpus"]["found"]]
@@ -44,12 +49,12 @@ def gpus(nodes: Sequence[NodeReport], sglang: bool, tensor_parallel: int) -> Ite
                 f"has {', '.join(sorted(kinds))}, {hosting[0].name} has {first['name']}",
                 "the same bytes are promised on one kind of GPU only",
             )
-    if sglang and answered(nodes) and not any(node.gpus >= tensor_parallel for node in nodes):
+    if answered(nodes) and not any(node.gpus >= needed for node in nodes):
         most = max(nodes, key=lambda node: node.gpus)
         yield error(
             most.name,
-            f"has {most.gpus:g} GPUs, no node has more, and an engine needs {tensor_parallel}",
-            "use engine.kind transformers, a smaller engine.tensor_parallel, or nodes with GPUs",
+            f"has {most.gpus:g} GPUs, no node has more, and an engine needs {needed}",
+            f"use engine.kind {ANYWHERE.name}, a smaller engine.tensor_parallel, or nodes with GPUs",
         )
 
 
@@ -82,12 +87,12 @@ def _major(version: str) -> int:
     return int(version.partition(".")[0])
 
 
-def room(nodes: Sequence[NodeReport], sglang: bool) -> Iterator[Finding]:
-    """Memory, disks and shared memory."""
+def room(nodes: Sequence[NodeReport], engine: EngineSpec) -> Iterator[Finding]:
+    """Memory, disks and shared memory, for engines of that kind."""
     for node in answered(nodes):
         memory, shm = node.facts["memory"], node.facts["shm"]
         if node.engines:
-            needed = LEAST_MEMORY + (node.facts["model"]["size"] or 0) * (not sglang)
+            needed = LEAST_MEMORY + (node.facts["model"]["size"] or 0) * engine.weights_in_memory
             if memory["free"] < needed:
                 free = f"{memory['free'] / GIB:.1f} GiB of memory are free"
                 what = f"{free}, an engine needs about {needed / GIB:.1f}"
@@ -109,7 +114,7 @@ def room(nodes: Sequence[NodeReport], sglang: bool) -> Iterator[Finding]:
                 else f"/dev/shm holds {shm['total'] / (1 << 20):.0f} MiB"
             )
             advice = "docker run --shm-size 10g; on Kubernetes, an emptyDir of medium Memory at /dev/shm"
-            finding = error if sglang and node.engines else warning
+            finding = error if engine.needs_shm and node.engines else warning
             yield finding(node.name, f"{what}, at least {LEAST_SHM / GIB:.0f} GiB is wanted", advice)
 
 
@@ -153,7 +158,9 @@ def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
         if model["problem"] is not None and weights:
             local = "copy it to the same path on every node, or give a name on the Hugging Face hub"
             hub = "let that node reach the hub, or put the model into its cache with hf download"
+            again = "delete that folder, and download the model again with hf download"
             advice = local if model["path"].startswith("/") else hub
+            advice = again if model["found"] == "cache" else advice
             yield error(node.name, f"model {model['path']}: {model['problem']}", advice)
         elif model["found"] == "hub" and node.engines:
             what = f"model {model['path']} is not there yet; the first engine downloads it"

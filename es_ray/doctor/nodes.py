@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, TimeoutError, as_completed
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from es_ray.config import Config
-from es_ray.doctor import ports, probe
+from es_ray.doctor import model_files, ports, probe
 from es_ray.doctor.report import NodeReport, answered, listed
-from es_ray.doctor.versions import mismatches, old_ray, uses_sglang
+from es_ray.doctor.versions import chosen_engine, mismatches, old_ray
+from es_ray.engines.registry import engine_packages, engine_spec
+from es_ray.engines.spec import EngineSpec
 from es_ray.errors import UserError, last_line
 from es_ray.ray_cluster import connected
 
@@ -34,16 +36,18 @@ def check_nodes(
     config: as settled, engine.kind among it. seconds: the deadline for all answers. known: ids of nodes that
     need no second look. Ray must be connected. Returns known and the ids of those that answered; one that
     doesn't is told in a warning, as it may be gone by the time of the first engine. Raises UserError, in one
-    line, for different versions of Ray, Python (its minor version), es-ray, torch or SGLang, and for a Ray
-    that is too old.
+    line, for different versions of Ray, Python (its minor version), es-ray, torch or what the engine needs,
+    and for a Ray that is too old.
     """
     new = [node for node in living(config) if node.engines and node.node_id not in known]
-    reports = query_nodes(new, probe.software, (), seconds)
+    packages = _engine_packages(config)
+    reports = query_nodes(new, probe.software, (packages,), seconds)
     for report in reports:
         if report.failure is not None:
             log.warning("%s (%s): %s", report.name, report.reached, report.failure)
-    driver = NodeReport("the driver", "this process", facts=probe.software())
-    found = [*old_ray([driver, *reports]), *mismatches(driver, reports, uses_sglang(config, reports))]
+    driver = NodeReport("the driver", "this process", facts=probe.software(packages))
+    engine = chosen_engine(config, reports)
+    found = [*old_ray([driver, *reports]), *mismatches(driver, reports, engine.packages)]
     errors = [finding for finding in found if finding.level == "error"]
     if errors:
         same = [f.where for f in errors if (f.what, f.advice) == (errors[0].what, errors[0].advice)]
@@ -55,15 +59,19 @@ def check_nodes(
     return frozenset(known) | {report.node_id for report in answered(reports) if report.node_id is not None}
 
 
-def engine_kind(config: Config) -> Literal["sglang", "transformers"]:
-    """What `auto` is on the configured cluster: sglang if a GPU there has SGLang beside it.
+def cluster_engine(config: Config) -> EngineSpec:
+    """What `auto` is on the configured cluster: the first engine that one of its nodes could host.
 
     The driver's own machine says nothing about that. Raises UserError where no Ray answers.
     """
     with connected(config.cluster):
-        with_gpus = [node for node in living(config) if node.gpus]
-        reports = query_nodes(with_gpus, probe.software, (), ANSWER_SECONDS)
-        return "sglang" if uses_sglang(config, reports) else "transformers"
+        hosting = [node for node in living(config) if node.engines]
+        reports = query_nodes(hosting, probe.software, (_engine_packages(config),), ANSWER_SECONDS)
+        return chosen_engine(config, reports)
+
+
+def _engine_packages(config: Config) -> tuple[str, ...]:
+    return tuple(package.name for package in engine_packages(config.engine.kind))
 
 
 def living(config: Config) -> list[NodeReport]:
@@ -73,7 +81,7 @@ def living(config: Config) -> list[NodeReport]:
     nodes.sort(key=lambda node: node["NodeID"] != mine)
     names = Counter(node["NodeManagerHostname"] for node in nodes)
     gpu_cluster = any(node["Resources"].get("GPU", 0) for node in nodes)
-    needed = config.engine.tensor_parallel if config.engine.kind == "sglang" else 1 if gpu_cluster else 0
+    needed = engine_spec(config.engine.kind).gpus(config.engine, gpu_cluster)
     reports = []
     for node in nodes:
         name, resources = node["NodeManagerHostname"], node["Resources"]
@@ -146,7 +154,7 @@ def _answer(node: NodeReport, answer: "Future[dict[str, Any]]", seconds: float) 
 @contextlib.contextmanager
 def _sent_by_value() -> Iterator[None]:
     """Functions of the probe travel as code: a node without es-ray could not import them."""
-    modules = (probe, ports)
+    modules = (probe, ports, model_files)
     for module in modules:
         ray.cloudpickle.register_pickle_by_value(module)
     try:

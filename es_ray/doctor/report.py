@@ -9,9 +9,10 @@ from typing import Any, Literal
 class NodeReport:
     """A node, or the driver's own process.
 
-    name: for people; reached: how; seconds: until it answered; gpus, cpus: what Ray hands out there;
-    engines: whether the run would place engines there; facts: what probe.py told, empty where it could not;
-    failure: why it could not; head: whether the cluster's head runs there.
+    name: for people; reached: how; seconds: until it answered; gpus, cpus: what Ray hands out there, or,
+    without a cluster, what a run in this process may use; engines: whether the run would place engines there;
+    facts: what probe.py told, empty where it could not; failure: why it could not; head: whether the
+    cluster's head runs there.
     """
 
     name: str
@@ -29,6 +30,10 @@ class NodeReport:
         """The version of a package there, None where it is missing."""
         found: str | None = self.facts["versions"][package]
         return found
+
+    def has(self, package: str) -> bool:
+        """Whether a package is installed there."""
+        return self.version(package) is not None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values."""

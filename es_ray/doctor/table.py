@@ -1,36 +1,83 @@
-"""What `es-ray doctor` shows: a row for each node, then a line for each finding."""
+"""What `es-ray doctor` shows: the nodes, then a line for each finding."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from es_ray.doctor.ports import DASHBOARD
 from es_ray.doctor.report import Finding, NodeReport, listed
+from es_ray.engines.spec import Package
 
-TITLES = {"ray": "Ray", "python": "Python", "es-ray": "es-ray", "torch": "torch", "sglang": "SGLang"}
-GIB = 1 << 30
+VERSIONS = {"ray": "Ray", "python": "Python", "es-ray": "es-ray", "torch": "torch"}
+"""Packages whose versions are shown, and how people call them; those of engines come behind."""
+COLUMNS = ("node", "versions", "GPUs", "free of all", "Ray", "model")
+ONE_A_LINE = ("GPUs",)
+UNITS = ("KiB", "MiB", "GiB")
 
 
-def health_table(driver: NodeReport, nodes: Iterable[NodeReport]) -> Table:
-    """The driver's process and every node: how it is reached, versions, GPUs, room, Ray, the model."""
+def health_table(
+    driver: NodeReport, nodes: Sequence[NodeReport], packages: Iterable[Package], width: int
+) -> Table:
+    """The driver's process and every node: how it is reached, versions, GPUs, room, Ray, the model.
+
+    packages: those of engines. A row for each node where that fits into `width` columns, else for each of its
+    cells.
+    """
+    titles = VERSIONS | {package.name: package.title for package in packages}
+    rows = [_cells(node, titles, bool(nodes)) for node in (driver, *nodes)]
+    widest = [
+        max(map(cell_len, [title, *(line for row in rows for line in row[number])]))
+        for number, title in enumerate(COLUMNS)
+    ]
+    if sum(widest) + 3 * len(COLUMNS) + 1 > width:
+        return _stacked(rows, width)
     table = Table(show_lines=True)
-    for title in ("node", "versions", "GPUs", "free of all", "Ray", "model"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("versions", "free of all"))
-    nodes = list(nodes)
-    for node in (driver, *nodes):
-        answered = "" if node.seconds is None else f"answered in {node.seconds:.1f} s"
-        name = [node.name, node.reached, answered if not node.failure else node.failure]
-        cells = (
-            [_versions(node), _gpus(node), _room(node), _ray(node, bool(nodes)), _model(node)]
-            if node.facts
-            else []
-        )
-        table.add_row(*(Text("\n".join(filter(None, cell))) for cell in [name, *cells]))
+    for title in COLUMNS:
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*(Text("\n".join(cell)) for cell in row))
     return table
+
+
+def _stacked(rows: list[list[list[str]]], width: int) -> Table:
+    """A row for each cell, under the node's name."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    room = width - max(map(len, COLUMNS)) - 7
+    for row in rows:
+        for title, cell in zip(COLUMNS, row, strict=True):
+            if cell:
+                lines = cell if title in ONE_A_LINE else _filled(cell, room)
+                table.add_row(title, Text("\n".join(lines)))
+        table.add_section()
+    return table
+
+
+def _filled(items: list[str], width: int) -> list[str]:
+    """Items behind each other, in as few lines as the width allows."""
+    lines: list[str] = []
+    for item in items:
+        if lines and cell_len(lines[-1]) + 2 + cell_len(item) <= width:
+            lines[-1] += f", {item}"
+        else:
+            lines.append(item)
+    return lines
+
+
+def _cells(node: NodeReport, titles: Mapping[str, str], cluster: bool) -> list[list[str]]:
+    """The lines of a node's cells, in the order of COLUMNS."""
+    answered = "" if node.seconds is None else f"answered in {node.seconds:.1f} s"
+    cells = [[node.name, node.reached, answered if not node.failure else node.failure]]
+    if node.facts:
+        cells += [_versions(node, titles), _gpus(node), _room(node), _ray(node, cluster), _model(node)]
+    cells += [[]] * (len(COLUMNS) - len(cells))
+    return [[line for line in cell if line] for cell in cells]
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[Text]:
@@ -49,14 +96,14 @@ def finding_lines(findings: Iterable[Finding]) -> list[Text]:
     return [*lines, Text(summary if lines else "nothing is wrong")]
 
 
-def _versions(node: NodeReport) -> list[str]:
-    return [f"{title} {node.version(name) or '-'}" for name, title in TITLES.items()]
+def _versions(node: NodeReport, titles: Mapping[str, str]) -> list[str]:
+    return [f"{title} {node.version(name) or '-'}" for name, title in titles.items()]
 
 
 def _gpus(node: NodeReport) -> list[str]:
     told = node.facts["gpus"]
     lines = [
-        f"{number}: {gpu['name']}, {_gib(gpu['free'])} of {_gib(gpu['total'])} GiB free"
+        f"{number}: {gpu['name']}, {_number(gpu['free'], 'GiB')} of {_number(gpu['total'], 'GiB')} GiB free"
         for number, gpu in enumerate(told["found"])
     ]
     if told["found"]:
@@ -77,11 +124,30 @@ def _short(path: str) -> str:
 
 
 def _free(space: dict[str, int] | None) -> str:
-    return "-" if space is None else f"{_gib(space['free'])}/{_gib(space['total'])} GiB"
+    if space is None:
+        return "-"
+    unit = _unit(space["total"])
+    return f"{_number(space['free'], unit)}/{_number(space['total'], unit)} {unit}"
 
 
-def _gib(size: int | None) -> str:
-    return "?" if size is None else f"{size / GIB:.1f}" if size < 10 * GIB else f"{size / GIB:.0f}"
+def _size(size: int) -> str:
+    """Bytes for people, in a unit of which there is one at least."""
+    return f"{_number(size, _unit(size))} {_unit(size)}"
+
+
+def _unit(size: int) -> str:
+    return next((unit for unit in reversed(UNITS) if size >= _bytes(unit)), UNITS[0])
+
+
+def _bytes(unit: str) -> int:
+    return 1024 ** (UNITS.index(unit) + 1)
+
+
+def _number(size: int | None, unit: str) -> str:
+    if size is None:
+        return "?"
+    number = size / _bytes(unit)
+    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
 
 
 def _ray(node: NodeReport, cluster: bool) -> list[str]:
@@ -103,7 +169,7 @@ def _model(node: NodeReport) -> list[str]:
     model = node.facts["model"]
     if model["found"] is None:
         return ["missing"]
-    size = "" if model["size"] is None else f"{model['size'] / GIB:.1f} GiB of weights"
+    size = "" if model["size"] is None else f"{_size(model['size'])} of weights"
     return [
         {"folder": "in a folder", "cache": "in the hub's cache", "hub": "on the hub"}[model["found"]],
         size,

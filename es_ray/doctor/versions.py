@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from es_ray.config import Config
 from es_ray.doctor.report import Finding, NodeReport, answered, error, hosts, warning
-from es_ray.engines.sglang.compat import OLDEST, SUPPORTED, parsed
+from es_ray.engines.registry import AUTO, Machine, automatic, engine_spec
+from es_ray.engines.spec import EngineSpec, Package, parsed
 
 OLDEST_RAY = (2, 54)
 """CVE-2026-27482 is fixed there."""
@@ -12,17 +13,21 @@ ALIKE = ("transformers", "tokenizers", "peft", "numpy")
 """Packages whose version may change a run's bytes, but does not break it."""
 
 
-def uses_sglang(config: Config, nodes: Sequence[NodeReport]) -> bool:
-    """Whether the engines are SGLang's: `auto` takes it where there is a GPU with SGLang beside it."""
-    if config.engine.kind != "auto":
-        return config.engine.kind == "sglang"
-    return any(node.gpus and node.version("sglang") is not None for node in hosts(nodes))
+def chosen_engine(config: Config, nodes: Sequence[NodeReport]) -> EngineSpec:
+    """The configured engine; `auto` is settled by what the nodes have that would host engines."""
+    if config.engine.kind != AUTO:
+        return engine_spec(config.engine.kind)
+    machines = [Machine(node.gpus, node.has) for node in hosts(nodes)]
+    here = config.cluster.workers == 0 and config.cluster.address is None
+    return automatic(config.engine, machines, in_process=here)
 
 
-def mismatches(driver: NodeReport, nodes: Sequence[NodeReport], sglang: bool) -> Iterator[Finding]:
+def mismatches(
+    driver: NodeReport, nodes: Sequence[NodeReport], packages: Sequence[Package]
+) -> Iterator[Finding]:
     """What differs between the driver and the nodes, those that host engines above all.
 
-    sglang: whether the engines are SGLang's. The driver may lack it, or have a torch for CPUs: it hosts none.
+    packages: what the engine needs. The driver may lack them, or have a torch for CPUs: it hosts none.
     """
     for node in answered(nodes):
         yield from _compared(node, driver, "ray", "Ray", error)
@@ -30,14 +35,14 @@ def mismatches(driver: NodeReport, nodes: Sequence[NodeReport], sglang: bool) ->
         if node.engines:
             yield from _code(node, driver)
             yield from _compared(node, driver, "torch", "torch", error, _public)
-            for package in ALIKE:
-                yield from _compared(node, driver, package, package, warning)
+            for name in ALIKE:
+                yield from _compared(node, driver, name, name, warning)
     first = next(iter(hosts(nodes)), None)
     for node in hosts(nodes):
         if first is not None and _public(node.version("torch")) == _public(first.version("torch")):
             yield from _compared(node, first, "torch", "torch", error)  # cu126 beside cu128
-    if sglang:
-        yield from _sglang(driver, hosts(nodes))
+    for package in packages:
+        yield from _package(package, driver, hosts(nodes))
 
 
 def old_ray(reports: Sequence[NodeReport]) -> Iterator[Finding]:
@@ -52,16 +57,17 @@ def old_ray(reports: Sequence[NodeReport]) -> Iterator[Finding]:
             )
 
 
-def _sglang(driver: NodeReport, engines: Sequence[NodeReport]) -> Iterator[Finding]:
-    known = [report for report in (driver, *engines) if report.version("sglang") is not None]
+def _package(package: Package, driver: NodeReport, engines: Sequence[NodeReport]) -> Iterator[Finding]:
+    """A package of the engine's own: there, not too old, and the same everywhere."""
+    known = [report for report in (driver, *engines) if report.has(package.name)]
     for node in engines:
-        found = node.version("sglang")
+        found = node.version(package.name)
         if found is None:
-            yield error(node.name, "SGLang is missing", "pip install 'es-ray[sglang]' there")
-        elif parsed(found) < OLDEST:
-            yield error(node.name, f"SGLang {found} is too old", SUPPORTED)
+            yield error(node.name, f"{package.title} is missing", f"{package.install} there")
+        elif parsed(found) < package.oldest:
+            yield error(node.name, f"{package.title} {found} is too old", package.supported)
         else:
-            yield from _compared(node, known[0], "sglang", "SGLang", error)
+            yield from _compared(node, known[0], package.name, package.title, error)
 
 
 def _compared(

@@ -1,15 +1,14 @@
 """Inference engines that evaluate populations of LoRA members. Each kind is one folder."""
 
-from es_ray.engines.base import Engine
-from es_ray.experiment import Experiment
+from typing import TYPE_CHECKING
+
+from es_ray.engines.registry import engine_spec
+
+if TYPE_CHECKING:  # commands read the registry without loading a model
+    from es_ray.engines.base import Engine
+    from es_ray.experiment import Experiment
 
 
-def create_engine(experiment: Experiment) -> Engine:
+def create_engine(experiment: "Experiment") -> "Engine":
     """The engine of the configured kind, with the model's weights loaded."""
-    if experiment.config.engine.kind == "sglang":
-        from es_ray.engines.sglang.engine import SGLangEngine
-
-        return SGLangEngine(experiment)
-    from es_ray.engines.hf.engine import TransformersEngine
-
-    return TransformersEngine(experiment)
+    return engine_spec(experiment.config.engine.kind).load(experiment)

@@ -24,18 +24,18 @@ def candidate_name(index: int, generation: int) -> str:
 class Variant(NamedTuple):
     """The weights that answer a row.
 
-    index: a member's, CENTRE or BASE; generation: of a member's noise; centre: which of the call's centres it
-    starts from, by place; sigma_factor: on a member's sigma. The base model has none but its index.
+    member: its index, or CENTRE or BASE; generation: of a member's noise; centre: which of the call's centres it
+    starts from, by place; sigma_factor: on a member's sigma. The base model has none of the others.
     """
 
-    index: int
+    member: int
     generation: int = 0
     centre: int = 0
     sigma_factor: float = 1.0
 
     def __str__(self) -> str:
         scaled = "" if self.sigma_factor == 1.0 else f" at {self.sigma_factor:g} x sigma"
-        return candidate_name(self.index, self.generation) + scaled
+        return candidate_name(self.member, self.generation) + scaled
 
 
 class Sampling(NamedTuple):

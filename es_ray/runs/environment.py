@@ -10,20 +10,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("es-ray", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "ray", "sglang")
+from es_ray.engines.registry import AUTO, engine_packages
+
+PACKAGES = ("es-ray", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "ray")
+"""Those of every run; engines may have others."""
 
 
-def environment() -> dict[str, Any]:
-    """What one start of a run ran on, for environment.json."""
+def environment(engine_kind: str = AUTO) -> dict[str, Any]:
+    """What one start of a run ran on, for environment.json; engine_kind: as configured, for its packages."""
     import torch
 
+    engines = [package.name for package in engine_packages(engine_kind)]
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in (*PACKAGES, *engines)},
         "git_revision": _git_revision(),
         "hardware": {
             "cpu": _cpu(),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from es_ray.config import BUNDLED, RESUMABLE, Config, changed_bytes, differences
 from es_ray.errors import UserError
+from es_ray.imports import short_name
 from es_ray.runs.lock import holder
 from es_ray.runs.run_dir import RunDir
 
@@ -38,7 +39,7 @@ def new_run_dir(config: Config) -> RunDir:
     if config.output.dir is None:
         name = Path(config.model.path).name if config.model.path != BUNDLED else "tiny-chat"
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        plain = Path("runs") / f"{name}-{config.task.name}-{stamp}"
+        plain = Path("runs") / f"{name}-{short_name(config.task.name)}-{stamp}"
         others = (plain.with_name(f"{plain.name}-{number}") for number in itertools.count(2))
         path = next(path for path in itertools.chain([plain], others) if not path.exists())
     else:

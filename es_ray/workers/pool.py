@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
+from es_ray.engines.registry import engine_spec
 from es_ray.evaluation import Candidate, Outcomes, Shard
 from es_ray.evolution.perturbation import Perturbation, Vector
-
-SLICE = {"transformers": 1 << 16, "sglang": 1 << 20}
-"""Entries that one call to `noise_sum` computes, by engine. No result depends on it."""
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of completions made so far, and of all."""
@@ -119,7 +117,7 @@ class Pool(ABC):
 
         advantages: Z, shape [N].
         """
-        size = SLICE.get(self.config.engine.kind, SLICE["transformers"])
+        size = engine_spec(self.config.engine.kind).slice_size
         about = f"the update of generation {generation}"
         calls = [
             Call("noise_sum", [generation, start, min(start + size, perturbation.size)], about)

@@ -16,6 +16,7 @@ import ray
 from es_ray.config import Config
 from es_ray.doctor.nodes import check_nodes
 from es_ray.engines.base import EngineInfo, same_weights
+from es_ray.engines.registry import engine_spec
 from es_ray.errors import RunError, UserError
 from es_ray.ray_cluster import connect
 from es_ray.workers.actor import Failure, WorkerActor
@@ -98,7 +99,7 @@ class RayPool(Pool):
         engine, wanted = self.config.engine, self.config.cluster.workers
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
-        each = engine.tensor_parallel if engine.kind == "sglang" else min(gpus, 1)
+        each = engine_spec(engine.kind).gpus(engine, gpus > 0)
         count = wanted if wanted != "auto" else max(gpus // max(each, 1), 1)
         # another machine may join a cluster later; but one GPU must be there, and what is started here stays
         if each and gpus < (count * each if self._started_ray else each):

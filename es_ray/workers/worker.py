@@ -58,7 +58,7 @@ class Worker:
         answered: dict[tuple[int, str], list[Sample]] = {}
         for (variant, split, _), sample in zip(places, samples, strict=True):
             assert sample is not None  # the engine has called for each row
-            answered.setdefault((variant.index, split), []).append(sample)
+            answered.setdefault((variant.member, split), []).append(sample)
         return ShardOutcome.of(self.name, generation, answered)
 
     def noise_sum(

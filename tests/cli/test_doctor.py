@@ -1,18 +1,24 @@
 """`es-ray doctor` as users type it: this machine, and clusters with and without a token."""
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
+import re
 import secrets
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from contextlib import contextmanager
 from importlib.metadata import version
 
 import pytest
 
-from tests.short_runs import es_ray
+from tests.short_runs import command, es_ray
 from tests.small_models import small_model
 
 CLUSTER = """
@@ -94,6 +100,7 @@ def test_json_for_machines(cli):
     assert told["nodes"] == []
     assert told["driver"]["facts"]["model"]["found"] == "folder"
     assert told["driver"]["facts"]["memory"]["free"] > 0
+    assert told["driver"]["cpus"] == len(os.sched_getaffinity(0))
     assert all(finding["level"] == "warning" for finding in told["findings"])
 
 
@@ -109,10 +116,61 @@ def test_errors_end_it_with_1_and_a_line_each(cli, tmp_path):
     assert ended.out.splitlines()[-1] == f"{len(errors)} errors, 0 warnings"
 
 
+def test_a_model_that_no_engine_could_load_is_an_error(cli, tmp_path):
+    folder = small_model(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    torn = cli("doctor", "--model", folder)
+    (folder / "tokenizer.json").unlink()
+    unread = cli("doctor", "--model", folder)
+    for ended, words in ((torn, "model.safetensors is cut short"), (unread, "it has no tokenizer")):
+        assert ended.code == 1
+        (line,) = [line for line in ended.out.splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: this machine: model {folder}: {words}")
+
+
+def test_it_fits_a_terminal_of_80_columns(tmp_path):
+    mine, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    process = subprocess.Popen(
+        command("doctor"), cwd=tmp_path, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    with open(mine, encoding="utf-8", errors="replace") as terminal:
+        lines = []
+        with contextlib.suppress(OSError):  # how a terminal ends
+            lines.extend(re.sub(r"\x1b\[[\d;]*m", "", line.rstrip()) for line in iter(terminal.readline, ""))
+    assert process.wait(60) == 0, lines
+    table = [line for line in lines if line.startswith(("│", "┃", "┌", "┏"))]
+    assert table
+    assert max(map(len, table)) <= 80
+    assert any(" MiB of weights" in line for line in table)
+
+
+ENGINE = """
+from es_ray.engines.spec import EngineSpec, Package
+package = Package("no-such-llm", "NoSuchLLM", (2,), "es-ray supports it from 2.0 on", "pip install it")
+SPEC = EngineSpec("own", None, lambda engine, available: 2, (package,), needs_shm=True)
+"""
+
+
+def test_an_engine_of_ones_own_is_judged_by_its_spec(cli, tmp_path):
+    (tmp_path / "own.py").write_text(ENGINE)
+    ended = cli("doctor", "--engine", f"{tmp_path}/own.py:SPEC")
+    assert ended.code == 1
+    assert "NoSuchLLM -" in ended.out
+    errors = [line for line in ended.out.splitlines() if line.startswith("error: this machine: ")]
+    assert "error: this machine: NoSuchLLM is missing; pip install it there" in errors
+    if shutil.which("nvidia-smi") is None:
+        assert any("has 0 GPUs, no node has more, and an engine needs 2" in line for line in errors)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--local", "--address", "auto"), ("--local", "--address")),
+        (("--engine", "nowhere.py:SPEC"), ("engine.kind", "nowhere.py", "no such file")),
         (("--timeout", "0"), ("--timeout", "0")),
         (("--engine", "vllm"), ("engine.kind", "vllm", "sglang")),
         (("--set", "evolution.popluation=1"), ("evolution.popluation",)),

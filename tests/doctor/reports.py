@@ -28,9 +28,9 @@ def facts(**changes: Any) -> dict[str, Any]:
     """A healthy GPU node's answer, with some of it changed: `versions__torch="2.8.0"`."""
     tree = copy.deepcopy(FACTS)
     for key, value in changes.items():
-        section, _, name = key.replace("es_ray", "es-ray").partition("__")
+        section, _, name = key.partition("__")
         if name:
-            tree[section][name] = value
+            tree[section][name.replace("_", "-") if section == "versions" else name] = value
         else:
             tree[section] = value
     return tree

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from es_ray.config import EngineConfig
 from es_ray.doctor import health
+from es_ray.engines.registry import ENGINES
 from tests.doctor.reports import GIB, GPU, head, node
 
 NONE = {"found": [], "cuda": None, "problem": "nvidia-smi is not installed"}
@@ -14,13 +16,14 @@ def said(findings):
     return [(f.level, f.where, f.what) for f in findings]
 
 
-def everything(*nodes, sglang=True, tensor_parallel=1, driver=None):
-    driver = driver or head()
+def everything(*nodes, kind="sglang", tensor_parallel=1, driver=None):
+    driver, engine = driver or head(), ENGINES[kind]
+    needed = engine.gpus(EngineConfig(tensor_parallel=tensor_parallel), True)
     return said(
         [
             *health.reachable(nodes),
-            *health.gpus(nodes, sglang, tensor_parallel),
-            *health.room([driver, *nodes], sglang),
+            *health.gpus(nodes, needed),
+            *health.room([driver, *nodes], engine),
             *health.security(nodes),
             *health.data(driver, nodes),
         ]
@@ -43,12 +46,12 @@ def shm(mebibytes):
     return {"total": mebibytes << 20, "free": mebibytes << 20}
 
 
-@pytest.mark.parametrize(("sglang", "level"), [(True, "error"), (False, "warning")])
-def test_dockers_shm_is_too_small(sglang, level):
-    assert everything(node(shm=shm(64)), sglang=sglang) == [
+@pytest.mark.parametrize(("kind", "level"), [("sglang", "error"), ("transformers", "warning")])
+def test_dockers_shm_is_too_small(kind, level):
+    assert everything(node(shm=shm(64)), kind=kind) == [
         (level, "n1", "/dev/shm holds 64 MiB, at least 1 GiB is wanted")
     ]
-    assert everything(node(shm=shm(1024)), sglang=sglang) == []
+    assert everything(node(shm=shm(1024)), kind=kind) == []
 
 
 def test_no_shm_at_all():
@@ -131,7 +134,7 @@ def test_full_disks_and_memory():
     assert everything(node(disk={"/tmp": full | {"free": 4 * GIB}}))[0][0] == "warning"
     little = {"total": 8 * GIB, "free": 5 * GIB // 2}
     assert everything(node(memory=little)) == []
-    assert everything(node(memory=little), sglang=False) == [
+    assert everything(node(memory=little), kind="transformers") == [
         ("warning", "n1", "2.5 GiB of memory are free, an engine needs about 3.0")
     ]
 
@@ -158,6 +161,13 @@ def test_the_driver_needs_no_weights_but_engines_do():
     empty = {"found": "folder", "path": "/m", "size": 0, "hash": "cccc", "problem": "it has no weights"}
     assert everything(node(), driver=head(model=empty)) == []
     assert everything(node(model=empty)) == [("error", "n1", "model /m: it has no weights")]
+
+
+def test_a_damaged_model_in_the_hubs_cache_is_to_be_downloaded_again():
+    torn = {"found": "cache", "path": "/hub/m", "size": 9, "hash": "cccc", "problem": "it is cut short"}
+    (only,) = health.data(head(), [node(model=torn)])
+    assert (only.level, only.what) == ("error", "model /hub/m: it is cut short")
+    assert "hf download" in only.advice
 
 
 def test_a_model_that_the_first_engine_downloads_is_a_warning():

@@ -3,12 +3,14 @@
 import pytest
 
 from es_ray.config import Config
-from es_ray.doctor.versions import mismatches, old_ray, uses_sglang
+from es_ray.doctor.versions import chosen_engine, mismatches, old_ray
+from es_ray.engines.registry import ENGINES
+from es_ray.engines.spec import Package
 from tests.doctor.reports import head, node
 
 
-def found(*nodes, driver=None, sglang=True):
-    return [(f.level, f.where, f.what) for f in mismatches(driver or head(), nodes, sglang)]
+def found(*nodes, driver=None, packages=ENGINES["sglang"].packages):
+    return [(f.level, f.where, f.what) for f in mismatches(driver or head(), nodes, packages)]
 
 
 def test_a_head_without_sglang_and_with_a_torch_for_cpus_is_fine():
@@ -49,7 +51,9 @@ def test_engines_must_have_one_sglang_and_one_build_of_torch():
 
 
 def test_the_transformers_engine_needs_no_sglang():
-    assert found(node("n1"), node("n2", versions__sglang=None), sglang=False) == []
+    assert (
+        found(node("n1"), node("n2", versions__sglang=None), packages=ENGINES["transformers"].packages) == []
+    )
 
 
 def test_pythons_patch_and_a_checkout_that_is_not_installed_do_not_matter():
@@ -71,12 +75,37 @@ def test_a_ray_with_the_known_hole_is_an_error_and_2_54_is_not():
 @pytest.mark.parametrize(
     ("kind", "nodes", "expected"),
     [
-        ("auto", [node()], True),
-        ("auto", [node(versions__sglang=None)], False),
-        ("auto", [node(offers=0)], False),
-        ("sglang", [], True),
-        ("transformers", [node()], False),
+        ("auto", [node()], "sglang"),
+        ("auto", [node(versions__sglang=None)], "transformers"),
+        ("auto", [node(offers=0)], "transformers"),
+        ("auto", [node(engines=False)], "transformers"),
+        ("auto", [node(versions__sglang=None), node()], "sglang"),
+        ("auto", [], "transformers"),
+        ("sglang", [], "sglang"),
+        ("transformers", [node()], "transformers"),
     ],
 )
 def test_which_engine_it_will_be(kind, nodes, expected):
-    assert uses_sglang(Config().replace(engine__kind=kind), nodes) is expected
+    assert chosen_engine(Config().replace(engine__kind=kind), nodes) is ENGINES[expected]
+
+
+def test_auto_in_this_process_is_no_engine_that_may_end_it():
+    here = Config().replace(cluster__workers=0)
+    assert chosen_engine(here, [node()]) is ENGINES["transformers"]
+
+
+def test_the_packages_of_any_engine_are_compared():
+    package = Package(
+        "fast-llm", "FastLLM", (2, 1), "es-ray supports fast-llm >= 2.1", "pip install fast-llm"
+    )
+
+    def judged(version):
+        nodes = [node("n1", versions__fast_llm="2.2"), node("n2", versions__fast_llm=version)]
+        return [
+            (f.where, f.what, f.advice) for f in mismatches(head(versions__fast_llm=None), nodes, [package])
+        ]
+
+    assert judged("2.2") == []
+    assert judged(None) == [("n2", "FastLLM is missing", "pip install fast-llm there")]
+    assert judged("2.0.9") == [("n2", "FastLLM 2.0.9 is too old", "es-ray supports fast-llm >= 2.1")]
+    assert judged("2.3")[0][:2] == ("n2", "FastLLM 2.3, n1 has 2.2")

@@ -67,9 +67,9 @@ def rows(lengths=LENGTHS, indices=INDICES) -> list[Row]:
 def vector_of(s: Setting, variant: Variant, centres: list[np.ndarray]) -> np.ndarray:
     """The flat vector of the centre or a member, a sigma factor applied to the member's whole distance."""
     centre = centres[variant.centre]
-    if variant.index == CENTRE:
+    if variant.member == CENTRE:
         return centre
-    member = s.perturbation.member(centre, variant.generation, variant.index)
+    member = s.perturbation.member(centre, variant.generation, variant.member)
     if variant.sigma_factor == 1.0:
         return member
     far = member.astype(np.float64) - centre
@@ -79,7 +79,7 @@ def vector_of(s: Setting, variant: Variant, centres: list[np.ndarray]) -> np.nda
 def reference(s: Setting, variant: Variant, folder: Path, centres: list[np.ndarray] | None = None):
     """The variant as plain PEFT sees it: an adapter on disk, loaded over a fresh base model."""
     source = s.experiment.source.path
-    if variant.index == BASE:
+    if variant.member == BASE:
         return plain_peft.base_model(source)
     AdapterWriter(s.experiment.layout, source).write(vector_of(s, variant, centres or [s.theta]), folder, "")
     return plain_peft.adapted_model(folder)

@@ -45,8 +45,8 @@ def test_completions_equal_plain_pefts_member_by_member(architecture, lora, tmp_
     assert len(answers) == len(asked)
     by_index = {c: reference(s, Variant(c, GENERATION), tmp_path / f"adapter{c}") for c in INDICES}
     for row, ours in zip(asked, answers, strict=True):
-        wanted = plain_peft.greedy(by_index[row.variant.index], list(row.prompt_ids), STOP_IDS, NEW_TOKENS)
-        assert ours.token_ids == wanted, f"index {row.variant.index}, prompt of {len(row.prompt_ids)}"
+        wanted = plain_peft.greedy(by_index[row.variant.member], list(row.prompt_ids), STOP_IDS, NEW_TOKENS)
+        assert ours.token_ids == wanted, f"index {row.variant.member}, prompt of {len(row.prompt_ids)}"
         assert ours.finish_reason == ("stop" if wanted[-1] in STOP_IDS else "length")
     # else the test would say nothing of members, of rows that end early, or of rows that do not
     assert {ours.finish_reason for ours in answers} == {"stop", "length"}
@@ -71,7 +71,7 @@ def test_members_one_after_the_other_equal_plain_pefts(architecture, heads, tmp_
         for index in shard:
             model = reference(s, Variant(index, GENERATION), tmp_path / f"adapter{index}")
             for row, ours in zip(asked, answers, strict=True):
-                if row.variant.index == index:
+                if row.variant.member == index:
                     assert ours.token_ids == plain_peft.greedy(
                         model, list(row.prompt_ids), STOP_IDS, NEW_TOKENS
                     )
@@ -87,7 +87,7 @@ def test_long_answers_equal_plain_pefts(architecture, tmp_path):
     answers = s.generate(asked)
     by_index = {c: reference(s, Variant(c, GENERATION), tmp_path / f"adapter{c}") for c in (0, 2, CENTRE)}
     for row, ours in zip(asked, answers, strict=True):
-        wanted = plain_peft.greedy(by_index[row.variant.index], list(row.prompt_ids), stop, 150)
+        wanted = plain_peft.greedy(by_index[row.variant.member], list(row.prompt_ids), stop, 150)
         assert ours.token_ids == wanted
     assert max(len(answer.token_ids) for answer in answers) == 150
 
@@ -103,7 +103,7 @@ def test_in_bfloat16_every_token_is_within_rounding_of_plain_pefts_choice(archit
     for index in INDICES:
         model = reference(s, Variant(index, GENERATION), tmp_path / f"adapter{index}")
         for row, ours in zip(asked, answers, strict=True):
-            if row.variant.index != index:
+            if row.variant.member != index:
                 continue
             prompt = list(row.prompt_ids)
             same += ours.token_ids == plain_peft.greedy(model, prompt, STOP_IDS, NEW_TOKENS)
@@ -127,7 +127,7 @@ def test_a_row_is_answered_the_same_alone_and_in_any_company(tmp_path):
 
 def test_calls_leave_nothing_behind_in_the_engine(tmp_path):
     s = setting(small_model(tmp_path / "model"), {"rank": 2})
-    base = [row for row in rows() if row.variant.index == BASE]
+    base = [row for row in rows() if row.variant.member == BASE]
     before = s.generate(base)
     s.generate(rows())
     again = [Row(Variant(BASE), row.prompt_ids) for row in base]

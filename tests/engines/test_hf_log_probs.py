@@ -40,7 +40,7 @@ def test_those_of_generated_tokens_are_plain_pefts(architecture, lora, tmp_path)
         for row, ours, without in zip(asked, answers, plain, strict=True):
             assert ours.token_ids == without.token_ids
             assert without.log_probs is None
-            if row.variant.index == index:
+            if row.variant.member == index:
                 assert ours.log_probs.dtype == np.float32
                 assert ours.log_probs.shape == (len(ours.token_ids),)  # a stop token among them
                 wanted = wanted_of(model, row.prompt_ids, ours.token_ids)

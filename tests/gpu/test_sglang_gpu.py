@@ -122,7 +122,7 @@ def test_completions_equal_the_transformers_engines(setting, tmp_path, report):
             same, total = same + (mine == their), total + 1
             if mine != their:
                 folder = tmp_path / str(len(gaps))
-                model = reference(experiment, strategy, generation, row.variant.index, folder)
+                model = reference(experiment, strategy, generation, row.variant.member, folder)
                 gaps.append(gap(model, row.prompt_ids, mine.token_ids, their.token_ids))
         first = experiment.prompt_ids["test"][0]
         answers = {tuple(c.token_ids) for row, c in zip(asked, ours, strict=True) if row.prompt_ids == first}
@@ -160,12 +160,12 @@ def test_a_generation_is_the_same_twice_and_after_others(setting):
     digests = dict(engine.digests)
     assert engine.generate([theta], perturbation, asked) == first
     moved = engine.generate([theta * 2], perturbation, rows(experiment, 2))
-    assert {adapter.index for adapter in engine.digests} == {adapter.index for adapter in digests}
+    assert {adapter.member for adapter in engine.digests} == {adapter.member for adapter in digests}
     assert set(engine.digests.values()).isdisjoint(digests.values())
     engine.generate([theta], perturbation, rows(experiment, 5)[::-1])
     assert engine.generate([theta], perturbation, asked) == first
     assert engine.digests == digests
-    base = [n for n, row in enumerate(asked) if row.variant.index == BASE]
+    base = [n for n, row in enumerate(asked) if row.variant.member == BASE]
     assert [moved[n] for n in base] == [first[n] for n in base]
     assert sum(one != other for one, other in zip(moved, first, strict=True)) > len(asked) / 8
 
@@ -175,7 +175,7 @@ def test_more_variants_than_slots_are_evaluated_in_batches(setting):
     centres, asked = [centre(strategy)], rows(experiment, 2, [*range(25), CENTRE, BASE])
     together = engine.generate(centres, strategy.perturbation, asked)
     for index in (3, 17, 24, CENTRE, BASE):
-        mine = [n for n, row in enumerate(asked) if row.variant.index == index]
+        mine = [n for n, row in enumerate(asked) if row.variant.member == index]
         alone = engine.generate(centres, strategy.perturbation, [asked[n] for n in mine])
         assert alone == [together[n] for n in mine]
 
@@ -186,7 +186,7 @@ def test_many_rows_at_once_give_what_each_variants_alone_give(setting):
     asked = [Row(Variant(index, 4), prompts[n % len(prompts)]) for n in range(25) for index in INDICES]
     together = engine.generate(centres, strategy.perturbation, asked)
     for index in INDICES:
-        mine = [n for n, row in enumerate(asked) if row.variant.index == index]
+        mine = [n for n, row in enumerate(asked) if row.variant.member == index]
         alone = engine.generate(centres, strategy.perturbation, [asked[n] for n in mine])
         assert alone == [together[n] for n in mine]
 

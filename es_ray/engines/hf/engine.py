@@ -151,15 +151,15 @@ def variant_vectors(
     vectors = np.zeros((len(variants), perturbation.size), dtype=np.float32)
     members: dict[tuple[int, int], list[int]] = {}  # of one generation and centre, which are built together
     for number, variant in enumerate(variants):
-        if variant.index == CENTRE:
+        if variant.member == CENTRE:
             vectors[number] = centres[variant.centre]
-        elif variant.index != BASE:
+        elif variant.member != BASE:
             members.setdefault((variant.generation, variant.centre), []).append(number)
     for (generation, centre), numbers in members.items():
         vectors[numbers] = perturbation.members(
             centres[centre],
             generation,
-            [variants[number].index for number in numbers],
+            [variants[number].member for number in numbers],
             [variants[number].sigma_factor for number in numbers],
         )
     return vectors

@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 
 from es_ray.engines.sglang.python_source import defined_names, field_names, parameter_names
+from es_ray.engines.spec import parsed
 from es_ray.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -143,12 +144,6 @@ def version(root: Path) -> str:
     for folder in sorted(root.parent.glob("sglang-*.dist-info")):
         return folder.name.removeprefix("sglang-").removesuffix(".dist-info")
     return "of unknown version"
-
-
-def parsed(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version: (0, 5, 17) for 0.5.17.post1."""
-    found = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
 def check(root: Path) -> None:

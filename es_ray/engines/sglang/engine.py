@@ -106,7 +106,7 @@ class SGLangEngine(Engine):
             if on_completion is not None:
                 for number in numbers:
                     on_completion(number, completions[number])
-        digest = sum((adapter.index + 3) * value for adapter, value in self.digests.items()) & 0xFFFFFFFF
+        digest = sum((adapter.member + 3) * value for adapter, value in self.digests.items()) & 0xFFFFFFFF
         log.info("%d adapters written, hash %08x", len(self.digests), digest)
         return [completions[number] for number in range(len(rows))]
 

@@ -20,9 +20,9 @@ class AdapterGroup(NamedTuple):
 
 def adapter_of(variant: Variant) -> Variant | None:
     """The variant without what does not change its weights; None for the base model, which has no adapter."""
-    if variant.index == BASE:
+    if variant.member == BASE:
         return None
-    return Variant(CENTRE, centre=variant.centre) if variant.index == CENTRE else variant
+    return Variant(CENTRE, centre=variant.centre) if variant.member == CENTRE else variant
 
 
 def adapters_of(rows: Sequence[Row]) -> list[Variant]:
@@ -44,12 +44,12 @@ def groups(slot_of: SlotOf) -> list[AdapterGroup]:
     """The adapters by centre and generation; a centre itself goes with the first members that start there."""
     generation_of: dict[int, int] = {}
     for adapter in slot_of:
-        if adapter.index != CENTRE:
+        if adapter.member != CENTRE:
             generation_of.setdefault(adapter.centre, adapter.generation)
     found: dict[tuple[int, int], list[Variant]] = {}
     for adapter in slot_of:
         centre, generation = adapter.centre, adapter.generation
-        if adapter.index == CENTRE:
+        if adapter.member == CENTRE:
             generation = generation_of.get(centre, 0)
         found.setdefault((centre, generation), []).append(adapter)
     return [

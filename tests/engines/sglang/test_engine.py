@@ -75,11 +75,11 @@ def test_the_usual_call_is_one_write_and_one_generate(engine):
 def test_each_slot_holds_its_variant(engine):
     engine.generate(CENTRES, PERTURBATION, rows(*MANY))
     assert engine.fake.calls == ["write_adapters"] * 4 + ["finite"]
-    for slot, variant in enumerate(variant for variant in MANY if variant.index != BASE):
+    for slot, variant in enumerate(variant for variant in MANY if variant.member != BASE):
         centre = CENTRES[variant.centre]
         wanted = centre
-        if variant.index != CENTRE:
-            wanted = PERTURBATION.member(centre, variant.generation, variant.index, variant.sigma_factor)
+        if variant.member != CENTRE:
+            wanted = PERTURBATION.member(centre, variant.generation, variant.member, variant.sigma_factor)
         found = engine.fake.managers[0].matrices(adapter_name(slot))
         for name, pair in LAYOUT.matrices(wanted).items():
             for mine, right in zip(found[name], pair, strict=True):
@@ -134,7 +134,7 @@ def test_log_probabilities_are_those_of_the_tokens(engine):
         assert completion.log_probs.shape == (5,)
         assert (completion.log_probs <= 0).all()
         assert np.array_equal(found, completion.log_probs)
-    base = [n for n, row in enumerate(asked) if row.variant.index == BASE][0]
+    base = [n for n, row in enumerate(asked) if row.variant.member == BASE][0]
     wanted = [
         engine.fake.log_prob([*PROMPTS[0], *completions[base].token_ids[:n]], token, None)
         for n, token in enumerate(completions[base].token_ids)

@@ -88,7 +88,7 @@ def about_noise(perturbation: Perturbation, generation: int) -> dict[str, Any]:
 def group_arrays(group: AdapterGroup, sigma: PiecewiseConstant) -> dict[str, NDArray[Any]]:
     """Adapters that are to be written, with their slots, and sigma, as arrays of a message."""
     return {
-        "members": np.array([adapter.index for adapter in group.adapters], dtype=np.int64),
+        "members": np.array([adapter.member for adapter in group.adapters], dtype=np.int64),
         "factors": np.array([adapter.sigma_factor for adapter in group.adapters], dtype=np.float32),
         "slots": np.array(group.slots, dtype=np.int64),
         "sigma_ends": np.asarray(sigma.ends, dtype=np.int64),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from es_ray.engines import torch_noise
+import es_ray.engines.torch_noise as torch_noise
 from es_ray.engines.sglang.lora.pool_layout import Buffer, Extent
 from es_ray.evolution.noise import Noise
 

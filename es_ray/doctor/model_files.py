@@ -1,0 +1,142 @@
+"""Whether a machine has a model, and all of it. Sent to nodes with probe.py, so the standard library alone.
+
+Nothing is loaded: what the files say of themselves is compared with what is there.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = ("*.safetensors", "*.bin")
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+"""Files of which a tokenizer has one at least."""
+INDEX = "model.safetensors.index.json"
+HEADER_SIZE = 8
+"""Bytes that tell how long the header of a safetensors file is."""
+HUB_SECONDS = 5
+
+
+def model(kind: str, path: str, revision: str | None) -> dict[str, Any]:
+    """Where this node has the model: {found: folder | cache | hub | None, path, size, hash, problem}.
+
+    size: bytes of its weights; hash: of its config.json. Both None where it would have to be downloaded.
+    """
+    if kind == "hub":
+        return _hub_model(path, revision)
+    if kind == "bundled":
+        root = package_folder("es_ray")
+        if root is None:
+            return _missing(path, "it comes with es-ray, which is not installed")
+        data = root / "_data" if (root / "_data").is_dir() else root.parent / "data"
+        path = str(data / "tiny_chat")
+    return _folder_model(Path(path), "folder")
+
+
+def package_folder(name: str) -> Path | None:
+    """The folder of a package that this process could import; imports nothing."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def file_hash(file: Path) -> str | None:
+    """A hash of a file's bytes; None where there is none."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return None
+
+
+def _folder_model(folder: Path, found: str) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        return _missing(str(folder), "no such folder" if not folder.is_dir() else "it has no config.json")
+    if not any(file.is_file() for form in VOCABULARIES for file in folder.glob(form)):
+        return _missing(str(folder), "it has no tokenizer (tokenizer.json, or another vocabulary)")
+    weights = _weights(folder)
+    problem = _incomplete(folder, weights) or _damaged(folder, weights)
+    size, sha = sum(weights.values()), file_hash(folder / "config.json")
+    return {"found": found, "path": str(folder), "size": size, "hash": sha, "problem": problem}
+
+
+def _weights(folder: Path) -> dict[str, int]:
+    """Files of weights and their sizes."""
+    files = [file for form in WEIGHTS for file in folder.glob(form) if file.is_file()]
+    return {file.name: file.stat().st_size for file in files}
+
+
+def _incomplete(folder: Path, weights: dict[str, int]) -> str | None:
+    """Weights that are not there: a download may have been cut short between two files."""
+    if not weights:
+        return f"it has no weights ({' or '.join(WEIGHTS)})"
+    try:
+        lost = sorted(_shards(folder) - set(weights))
+    except ValueError:
+        return f"{INDEX} cannot be read"
+    return f"{', '.join(lost)[:100]} is missing" if lost else None
+
+
+def _shards(folder: Path) -> set[str]:
+    """The files that weights in several parts consist of; none for those in one part."""
+    index = folder / INDEX
+    if not index.is_file():
+        return set()
+    return set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+
+
+def _damaged(folder: Path, weights: dict[str, int]) -> str | None:
+    """Safetensors files whose size is not what their header says."""
+    for name, size in sorted(weights.items()):
+        if not name.endswith(".safetensors"):
+            continue
+        wanted = _size_by_header(folder / name, size)
+        if wanted is None:
+            return f"{name} is cut short, or no safetensors file: its header cannot be read"
+        if wanted != size:
+            return (
+                f"{name} is {'cut short' if size < wanted else 'damaged'}: {size} bytes instead of {wanted}"
+            )
+    return None
+
+
+def _size_by_header(file: Path, size: int) -> int | None:
+    """The bytes that a safetensors file should have, None where its header is not whole.
+
+    The format: the header's length, 8 bytes; the header, JSON of tensors with their data_offsets; the data.
+    """
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(HEADER_SIZE), "little")
+        if HEADER_SIZE + length > size:
+            return None
+        header = content.read(length)
+    try:
+        tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return HEADER_SIZE + length + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def _missing(path: str, problem: str) -> dict[str, Any]:
+    return {"found": None, "path": path, "size": None, "hash": None, "problem": problem}
+
+
+def _hub_model(name: str, revision: str | None) -> dict[str, Any]:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return _missing(name, "huggingface_hub is not installed")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    if isinstance(cached, str):
+        folder = Path(cached).parent
+        here = _folder_model(folder, "cache")
+        # what is missing can be downloaded; what is there is not downloaded again, however damaged
+        if here["problem"] is None or _damaged(folder, _weights(folder)):
+            return here
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=HUB_SECONDS)
+    except (
+        Exception
+    ) as error:  # of whatever HTTP library the hub's client uses: all mean that it can't be had
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return _missing(name, f"not in the cache, and the hub does not give it: {said[:200]}")
+    return {"found": "hub", "path": name, "size": None, "hash": None, "problem": None}

@@ -1,0 +1,67 @@
+"""The engines by name, and which of them `auto` is. A new one is a folder with a spec, and its entry here."""
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from es_ray.config import EngineConfig
+from es_ray.engines.hf.spec import SPEC as TRANSFORMERS
+from es_ray.engines.sglang.spec import SPEC as SGLANG
+from es_ray.engines.spec import EngineSpec, Package
+from es_ray.errors import UserError
+from es_ray.imports import resolve
+
+AUTO: Final = "auto"
+ENGINES: Final[dict[str, EngineSpec]] = {spec.name: spec for spec in (SGLANG, TRANSFORMERS)}
+"""By name, in the order in which `auto` prefers them."""
+ANYWHERE: Final = TRANSFORMERS
+"""The last of them, which needs no GPU, no package and no process of its own."""
+
+
+class Machine(NamedTuple):
+    """What `auto` asks of a machine: its GPUs, and whether a package is installed there, by its name."""
+
+    gpus: float
+    installed: Callable[[str], bool]
+
+
+def engine_spec(kind: str) -> EngineSpec:
+    """The engine that `engine.kind` names; `auto`, before it is resolved, is the one that runs anywhere.
+
+    Raises UserError for a name that is not registered, and an import path that gives no EngineSpec.
+    """
+    spec: Any = resolve("engine.kind", kind, {AUTO: ANYWHERE, **ENGINES})
+    if not isinstance(spec, EngineSpec):
+        raise UserError(
+            f"engine.kind: {kind} is of type {type(spec).__name__}; "
+            "an EngineSpec (es_ray.engines.spec) is wanted there"
+        )
+    return spec
+
+
+def automatic(engine: EngineConfig, machines: Iterable[Machine], in_process: bool) -> EngineSpec:
+    """What `auto` is: the first engine whose needs one of the machines meets.
+
+    in_process: whether it would run in the driver's process. Where GPUs are needed any number will do here:
+    what asks for more of them than there are says so itself.
+    """
+    machines = list(machines)
+    for spec in ENGINES.values():
+        packages = [package.name for package in spec.packages]
+        needs_gpus = spec.gpus(engine, False) > 0
+        if in_process and not spec.in_process:
+            continue
+        if any(all(map(m.installed, packages)) and (m.gpus or not needs_gpus) for m in machines):
+            return spec
+    return ANYWHERE
+
+
+def is_installed(package: str) -> bool:
+    """Whether this process could import a package; imports nothing."""
+    return importlib.util.find_spec(package.replace("-", "_")) is not None
+
+
+def engine_packages(kind: str = AUTO) -> tuple[Package, ...]:
+    """The packages of the registered engines and of the configured one, each once."""
+    specs = (*ENGINES.values(), engine_spec(kind))
+    return tuple(dict.fromkeys(package for spec in specs for package in spec.packages))

@@ -1,0 +1,47 @@
+"""What the SGLang engine needs: GPUs, its package, Ray workers, and shared memory for its processes."""
+
+from typing import TYPE_CHECKING
+
+from es_ray.config import Config, EngineConfig
+from es_ray.engines.sglang import arguments, compat
+from es_ray.engines.spec import EngineSpec, Package
+
+if TYPE_CHECKING:
+    from es_ray.engines.base import Engine
+    from es_ray.experiment import Experiment
+
+PACKAGE = Package("sglang", "SGLang", compat.OLDEST, compat.SUPPORTED, "pip install 'es-ray[sglang]'")
+
+
+def load(experiment: "Experiment") -> "Engine":
+    """The engine; imports SGLang, and starts its processes."""
+    from es_ray.engines.sglang.engine import SGLangEngine
+
+    return SGLangEngine(experiment)
+
+
+def gpus(engine: EngineConfig, available: bool) -> int:
+    """As many as the model is split over, always."""
+    return engine.tensor_parallel
+
+
+def check(config: Config, hosted: bool) -> None:
+    """Raise UserError for an SGLang that is missing, too old or another one, and for arguments it lacks."""
+    if not hosted and compat.installed() is None:
+        return  # each worker checks what its node has
+    root = compat.package()
+    compat.check(root)
+    arguments.check_handed_through(config.engine.sglang, compat.argument_names(root))
+
+
+SPEC = EngineSpec(
+    "sglang",
+    load,
+    gpus,
+    packages=(PACKAGE,),
+    check=check,
+    in_process=False,
+    slice_size=1 << 20,  # a GPU makes them in a millisecond
+    weights_in_memory=False,
+    needs_shm=True,
+)

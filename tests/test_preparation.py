@@ -1,0 +1,90 @@
+"""From what was asked for to what will run."""
+
+from pathlib import Path
+
+import pytest
+
+from es_ray.config import Config
+from es_ray.errors import UserError
+from es_ray.experiment import Experiment
+from es_ray.preparation import resolve_config
+from es_ray.runs.opening import new_run_dir
+
+OWN = """
+from es_ray.engines.spec import EngineSpec
+def spec(gpus=0, **more):
+    return EngineSpec("own", None, lambda engine, available: gpus, **more)
+def refuse(config, hosted):
+    from es_ray.errors import UserError
+    raise UserError(f"hosted here: {hosted}")
+PLAIN, LARGE, APART = spec(), spec(64), spec(in_process=False)
+REFUSED = spec(check=refuse)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The working directory, with own.py in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+def test_files_of_import_paths_are_recorded_with_absolute_paths(here):
+    config = resolve_config(
+        Config().replace(
+            engine__kind="own.py:PLAIN", task__name="sub/task.py:Mine", evolution__optimizer="~/rule.py:Rule"
+        )
+    )
+    assert config.engine.kind == f"{here}/own.py:PLAIN"
+    assert config.task.name == f"{here}/sub/task.py:Mine"
+    assert config.evolution.optimizer == f"{Path.home().resolve()}/rule.py:Rule"
+    assert resolve_config(config) == config
+
+
+def test_names_and_modules_stay_as_they_are():
+    config = resolve_config(Config().replace(task__name="my.module:Task"))
+    assert (config.task.name, config.evolution.optimizer) == ("my.module:Task", "sgd")
+
+
+def test_a_run_directorys_name_has_no_path_of_a_task_in_it(here):
+    config = Config().replace(task__name="own.py:Mine")
+    assert new_run_dir(resolve_config(config)).path.parent == Path("runs")
+    assert "-Mine-" in new_run_dir(resolve_config(config)).path.name
+
+
+def resolved(kind: str, workers: object = "auto", address: str | None = None) -> Config:
+    return resolve_config(
+        Config().replace(engine__kind=kind, cluster__workers=workers, cluster__address=address)
+    )
+
+
+def test_an_engine_without_gpus_runs_in_this_process_unless_it_may_end_it(here):
+    assert resolved("own.py:PLAIN").cluster.workers == 0
+    assert resolved("own.py:APART").cluster.workers == 1
+    assert resolved("own.py:PLAIN", 3).cluster.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "address", "words"),
+    [
+        ("own.py:APART", 0, None, ["engine.kind: own runs in Ray workers", "--local", "use transformers"]),
+        ("sglang", 0, None, ["engine.kind: sglang runs in Ray workers", "--local", "use transformers"]),
+        ("own.py:LARGE", "auto", None, ["engine.kind: own needs 64 GPUs, this machine has", "--address"]),
+        ("own.py:REFUSED", 1, None, ["hosted here: True"]),
+        ("own.py:REFUSED", 1, "local", ["hosted here: True"]),
+        ("own.py:REFUSED", 1, "head:6379", ["hosted here: False"]),
+        ("vllm", "auto", None, ["engine.kind: 'vllm'", "sglang", "transformers"]),
+    ],
+)
+def test_what_an_engine_would_refuse_is_refused(kind, workers, address, words, here):
+    with pytest.raises(UserError) as error:
+        resolved(kind, workers, address)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_task_is_named_with_those_there_are():
+    with pytest.raises(UserError, match=r"task\.name: 'poetry'.*conciseness"):
+        _ = Experiment(resolve_config(Config().replace(task__name="poetry"))).task
