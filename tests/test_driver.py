@@ -112,9 +112,11 @@ def test_the_run_directory_holds_what_the_contract_lists(finished):
             f"{folder}/{name}" for name in ("population.jsonl", "state.safetensors", "state.json", "DONE")
         }
         wanted |= {f"{folder}/{kind}/{name}" for kind in ("adapter", "best") for name in adapter}
-        wanted.add(f"plots/evolution_progress_gen{generation}.png")
+    wanted.add(f"plots/evolution_progress_gen{GENERATIONS - 1}.png")
     there = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
-    assert {name for name in there if not name.startswith("logs/")} == wanted
+    plots = {name for name in there if name.startswith("plots/evolution_progress_gen")}
+    assert {name for name in there - plots if not name.startswith("logs/")} == wanted - plots
+    assert wanted & plots == {f"plots/evolution_progress_gen{GENERATIONS - 1}.png"}
     assert (finished.path / "logs").is_dir()
 
 
@@ -431,7 +433,7 @@ def test_a_reward_that_is_not_finite_ends_the_run_with_the_members_name(tmp_path
         def score(self, example, completion):
             score = super().score(example, completion)
             bad = completion == completions[index] and example.prompt == "Solve: 3 + 5 ="
-            return type(score)(reward, False, False) if bad else score
+            return type(score)(reward, score.metrics) if bad else score
 
     monkeypatch.setitem(TASKS, "broken", Broken)
     (tmp_path / "config.yaml").write_text(loud.to_yaml())

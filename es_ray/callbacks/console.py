@@ -171,8 +171,8 @@ def _generation_line(metrics: Mapping[str, Any]) -> str:
         shown = f" {formatted(name, metrics[f'test_{name}'])}" if name is not None else ""
         test = f" test{centre} {metrics['test_reward']:.2f}{shown}"
     return (
-        f"gen {metrics['generation']:3d} reward {metrics['reward_mean']:7.2f} ± {metrics['reward_std']:6.2f}"
-        f"{members} cut {metrics['truncated']:4.0%}{test} {metrics['seconds']['total']:.2f} s"
+        f"gen {metrics['generation']:3d} reward {metrics['reward_mean']:7.2f} ± {metrics['reward_std']:5.2f}"
+        f"{members} cut {metrics['truncated']:3.0%}{test} {metrics['seconds']['total']:.2f}s"
     )
 
 

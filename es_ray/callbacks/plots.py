@@ -39,6 +39,7 @@ def draw(run: RunDir, generation: int) -> Path:
     name = "tiny-chat" if config.model.path == BUNDLED else Path(config.model.path).name
     title = f"{config.task.name} · {name} · population {evolution.population} · seed {evolution.seed}"
     path = plot_file(run, generation)
+    path.parent.mkdir(exist_ok=True)
     # names of its own: the process of a driver that was killed may still be drawing
     tmp, copy = (_tmp(run, os.getpid(), name) for name in (path.name, "latest.png"))
     try:

@@ -24,8 +24,8 @@ def candidate_name(index: int, generation: int) -> str:
 class Variant(NamedTuple):
     """The weights that answer a row.
 
-    member: its index, or CENTRE or BASE; generation: of a member's noise; centre: which of the call's centres it
-    starts from, by place; sigma_factor: on a member's sigma. The base model has none of the others.
+    member: its index, or CENTRE or BASE; generation: of a member's noise; centre: which of the call's
+    centres it starts from, by place; sigma_factor: on a member's sigma. The base model has but the first.
     """
 
     member: int

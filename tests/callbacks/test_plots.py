@@ -1,10 +1,15 @@
 import shutil
 
+import matplotlib.colors
 import matplotlib.image
 import numpy as np
 import pytest
 
+import es_ray
+from es_ray.callbacks import plots, progress_figure
 from es_ray.callbacks.progress_figure import evolution_progress
+from es_ray.config import load
+from es_ray.runs.run_dir import RunDir
 from tests.short_runs import GENERATIONS
 
 
@@ -79,13 +84,63 @@ def test_any_run_can_be_drawn(tmp_path, metrics):
     drawn(tmp_path / "a.png", metrics)
 
 
-def test_a_run_draws_every_generation_and_the_latest(finished):
-    plots = finished.path / "plots"
-    pictures = [pixels(plots / f"evolution_progress_gen{g}.png") for g in range(GENERATIONS)]
+def test_a_run_draws_the_last_generation_and_the_latest(finished):
+    folder = finished.path / "plots"
+    last = pixels(folder / f"evolution_progress_gen{GENERATIONS - 1}.png")
+    assert np.array_equal(pixels(folder / "latest.png"), last)
+
+
+def test_a_run_without_pause_draws_every_generation(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "PAUSE", 0.0)
+    run = tmp_path / "run"
+    es_ray.run(load(finished.path / "config.yaml").replace(output__dir=str(run)))
+    pictures = [pixels(run / f"plots/evolution_progress_gen{g}.png") for g in range(GENERATIONS)]
     for earlier, later in zip(pictures, pictures[1:], strict=False):
         assert earlier.shape == later.shape
         assert not np.array_equal(earlier, later)
-    assert np.array_equal(pixels(plots / "latest.png"), pictures[-1])
+
+
+def test_between_two_plots_lies_a_pause_and_the_last_is_always_drawn(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "PAUSE", 3600.0)
+    run = tmp_path / "run"
+    es_ray.run(load(finished.path / "config.yaml").replace(output__dir=str(run)))
+    drawn = {path.name for path in (run / "plots").iterdir()}
+    assert drawn == {
+        "evolution_progress_gen0.png", f"evolution_progress_gen{GENERATIONS - 1}.png", "latest.png"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [5, 40, 41, 300, 5000])
+def test_older_plots_are_thinned_evenly_and_the_last_ones_stay(tmp_path, count):
+    run = RunDir(tmp_path)
+    run.plots.mkdir()
+    (run.plots / "latest.png").touch()
+    for generation in range(count):  # as a long run does it: one after the other
+        plots.plot_file(run, generation).touch()
+        plots.thin(run)
+    left = sorted(int(path.stem.rpartition("gen")[2]) for path in run.plots.glob("evolution*.png"))
+    assert (run.plots / "latest.png").exists()
+    assert left[-plots.RECENT :] == list(range(max(count - plots.RECENT, 0), count))
+    assert len(left) <= plots.RECENT + plots.OLDER + 1
+    older = left[: -plots.RECENT]
+    assert older[:1] == [0][: len(older)]
+    assert len(set(np.diff(older))) <= 1
+    assert count < 40 or len(older) >= plots.OLDER // 2
+
+
+def test_a_wrecked_member_does_not_flatten_the_axis(tmp_path):
+    """Its own curve is cut; the others stay as wide as without it."""
+
+    def height(metrics, color) -> int:
+        picture = drawn(tmp_path / "a.png", metrics)[:470, :, :3]
+        near = np.abs(picture - np.array(matplotlib.colors.to_rgb(color))).max(axis=-1) < 0.02
+        rows = np.flatnonzero(near.any(axis=1))
+        return int(rows[-1] - rows[0])
+
+    usual = height(lines(12), progress_figure.GREEN)
+    wrecked = lines(12)
+    wrecked[5] |= {"reward_worst": -100_000.0, "reward_mean": -3400.0, "reward_std": 17_000.0}
+    assert height(wrecked, progress_figure.GREEN) > 0.6 * usual
 
 
 def test_the_plot_command_draws_the_same_again(finished, tmp_path, cli):

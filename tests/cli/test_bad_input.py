@@ -173,7 +173,6 @@ PLACES = [
     ("--resume --output torn-run", "torn-run", "YAML"),
     ("--resume --output run --seed 5", "evolution.seed", "12345678901", "5"),
     ("--resume --output run --set lora.rank=2", "lora.rank", "1", "2"),
-    ("--resume --output run --set engine.shard=3", "engine.shard", "2", "3"),
     ("--resume --output run --population 8", "evolution.population", "6", "8"),
     ("--resume --output run --generations 2", "evolution.generations", "2", "4"),
     ("--no-such-option", "--no-such-option"),

@@ -6,19 +6,15 @@ model, by a zero adapter, and by a random member in every slot.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.engines.base import BASE, CENTRE, Row, Variant
+from es_ray.engines.base import BASE, CENTRE, Engine, Row, Variant
 from es_ray.errors import EvaluationError
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
 from es_ray.experiment import Experiment
-
-if TYPE_CHECKING:
-    from es_ray.engines.sglang.engine import SGLangEngine
 
 TOLERANCE = 0.05
 """How far a token's log-probability under a zero adapter may be from the base model's, in nats."""
@@ -30,8 +26,8 @@ LONGEST = 64
 LogProbs = NDArray[np.float32]
 
 
-def probe(engine: "SGLangEngine", experiment: Experiment) -> None:
-    """Raise EvaluationError, with the check that failed, unless every adapter slot acts as it must."""
+def probe(engine: Engine, slots: int, experiment: Experiment) -> None:
+    """Raise EvaluationError, with the check that failed, unless every one of the slots acts as it must."""
     size = experiment.layout.size
     theta = np.zeros(size, dtype=np.float32)
     perturbation = Perturbation(
@@ -39,12 +35,12 @@ def probe(engine: "SGLangEngine", experiment: Experiment) -> None:
     )
     prompt = experiment.prompt_ids["train"][0][:LONGEST]
     zero = score(engine, theta, perturbation, [CENTRE, BASE], prompt)
-    members = score(engine, theta, perturbation, [*range(engine.slots), BASE], prompt)
-    judge(zero[BASE], zero[CENTRE], [members[index] for index in range(engine.slots)])
+    members = score(engine, theta, perturbation, [*range(slots), BASE], prompt)
+    judge(zero[BASE], zero[CENTRE], [members[index] for index in range(slots)])
 
 
 def score(
-    engine: "SGLangEngine",
+    engine: Engine,
     theta: Vector,
     perturbation: Perturbation,
     indices: Sequence[int],
