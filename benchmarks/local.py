@@ -3,7 +3,7 @@
 30 members x 2 prompts, a fixed number of new tokens, every way of evaluating them in turn, round after round:
 - base: the model as transformers loads it, without adapters, on the same rows in our own decoding loop;
 - base generate: the same through `model.generate`;
-- base, prepared: the model as our engine runs it (joined projections, attention of one token), without
+- base, prepared: the model as our engine runs it (joined projections), without
   adapters: what is left between it and the population is what the adapters cost;
 - population: our engine, building the members from their seeds included;
 - PEFT, mixed batch: `generate(adapter_names=...)`, all rows at once, adapters loaded beforehand;
@@ -31,7 +31,6 @@ from transformers import AutoModelForCausalLM
 from es_ray import driver
 from es_ray.config import Config
 from es_ray.engines.base import Row, Variant
-from es_ray.engines.hf.attention import use_one_token_attention
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.engine import TransformersEngine
 from es_ray.engines.hf.population_linear import PopulationAdapters
@@ -97,7 +96,6 @@ def measure(config: Config, rounds: int) -> tuple[Seconds, Seconds]:
     tokens = config.task.max_new_tokens
 
     plain, prepared = load(experiment), load(experiment)
-    use_one_token_attention(prepared)
     modules = [module.name for module in experiment.layout.modules]
     PopulationAdapters(prepared, modules, experiment.layout.scaling)
     adapted = peft_model(experiment, [perturbation.member(theta, 0, index) for index in indices])

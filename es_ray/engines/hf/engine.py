@@ -20,7 +20,6 @@ from es_ray.engines.base import (
     Row,
     Variant,
 )
-from es_ray.engines.hf.attention import use_one_token_attention
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
 from es_ray.engines.hf.population_linear import PopulationAdapters
@@ -72,7 +71,6 @@ class TransformersEngine(Engine):
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
         )
-        use_one_token_attention(self._model)
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
 
     @torch.inference_mode()

@@ -6,21 +6,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from es_ray.engines.hf.attention import NAME as ONE_TOKEN
-from es_ray.engines.hf.attention import attends_by
-
 _ROOM = 64  # tokens that a new buffer has room for beyond what it must hold
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values, [rows, heads, tokens, size]: views of buffers with room for more.
+    """One layer's keys and values, [rows, heads, tokens, size]: views of buffers with room for more."""
 
-    turned: keys lie in memory as [rows, heads, size, tokens].
-    """
-
-    def __init__(self, turned: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._turned = turned
         self._buffers: dict[str, Tensor] = {}
         self._held = 0
 
@@ -45,10 +38,7 @@ class GrowingLayer(DynamicLayer):
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape[-2] < total:
             room, size = total + _ROOM, new.shape[-1]
-            if name == "keys" and self._turned:
-                buffer = new.new_empty(*new.shape[:-2], size, room).transpose(-1, -2)
-            else:
-                buffer = new.new_empty(*new.shape[:-2], room, size)
+            buffer = new.new_empty(*new.shape[:-2], room, size)
             if held:
                 buffer[..., :held, :] = getattr(self, name)
             self._buffers[name] = buffer
@@ -59,6 +49,5 @@ class GrowingLayer(DynamicLayer):
 def growing_cache(config: Any) -> DynamicCache:
     """A cache for a model of that configuration; layers of other kinds (sliding windows) stay as they are."""
     cache = DynamicCache(config=config)
-    turned = attends_by(config, ONE_TOKEN)
-    cache.layers = [GrowingLayer(turned) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
