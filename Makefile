@@ -1,4 +1,4 @@
-# The two commands of this project: `make run` and `make test`. Both start from nothing but Python.
+# `make run` and `make test` start from nothing but Python; the others are for whoever changes the code.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,8 +12,10 @@ help:
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make test-faults  drivers and workers killed at every step, disks of every size"
 	@echo "make test-cluster ray up on three hosts made of namespaces, as root"
-	@echo "make lint         ruff and mypy"
+	@echo "make test-gpu     the tests that need a CUDA device"
+	@echo "make lint         ruff and mypy; make format mends what ruff can"
 	@echo "make bench        speed on this machine's CPU"
+	@echo "make clean        remove .venv and what was built"
 
 $(BIN)/es-ray: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from es_ray.callbacks.base import Callback
+    from es_ray.callbacks.base import Callback, RunInfo
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
     from es_ray.tasks.base import Example, Score, Task
@@ -24,12 +24,15 @@ try:
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Callback", "Config", "Example", "RunResult", "Score", "Task", "__version__", "load", "run"]
+__all__ = [
+    "Callback", "Config", "Example", "RunInfo", "RunResult", "Score", "Task", "__version__", "load", "run",
+]  # fmt: skip
 
 _MODULES = {
     "Callback": "es_ray.callbacks.base",
     "Config": "es_ray.config",
     "Example": "es_ray.tasks.base",
+    "RunInfo": "es_ray.callbacks.base",
     "RunResult": "es_ray.driver",
     "Score": "es_ray.tasks.base",
     "Task": "es_ray.tasks.base",

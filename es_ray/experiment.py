@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from es_ray.config import Config
 from es_ray.errors import UserError
@@ -34,6 +35,23 @@ def fingerprint(examples: Sequence[Example]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+Made = TypeVar("Made")
+
+
+def made(kind: type[Made], key: str, name: str, found: Any, arguments: Mapping[str, Any]) -> Made:
+    """An instance of a class that a configuration names; raises UserError unless it is one of that kind.
+
+    key: the configuration's, for messages; found: what the name stands for.
+    """
+    wanted = f"a class derived from {kind.__module__}.{kind.__name__} is wanted there"
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{key}: {name} is of type {type(found).__name__}; {wanted}")
+    try:
+        return found(**arguments)
+    except Exception as error:  # whatever the user's class raises
+        raise UserError(f"{key}: {name} cannot be made: {type(error).__name__}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A configuration with the model, the layout and the examples that it names."""
@@ -52,9 +70,10 @@ class Experiment:
 
     @cached_property
     def task(self) -> Task:
-        """The task; raises UserError for a name that there is not."""
-        made: Task = resolve("task.name", self.config.task.name, TASKS)()
-        return made
+        """The task; raises UserError for an unknown name, and for what is no Task."""
+        name = self.config.task.name
+        found = resolve("task.name", name, TASKS)
+        return made(Task, "task.name", name, found, {})  # type: ignore[type-abstract]
 
     @cached_property
     def examples(self) -> dict[str, list[Example]]:
@@ -113,17 +132,17 @@ class Experiment:
     def optimizer(self) -> Optimizer:
         """The update rule; raises UserError for an unknown name, and for a key that it does not take."""
         evolution = self.config.evolution
-        rule: type[Optimizer] = resolve("evolution.optimizer", evolution.optimizer, OPTIMIZERS)
+        rule = resolve("evolution.optimizer", evolution.optimizer, OPTIMIZERS)
         given = {key: getattr(evolution, key) for key in OPTIMIZER_KEYS}
         given = {key: value for key, value in given.items() if value is not None}
         for key, value in given.items():
-            if key not in rule.options:
-                takes = (
-                    f"it takes {', '.join(rule.options)}" if rule.options else "it takes none of these keys"
-                )
+            options = getattr(rule, "options", ())
+            if key not in options:
+                takes = f"it takes {', '.join(options)}" if options else "it takes none of these keys"
                 chosen = f"the optimizer {evolution.optimizer}"
                 raise UserError(f"evolution.{key}: {value!r} has no effect on {chosen}; {takes}")
-        return rule(**given)
+        name = evolution.optimizer
+        return made(Optimizer, "evolution.optimizer", name, rule, given)  # type: ignore[type-abstract]
 
     def check(self) -> None:
         """Raise UserError for anything in the configuration that model and data do not allow."""

@@ -21,7 +21,7 @@ class CsvLog(es_ray.Callback):
         self._path = path
         self._file: TextIO | None = None
 
-    def on_run_start(self, run: Any) -> None:
+    def on_run_start(self, run: es_ray.RunInfo) -> None:
         """Open the file: for a resumed run, at its end."""
         self._file = self._path.open("a" if run.first else "w", newline="")
         if not run.first:

@@ -11,7 +11,7 @@ ROOMS = (
     "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution", "config", "interrupts",
     "imports", "paths", "errors",
 )  # fmt: skip
-"""From the top to the bottom, as README draws the house."""
+"""From the top to the bottom, as CONTRIBUTING.md draws the house."""
 MOST_AT_THE_TOP = 10
 
 

@@ -52,7 +52,10 @@ class Callback:
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """A generation was evaluated and its step taken.
 
-        metrics: its line of metrics.jsonl, without seconds.record.
+        metrics: its line of metrics.jsonl, without seconds.record: generation, reward_mean, reward_std,
+        reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
+        centre_<metric>, test_reward and test_<metric> (None where not asked), update_norm, zero_variance,
+        redispatched, workers, tokens, seconds, tokens_per_second.
         """
 
     def on_generation_recorded(self, generation: int) -> None:

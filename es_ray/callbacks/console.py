@@ -11,6 +11,8 @@ from rich.text import Text
 
 from es_ray.callbacks.base import Callback, RunInfo
 from es_ray.config import BUNDLED
+from es_ray.engines.registry import engine_spec
+from es_ray.imports import short_name
 from es_ray.judge.table import comparison_table, formatted, watched_metric
 from es_ray.runs.run_dir import RunDir
 
@@ -29,11 +31,12 @@ class _Lines(logging.Handler):
 class TerminalConsole(Callback):
     """Lines on standard output, and progress bars if it is a terminal. es-ray's warnings go there too.
 
-    notes: lines to show with the first ones.
+    notes: lines to show with the first ones; bars: none leave a debugger's prompt alone.
     """
 
-    def __init__(self, notes: Sequence[str] = ()) -> None:
+    def __init__(self, notes: Sequence[str] = (), bars: bool = True) -> None:
         self._notes = notes
+        self._wants_bars = bars
         self._out = RichConsole(highlight=False)
         self._watched = self._out.is_terminal
         if not self._watched:
@@ -56,7 +59,7 @@ class TerminalConsole(Callback):
         earlier = RunDir(run.path).metrics(run.first - 1) if run.first else []
         self._had_spread = any(not line["zero_variance"] for line in earlier)
         total = run.config.evolution.generations
-        if self._watched and run.first < total:
+        if self._watched and self._wants_bars and run.first < total:
             self._begin_bars(run.first, total)
 
     def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
@@ -143,22 +146,18 @@ def _head(run: RunInfo) -> list[str]:
     evolution, noise = config.evolution, config.evolution.noise
     scale = f"std {noise.std:g}" if noise.kind == "constant" else f"multiplier {noise.multiplier:g}"
     unit = " in units of sigma" if evolution.update_scale == "sigma" else ""
+    rule = "" if evolution.optimizer == "sgd" else f", {short_name(evolution.optimizer)}"
     return [
         f"es-ray: {run.model}{bundled}, {_si(engine.parameters)} parameters in {engine.dtype}",
-        f"engine: {engine_name(config.engine.kind)} on {engine.device}, {run.where}",
+        f"engine: {engine_spec(config.engine.kind).name} on {engine.device}, {run.where}",
         f"LoRA: {run.parameters:,} entries of rank {config.lora.rank} in {run.modules} modules, "
         f"{run.layers} layers",
-        f"noise: {noise.kind}, {scale}; learning rate {evolution.learning_rate:g}{unit}",
+        f"noise: {noise.kind}, {scale}; learning rate {evolution.learning_rate:g}{unit}{rule}",
         f"task: {config.task.name}, {run.prompts['train']} training and {run.prompts['test']} test prompts",
         f"run: population {evolution.population}, {_generations(run.first, evolution.generations)}, "
         f"seed {evolution.seed}",
         f"writing {run.path}",
     ]
-
-
-def engine_name(kind: str) -> str:
-    """An engine's name for people: of an import path, what stands behind the last colon."""
-    return kind.rpartition(":")[2]
 
 
 def _generation_line(metrics: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ def run(
     from es_ray.driver import run as evolve
 
     notes = [] if resume else _notes(resolved, chosen=preset is not None or config is not None)
-    evolve(resolved, resume=resume, callbacks=[TerminalConsole(notes)])
+    evolve(resolved, resume=resume, callbacks=[TerminalConsole(notes, bars=not debug)])
 
 
 def _notes(config: Config, chosen: bool) -> list[str]:

@@ -13,8 +13,10 @@ from es_ray.imports import resolve
 
 AUTO: Final = "auto"
 ENGINES: Final[dict[str, EngineSpec]] = {spec.name: spec for spec in (SGLANG, TRANSFORMERS)}
-"""By name, in the order in which `auto` prefers them."""
-ANYWHERE: Final = TRANSFORMERS
+"""What there is, by name."""
+PREFERENCE: Final = (SGLANG, TRANSFORMERS)
+"""What `auto` tries, in this order: an engine that is not named here is taken only where it is asked for."""
+ANYWHERE: Final = PREFERENCE[-1]
 """The last of them, which needs no GPU, no package and no process of its own."""
 
 
@@ -40,13 +42,13 @@ def engine_spec(kind: str) -> EngineSpec:
 
 
 def automatic(engine: EngineConfig, machines: Iterable[Machine], in_process: bool) -> EngineSpec:
-    """What `auto` is: the first engine whose needs one of the machines meets.
+    """What `auto` is: the first of PREFERENCE whose needs one of the machines meets.
 
     in_process: whether it would run in the driver's process. Where GPUs are needed any number will do here:
     what asks for more of them than there are says so itself.
     """
     machines = list(machines)
-    for spec in ENGINES.values():
+    for spec in PREFERENCE:
         packages = [package.name for package in spec.packages]
         needs_gpus = spec.gpus(engine, False) > 0
         if in_process and not spec.in_process:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from es_ray.errors import RunError, UserError
 from es_ray.evolution.fitness import SHAPINGS
 from es_ray.evolution.noise import STREAM_INITIAL, normals
 from es_ray.evolution.optimizers import Optimizer, Sgd
@@ -41,10 +42,13 @@ class Strategy:
     optimizer: Optimizer = field(default_factory=Sgd)
 
     def initial(self) -> dict[str, NDArray[Any]]:
-        """The state before the first generation, from the seed alone."""
+        """The state before the first generation, from the seed alone.
+
+        Raises UserError for an optimizer that keeps something else than arrays.
+        """
         size = self.perturbation.size
         drawn = normals(self.perturbation.noise.seed, 0, 0, STREAM_INITIAL, 0, size)
-        return self._state(self.initial_std.dense(0, size) * drawn, self.optimizer.initial(size))
+        return self._state(self.initial_std.dense(0, size) * drawn, self.optimizer.initial(size), UserError)
 
     def ask(self, generation: int) -> list[int]:
         """The members to evaluate: with their generation, these numbers are all that travels."""
@@ -65,7 +69,8 @@ class Strategy:
         """The state after a generation: theta + learning_rate * s * u, u being the optimizer's direction.
 
         noise_sum: sum_i Z_i noise_i over the generation's members, float32, shape [P]. Entry by entry, in
-        float32, so that its bits depend on nothing else. Changes neither argument.
+        float32, so that its bits depend on nothing else. Changes neither argument. Raises RunError for an
+        optimizer's direction or array that is none.
         """
         theta = state[THETA]
         arrays = {
@@ -74,6 +79,9 @@ class Strategy:
             if name.startswith(_OPTIMIZER)
         }
         direction, arrays = self.optimizer.direction(noise_sum, self.population, arrays)
+        if direction.vector.shape != theta.shape:
+            shapes = f"{direction.vector.shape} for theta of {theta.shape}"
+            raise RunError(f"{self._rule}: its direction has the shape {shapes}")
         step = np.float32(self.learning_rate / direction.divisor)
         scale = self.perturbation.scale(generation) if self.update_scale == "sigma" else None
         after = np.empty_like(theta)
@@ -83,7 +91,16 @@ class Strategy:
             if scale is not None:
                 moved = moved * scale.dense(start, stop)
             after[start:stop] = theta[start:stop] + step * moved
-        return self._state(after, arrays)
+        return self._state(after, arrays, RunError)
 
-    def _state(self, theta: Vector, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    @property
+    def _rule(self) -> str:
+        return f"evolution.optimizer: {type(self.optimizer).__name__}"
+
+    def _state(
+        self, theta: Vector, arrays: Mapping[str, NDArray[Any]], error: type[Exception]
+    ) -> dict[str, NDArray[Any]]:
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise error(f"{self._rule}: {name!r} must be a NumPy array, not {type(array).__name__}")
         return {THETA: theta} | {f"{_OPTIMIZER}{name}": array for name, array in arrays.items()}

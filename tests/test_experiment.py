@@ -1,0 +1,89 @@
+"""A task and an update rule of a user's own: what is none is refused in one line, before anything is written."""
+
+from pathlib import Path
+
+import pytest
+
+TASK = """
+import es_ray
+NUMBER = 5
+class Plain:
+    pass
+class Wants(es_ray.Task):
+    def __init__(self, limit):
+        self.limit = limit
+    def score(self, example, completion):
+        return es_ray.Score(0.0)
+class Unfinished(es_ray.Task):
+    pass
+"""
+RULE = """
+from es_ray.evolution.optimizers import Direction, Optimizer
+import numpy as np
+class Counts(Optimizer):
+    def initial(self, size):
+        return {"t": 0}
+    def direction(self, noise_sum, population, arrays):
+        return Direction(noise_sum, population), arrays
+class Short(Optimizer):
+    def direction(self, noise_sum, population, arrays):
+        return Direction(noise_sum[:-1]), {}
+class Lost(Optimizer):
+    def direction(self, noise_sum, population, arrays):
+        return Direction(noise_sum, population), {"m": [1.0]}
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    (tmp_path / "task.py").write_text(TASK)
+    (tmp_path / "rule.py").write_text(RULE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("NUMBER", ["task.name", "NUMBER is of type int", "es_ray.tasks.base.Task"]),
+        ("Plain", ["task.name", "Plain", "derived from es_ray.tasks.base.Task"]),
+        ("Wants", ["task.name", "Wants cannot be made", "limit"]),
+        ("Unfinished", ["task.name", "Unfinished cannot be made", "score"]),
+        ("Missing", ["task.name", "has no 'Missing'", "Plain"]),
+    ],
+)
+def test_what_is_no_task_is_refused(own, cli, name, words):
+    ended = cli("run", "--local", "--task", f"{own}/task.py:{name}", "--output", own / "run")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    for word in words:
+        assert word in ended.err
+    assert not (own / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("Counts", 2, ["evolution.optimizer: Counts", "'t' must be a NumPy array, not int"]),
+        ("Short", 1, ["evolution.optimizer: Short", "direction has the shape (9727,) for theta of (9728,)"]),
+        ("Lost", 1, ["evolution.optimizer: Lost", "'m' must be a NumPy array, not list"]),
+    ],
+)
+def test_a_rule_that_returns_something_else_is_named(own, cli, name, code, words):
+    settings = ("--population", 4, "--generations", 1, "--set", "evolution.noise.multiplier=60")
+    rule = ("--set", f"evolution.optimizer={own}/rule.py:{name}")
+    ended = cli("run", "--local", *settings, *rule, "--output", own / "run")
+    assert ended.code == code, ended.err
+    assert ended.err.count("\n") == 1
+    for word in words:
+        assert word in ended.err
+    assert not (own / "run/generations/0000").exists()
+
+
+def test_the_public_names_are_those_that_dir_shows():
+    import es_ray
+
+    assert set(es_ray.__all__) <= set(dir(es_ray))
+    for name in es_ray.__all__:
+        assert getattr(es_ray, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        es_ray.no_such_name  # noqa: B018
