@@ -1,4 +1,4 @@
-"""A task and an update rule of a user's own: what is none is refused in one line, before anything is written."""
+"""A task and an update rule of a user: what is none is refused in one line, before anything is written."""
 
 from pathlib import Path
 
