@@ -9,10 +9,11 @@ from es_ray.errors import RunError, UserError
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import Strategy
 from es_ray.experiment import Experiment
+from es_ray.imports import short_name
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.models import ModelSource
 from es_ray.runs.cards import how_to_load
-from es_ray.runs.replay import centre_after
+from es_ray.runs.replay import centre_after, has_exact_replay, missing_updates
 from es_ray.runs.run_dir import RunDir
 
 
@@ -41,6 +42,18 @@ class RecordedRun:
     def check_weights(self, mean_abs: Sequence[float]) -> None:
         """Raise RunError if the model has other weights than the one that was evolved."""
         check_weights(self.run, self.generation, self.experiment.source, mean_abs)
+
+    def rebuilt_note(self, index: int | None) -> str | None:
+        """How a member, or the centre (None), differs from the engine's own; None where it does not."""
+        if has_exact_replay(self.run):
+            return None
+        engine = short_name(self.config.engine.kind)
+        noise = f"computed by NumPy, whose noise is within 1e-5 of that of {engine}"
+        start = self.generation if index is None else self.generation - 1
+        if missing_updates(self.run, start)[1]:
+            which = "it" if index is None else "the centre before it"
+            return f"{noise}; {which} had been pruned, and is close to the recorded one, not equal"
+        return None if index is None else noise
 
     def how_to_load(self) -> str:
         """The end of an adapter's card."""
