@@ -80,7 +80,10 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: S
 
 
 def recorded(run: RunDir, generation: int | None) -> RecordedRun:
-    """The run at a generation, the last whole one by default; raises UserError if it is not there."""
+    """The run at a generation, the last whole one by default.
+
+    Raises UserError if it is not there, RunError where the model's folder holds another one by now.
+    """
     whole = run.complete_generations()
     if not whole:
         raise UserError(f"{run.path}: has no finished generation")
@@ -89,4 +92,10 @@ def recorded(run: RunDir, generation: int | None) -> RecordedRun:
         raise UserError(f"--generation {chosen}: {run.path} has generations {whole[0]}-{whole[-1]}")
     config = run.config()
     experiment = Experiment(config)
-    return RecordedRun(run, config, experiment, experiment.strategy(run.recorded(chosen).mean_abs), chosen)
+    mean_abs, modules = run.recorded(chosen).mean_abs, experiment.layout.modules
+    if len(mean_abs) != len(modules):
+        raise RunError(
+            f"{run.path} was started on another model than {experiment.source.path} is now: "
+            f"with {len(mean_abs)} adapted layers, now {len(modules)}"
+        )
+    return RecordedRun(run, config, experiment, experiment.strategy(mean_abs), chosen)

@@ -2,10 +2,16 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
+
+from es_ray.paths import data_dir
+from tests.small_models import small_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table_engine.py"
 APART = f"""
@@ -76,15 +82,28 @@ def test_without_the_gpus_of_its_engine_another_one_is_advised(clusters, cli, mo
     assert contents(clusters) == before
 
 
-def test_a_model_with_other_weights_is_refused_whichever_engine_asks(clusters, tmp_path, cli):
-    from tests.small_models import small_model
-
-    other = recorded_as(
-        clusters, model={"path": str(small_model(tmp_path / "model"))}, lora={"layers": "all"}
-    )
-    ended = cli("evaluate", other, "--engine", "transformers")
+def test_a_model_with_other_weights_is_refused_whichever_engine_answers(clusters, tmp_path, cli):
+    model = Path(shutil.copytree(data_dir() / "tiny_chat", tmp_path / "model"))
+    weights = load_file(model / "model.safetensors")
+    changed = {name: tensor * np.float32(1.01) for name, tensor in weights.items()}
+    save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
+    ended = cli("evaluate", recorded_as(clusters, model={"path": str(model)}), "--engine", "transformers")
     assert ended.code == 1
-    assert "was started on a model with other weights" in ended.err
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert line.endswith("was started on a model with other weights: model.safetensors differs")
+
+
+def test_another_model_in_the_place_of_the_runs_is_refused(clusters, tmp_path, cli):
+    run = recorded_as(clusters, model={"path": str(small_model(tmp_path / "model"))})
+    for ended in (
+        cli("evaluate", run, "--engine", "transformers"),
+        cli("member", run, "--generation", 1, "--index", 0, "--output", tmp_path / "member"),
+    ):
+        assert ended.code == 1
+        (line,) = ended.err.splitlines()
+        assert line.endswith(f"another model than {tmp_path}/model is now: with 28 adapted layers, now 14")
+    assert not (tmp_path / "member").exists()
 
 
 def test_an_engine_that_may_end_its_process_is_asked_in_a_worker(copied, tmp_path, cli):

@@ -79,7 +79,8 @@ def test_pruning_changes_nothing_of_what_stays(runs):
 def rebuild(tmp_path, cli, monkeypatch):
     """`rebuild(run, *which)`: the command, and the adapter's folder."""
     logger = logging.getLogger("es_ray")
-    monkeypatch.setattr(logger, "handlers", [])  # earlier runs in this process had their console
+    # as in a process of its own: earlier runs in this one had their console
+    monkeypatch.setattr(logger, "handlers", [logging.lastResort])
     monkeypatch.setattr(logger, "propagate", False)
 
     def call(run: Path, *which: object):
