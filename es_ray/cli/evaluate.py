@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from es_ray.cli.options import AsJson, Debug, RunDirectory, Split
+from es_ray.cli.options import AsJson, Debug, Engine, RunDirectory, Split
+from es_ray.errors import UserError
 from es_ray.runs.run_dir import RunDir
 
 
@@ -15,23 +16,36 @@ def evaluate(
         int | None, typer.Option(help="The centre after this generation; default: the last.")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which examples.")] = "test",
+    workers: Annotated[int | None, typer.Option(help="Ray workers, one engine each.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="No Ray: everything in this process.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray to use: local (start one), auto (join the running one), host:port."),
+    ] = None,
+    engine: Engine = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show base model, centre and best member of a run side by side."""
+    """Show base model, centre and best member of a run side by side.
+
+    By the run's engine unless --engine names another; on this machine unless --address names a cluster.
+    """
     from rich.console import Console
 
-    from es_ray.judge.evaluate import compare
+    from es_ray.imports import short_name
+    from es_ray.judge.recorded import judge, judging_config
     from es_ray.judge.table import comparison_table
     from es_ray.runs.past_run import recorded
-    from es_ray.workers.local import LocalPool
 
+    if local and (workers or address):
+        raise UserError(f"--local: runs without Ray; leave out {'--workers' if workers else '--address'}")
     past = recorded(RunDir.open(run_dir), generation)
-    with LocalPool(past.config) as pool:
-        past.check_weights(pool.start().mean_abs)
-        results = compare(pool, past.run, past.strategy, past.experiment.prompts, past.generation, split)
+    config = judging_config(past.config, engine, 0 if local else workers, address)
+    results = judge(past, config, split)
     if as_json:
         typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
-    else:
-        title = f"{split} split, after generation {past.generation}"
-        Console(highlight=False).print(comparison_table(results, title))
+        return
+    title = f"{split} split, after generation {past.generation}"
+    if config.engine.kind != past.config.engine.kind:
+        title += f", answered by {short_name(config.engine.kind)}"
+    Console(highlight=False).print(comparison_table(results, title))

@@ -33,16 +33,16 @@ def member(
     past = recorded(RunDir.open(run_dir), generation)
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"
+    note = past.rebuilt_note(index)
+    card = rebuilt_card(f"{name} generation {generation}", past.how_to_load(), note)
     try:
-        past.writer().write(
-            vector, output, rebuilt_card(f"{name} generation {generation}", past.how_to_load())
-        )
+        past.writer().write(vector, output, card)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
     base = past.experiment.source.path
     if as_json:
-        typer.echo(
-            json.dumps({"adapter": str(output), "generation": generation, "index": index, "base": base})
-        )
+        written = {"adapter": str(output), "generation": generation, "index": index, "base": base}
+        typer.echo(json.dumps(written if note is None else written | {"note": note}))
     else:
-        typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}")
+        told = "" if note is None else f"; {note}"
+        typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}{told}")

@@ -50,6 +50,8 @@ class EngineSpec:
     slice_size: entries of a noise sum that one call computes; no result depends on it.
     weights_in_memory: whether the weights take the host's memory, not a GPU's alone.
     needs_shm: whether it fails where /dev/shm is small.
+    exact_replay: whether its noise sums have the bits of `Perturbation.noise_sum`, so that a pruned state can
+    be computed again to the byte; where not, states are never pruned.
     """
 
     name: str
@@ -61,3 +63,4 @@ class EngineSpec:
     slice_size: int = 1 << 16
     weights_in_memory: bool = True
     needs_shm: bool = False
+    exact_replay: bool = True

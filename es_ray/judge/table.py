@@ -1,5 +1,6 @@
 """Base, centre and best member side by side, for a terminal; and how metrics are shown everywhere."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -8,6 +9,8 @@ from rich.text import Text
 
 SHARES: Final = ("correct", "exact")
 """Metrics that are shares by convention, shown in percent."""
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""All but tab and the ends of lines."""
 NOT_METRICS: Final = ("reward", "examples", "generation", "index")
 
 
@@ -20,16 +23,21 @@ def comparison_table(results: Mapping[str, Any], title: str) -> Table:
         "best": f"best (generation {best['generation']}, member {best['index']})",
     }
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for name in names.values():
         table.add_column(name, overflow="fold")
     for key in ("reward", *metric_names(results["base"])):
         table.add_row(Text(key, style="bold"), *(formatted(key, results[name][key]) for name in names))
     table.add_section()
     for number, example in enumerate(results["base"]["examples"]):
-        completions = [Text(results[name]["examples"][number]["completion"]) for name in names]
-        table.add_row(Text(example["prompt"]), *completions)
+        completions = [_shown(results[name]["examples"][number]["completion"]) for name in names]
+        table.add_row(_shown(example["prompt"]), *completions)
     return table
+
+
+def _shown(text: str) -> Text:
+    """A text with its control characters written out: a model may answer with a terminal's escape codes."""
+    return Text(_CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text))
 
 
 def metric_names(summary: Mapping[str, Any]) -> list[str]:

@@ -9,10 +9,11 @@ from es_ray.errors import RunError, UserError
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import Strategy
 from es_ray.experiment import Experiment
+from es_ray.imports import short_name
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.models import ModelSource
 from es_ray.runs.cards import how_to_load
-from es_ray.runs.replay import centre_after
+from es_ray.runs.replay import centre_after, has_exact_replay, missing_updates
 from es_ray.runs.run_dir import RunDir
 
 
@@ -42,6 +43,18 @@ class RecordedRun:
         """Raise RunError if the model has other weights than the one that was evolved."""
         check_weights(self.run, self.generation, self.experiment.source, mean_abs)
 
+    def rebuilt_note(self, index: int | None) -> str | None:
+        """How a member, or the centre (None), differs from the engine's own; None where it does not."""
+        if has_exact_replay(self.run):
+            return None
+        engine = short_name(self.config.engine.kind)
+        noise = f"computed by NumPy, whose noise is within 1e-5 of that of {engine}"
+        start = self.generation if index is None else self.generation - 1
+        if missing_updates(self.run, start)[1]:
+            which = "it" if index is None else "the centre before it"
+            return f"{noise}; {which} had been pruned, and is close to the recorded one, not equal"
+        return None if index is None else noise
+
     def how_to_load(self) -> str:
         """The end of an adapter's card."""
         return how_to_load(self.experiment.source.path, self.run.recorded(self.generation).dtype)
@@ -67,7 +80,10 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: S
 
 
 def recorded(run: RunDir, generation: int | None) -> RecordedRun:
-    """The run at a generation, the last whole one by default; raises UserError if it is not there."""
+    """The run at a generation, the last whole one by default.
+
+    Raises UserError if it is not there, RunError where the model's folder holds another one by now.
+    """
     whole = run.complete_generations()
     if not whole:
         raise UserError(f"{run.path}: has no finished generation")
@@ -76,4 +92,10 @@ def recorded(run: RunDir, generation: int | None) -> RecordedRun:
         raise UserError(f"--generation {chosen}: {run.path} has generations {whole[0]}-{whole[-1]}")
     config = run.config()
     experiment = Experiment(config)
-    return RecordedRun(run, config, experiment, experiment.strategy(run.recorded(chosen).mean_abs), chosen)
+    mean_abs, modules = run.recorded(chosen).mean_abs, experiment.layout.modules
+    if len(mean_abs) != len(modules):
+        raise RunError(
+            f"{run.path} was started on another model than {experiment.source.path} is now: "
+            f"with {len(mean_abs)} adapted layers, now {len(modules)}"
+        )
+    return RecordedRun(run, config, experiment, experiment.strategy(mean_abs), chosen)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from es_ray.engines.registry import engine_spec
 from es_ray.errors import RunError
 from es_ray.evaluation import BASE, Outcomes
 from es_ray.evolution.strategy import THETA, State, Strategy
@@ -57,6 +58,7 @@ class Recorder:
     ) -> None:
         self._run = run
         self._output = experiment.config.output
+        self._exact_replay = engine_spec(experiment.config.engine.kind).exact_replay
         self._final = experiment.config.evolution.generations - 1
         self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
         self._old_form = any(map(version_0_1_0.wrote, run.metrics(0)))
@@ -117,4 +119,4 @@ class Recorder:
 
     def _prune(self) -> None:
         if self._output.keep is not None:
-            self._run.prune(self._output.keep)
+            self._run.prune(self._output.keep, states=self._exact_replay)

@@ -1,32 +1,71 @@
 """Any state of a run, from what is on disk: a stored one, or a replay of recorded advantages."""
 
+import logging
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from es_ray.engines.registry import engine_spec
+from es_ray.errors import UserError
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import THETA, Strategy
 from es_ray.runs.run_dir import RunDir
+
+log = logging.getLogger(__name__)
 
 
 def state_after(run: RunDir, strategy: Strategy, generation: int) -> Mapping[str, NDArray[Any]]:
     """The evolution's state after that generation's update; -1: the initial one.
 
-    Where it was pruned, the updates since the last one that is stored are computed again. Raises RunError for
-    what cannot be read.
+    Where it was pruned, the updates since the last one that is stored are computed again: to the byte, but
+    for a run whose engine rounds in its own way, which a warning says. Raises RunError for what cannot be
+    read.
     """
-    start = next((g for g in range(generation, -1, -1) if run.recorded(g).has_state), -1)
+    start, updates = missing_updates(run, generation)
     state: Mapping[str, NDArray[Any]] = run.recorded(start).state() if start >= 0 else strategy.initial()
-    size = strategy.perturbation.size
-    for replayed in range(start + 1, generation + 1):
-        advantages = run.recorded(replayed).advantages()
-        if advantages.any():
-            noise_sum = strategy.perturbation.noise_sum(replayed, advantages, 0, size)
-            state = strategy.step(state, replayed, noise_sum)
+    if updates:
+        _warn_unless_exact(run.path)
+    for replayed, advantages in updates:
+        noise_sum = strategy.perturbation.noise_sum(replayed, advantages, 0, strategy.perturbation.size)
+        state = strategy.step(state, replayed, noise_sum)
     return state
 
 
 def centre_after(run: RunDir, strategy: Strategy, generation: int) -> Vector:
     """The centre after that generation's update, shape [P]; see `state_after`."""
     return state_after(run, strategy, generation)[THETA]
+
+
+def missing_updates(run: RunDir, generation: int) -> tuple[int, list[tuple[int, NDArray[np.float64]]]]:
+    """The last generation up to that one whose state is stored, and the updates since.
+
+    -1: none is. An update is its generation with its advantages, shape [N]; those that moved nothing are left
+    out.
+    """
+    start = next((g for g in range(generation, -1, -1) if run.recorded(g).has_state), -1)
+    updates = [(g, run.recorded(g).advantages()) for g in range(start + 1, generation + 1)]
+    return start, [(g, advantages) for g, advantages in updates if advantages.any()]
+
+
+def has_exact_replay(run: RunDir) -> bool:
+    """Whether the run's engine computes noise with NumPy's bits (`EngineSpec.exact_replay`)."""
+    kind = run.config().engine.kind
+    try:
+        return engine_spec(kind).exact_replay
+    except UserError:  # an engine of one's own that is not on this machine: nothing is known of it
+        return False
+
+
+@cache
+def _warn_unless_exact(path: Path) -> None:
+    """Say once of a run that its replay is close, not equal."""
+    if not has_exact_replay(RunDir(path)):
+        log.warning(
+            "%s: states that were pruned are computed again by NumPy, which rounds differently from the "
+            "run's engine: the result is close to the recorded one, not equal to the byte",
+            path,
+        )

@@ -196,15 +196,16 @@ class RunDir:
             if _TMP.fullmatch(path.name):
                 path.unlink()
 
-    def prune(self, keep: int) -> None:
+    def prune(self, keep: int, *, states: bool) -> None:
         """Drop adapters and states of all but the last `keep` generations and the best one.
 
-        Completions and advantages stay, so that any member can still be rebuilt.
+        states: whether states are dropped; only where a replay gives their bytes again. Completions and
+        advantages stay, so that any member can still be rebuilt.
         """
         whole = self.complete_generations()
         best = best_of(self.metrics())[0]
         for place, generation in enumerate(reversed(whole)):
-            kept = {STATE} if place < STATES_KEPT else set()
+            kept = {STATE} if place < STATES_KEPT or not states else set()
             if place < keep or generation == best:
                 kept = {ADAPTER, BEST, STATE}
             elif generation == best - 1:  # the best member is made from the centre before its generation

@@ -123,3 +123,11 @@ def test_the_registry_is_read_without_a_library_that_runs_models():
     code = "import sys, es_ray.engines.registry; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "transformers", "sglang", "ray", "numpy"}.isdisjoint(done.stdout.split())
+
+
+def test_noise_sums_of_a_gpu_are_not_those_of_numpy():
+    assert {name: spec.exact_replay for name, spec in ENGINES.items()} == {
+        "sglang": False,
+        "transformers": True,
+    }
+    assert EngineSpec("own", lambda experiment: None, lambda engine, available: 0).exact_replay

@@ -1,0 +1,142 @@
+"""`es-ray evaluate` with other workers and another engine than a run had."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from es_ray.paths import data_dir
+from tests.small_models import small_model
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "table_engine.py"
+APART = f"""
+import os
+from dataclasses import replace
+from pathlib import Path
+from es_ray.imports import resolve
+
+TABLE = resolve("engine.kind", "{EXAMPLE}:SPEC", {{}})
+
+def load(experiment):
+    Path(__file__).with_name("pid").write_text(str(os.getpid()))
+    return TABLE.load(experiment)
+
+SPEC = replace(TABLE, load=load, in_process=False)
+"""
+
+
+def recorded_as(run: Path, **sections: dict) -> Path:
+    """The run, with keys of its config.yaml changed."""
+    file = run / "config.yaml"
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for name, keys in sections.items():
+        tree[name] |= keys
+    file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return run
+
+
+def contents(run: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+@pytest.fixture
+def clusters(copied) -> Path:
+    """A run as SGLang would have made it on a cluster, with models over more GPUs than any machine has."""
+    engine = {"kind": "sglang", "tensor_parallel": 64, "sglang": {"page_size": 1}}
+    return recorded_as(copied, engine=engine, cluster={"workers": 4, "address": "auto"})
+
+
+def test_two_workers_give_the_bytes_of_none(finished, cli):
+    local, shared = (cli("evaluate", finished.path, "--json", *more) for more in ((), ("--workers", 2)))
+    assert (local.code, shared.code) == (0, 0), local.err + shared.err
+    assert local.out == shared.out == (finished.path / "test_results.json").read_text(encoding="utf-8")
+    assert (local.err, shared.err) == ("", "")
+
+
+def test_a_run_of_a_cluster_is_judged_here_by_another_engine(clusters, finished, cli):
+    before = contents(clusters)
+    ended = cli("evaluate", clusters, "--engine", "transformers", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.out == (finished.path / "test_results.json").read_text(encoding="utf-8")
+    assert list(json.loads(ended.out)) == ["base", "centre", "best"]
+    table = cli("evaluate", clusters, "--engine", "transformers", "--local")
+    assert table.out.startswith("test split, after generation 3, answered by transformers")
+    assert cli("evaluate", finished.path).out.startswith("test split, after generation 3 ")
+    assert contents(clusters) == before
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--workers", 2), ("--local",), ("--address", "local")])
+def test_without_the_gpus_of_its_engine_another_one_is_advised(clusters, cli, more):
+    before = contents(clusters)
+    ended = cli("evaluate", clusters, *more)
+    assert ended.code == 2
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert line.startswith("es-ray: engine.kind: sglang needs 64 GPUs, this machine has ")
+    assert "--engine transformers" in line
+    assert contents(clusters) == before
+
+
+def test_a_model_with_other_weights_is_refused_whichever_engine_answers(clusters, tmp_path, cli):
+    model = Path(shutil.copytree(data_dir() / "tiny_chat", tmp_path / "model"))
+    weights = load_file(model / "model.safetensors")
+    changed = {name: tensor * np.float32(1.01) for name, tensor in weights.items()}
+    save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
+    ended = cli("evaluate", recorded_as(clusters, model={"path": str(model)}), "--engine", "transformers")
+    assert ended.code == 1
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert line.endswith("was started on a model with other weights: model.safetensors differs")
+
+
+def test_another_model_in_the_place_of_the_runs_is_refused(clusters, tmp_path, cli):
+    run = recorded_as(clusters, model={"path": str(small_model(tmp_path / "model"))})
+    for ended in (
+        cli("evaluate", run, "--engine", "transformers"),
+        cli("member", run, "--generation", 1, "--index", 0, "--output", tmp_path / "member"),
+    ):
+        assert ended.code == 1
+        (line,) = ended.err.splitlines()
+        assert line.endswith(f"another model than {tmp_path}/model is now: with 28 adapted layers, now 14")
+    assert not (tmp_path / "member").exists()
+
+
+def test_an_engine_that_may_end_its_process_is_asked_in_a_worker(copied, tmp_path, cli):
+    (tmp_path / "apart.py").write_text(APART)
+    kind = f"{tmp_path}/apart.py:SPEC"
+    run = recorded_as(copied, engine={"kind": kind}, cluster={"workers": 7, "address": "nowhere:1"})
+    ended = cli("evaluate", run, "--json")
+    assert ended.code == 0, ended.err
+    assert list(json.loads(ended.out)) == ["base", "centre", "best"]
+    assert int((tmp_path / "pid").read_text()) != os.getpid()
+    refused = cli("evaluate", run, "--local")
+    assert refused.code == 2
+    assert "engine.kind: table runs in Ray workers" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--local", "--workers", 2), ("--local", "--workers")),
+        (("--local", "--address", "auto"), ("--local", "--address")),
+        (("--workers", 0, "--address", "auto"), ("cluster.address", "auto")),
+        (("--workers", -1), ("cluster.workers", "-1", "0")),
+        (("--workers", "many"), ("--workers", "many", "integer")),
+        (("--address", "not-an-address"), ("--address", "not-an-address", "host:port")),
+        (("--address", "127.0.0.1:1"), ("--address 127.0.0.1:1", "nothing answers")),
+        (("--engine", "vllm"), ("engine.kind", "vllm", "transformers")),
+        (("--engine", "nowhere.py:SPEC"), ("engine.kind", "nowhere.py", "no such file")),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(finished, cli, more, words):
+    ended = cli("evaluate", finished.path, *more)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert len(ended.err.splitlines()) == 1, ended.err
+    for word in words:
+        assert word in ended.err

@@ -1,0 +1,42 @@
+"""The table of base, centre and best member."""
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from es_ray.judge.table import comparison_table
+
+
+def results(prompt: str, completion: str) -> dict:
+    one = {"reward": -1.5, "correct": 0.5, "examples": [{"prompt": prompt, "completion": completion}]}
+    return {"base": one, "centre": one, "best": one | {"generation": 12345, "index": 999999}}
+
+
+def shown(width: int, prompt: str, completion: str, **options) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False, **options)
+    console.print(comparison_table(results(prompt, completion), "test split"))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_it_fits_and_loses_nothing(width):
+    text = shown(width, "p" * 300, "c" * 500 + "語" * 50)
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert text.count("語") == 3 * 50
+    assert text.count("p") >= 300
+    for words in ("-1.50", "50%"):
+        assert words in text
+
+
+def test_control_characters_of_a_model_are_written_out():
+    text = shown(200, "\x1b[2J?", "\x1b[31mred\x07\x9b0m\x00\ttab\nline")
+    assert "\x1b" not in text
+    assert not any(ord(letter) < 32 and letter != "\n" or 127 <= ord(letter) < 160 for letter in text)
+    for words in (r"\x1b[2J?", r"\x1b[31mred\x07\x9b0m\x00", "tab", "line"):
+        assert words in text
+
+
+def test_brackets_are_no_markup():
+    assert shown(200, "[bold]?", "[red]answer[/red]").count("[red]answer[/red]") == 3
