@@ -23,10 +23,10 @@ def evaluate(
 
     from es_ray.judge.evaluate import compare
     from es_ray.judge.table import comparison_table
-    from es_ray.runs.past_run import recorded
+    from es_ray.runs.past_run import open_past_run
     from es_ray.workers.local import LocalPool
 
-    past = recorded(RunDir.open(run_dir), generation)
+    past = open_past_run(RunDir.open(run_dir), generation)
     with LocalPool(past.config) as pool:
         past.check_weights(pool.start().mean_abs)
         results = compare(pool, past.run, past.strategy, past.experiment.prompts, past.generation, split)

@@ -1,4 +1,4 @@
-"""The model cards of adapters: what they are, as Markdown below the front matter."""
+"""The model cards of adapters, as Markdown below the front matter."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -16,11 +16,13 @@ def state_after(run: RunDir, strategy: Strategy, generation: int) -> Mapping[str
     Where it was pruned, the updates since the last one that is stored are computed again. Raises RunError for
     what cannot be read.
     """
-    start = next((g for g in range(generation, -1, -1) if run.recorded(g).has_state), -1)
-    state: Mapping[str, NDArray[Any]] = run.recorded(start).state() if start >= 0 else strategy.initial()
+    start = next((g for g in range(generation, -1, -1) if run.generation_folder(g).has_state), -1)
+    state: Mapping[str, NDArray[Any]] = (
+        run.generation_folder(start).state() if start >= 0 else strategy.initial()
+    )
     size = strategy.perturbation.size
     for replayed in range(start + 1, generation + 1):
-        advantages = run.recorded(replayed).advantages()
+        advantages = run.generation_folder(replayed).advantages()
         if advantages.any():
             noise_sum = strategy.perturbation.noise_sum(replayed, advantages, 0, size)
             state = strategy.step(state, replayed, noise_sum)
