@@ -68,7 +68,7 @@ def test_sampled_rows_are_those_of_the_reference_and_greedy_ones_stay(architectu
         if row.sampling is None:
             assert ours == plain
         else:
-            wanted = continued(models[row.variant.index], list(row.prompt_ids), row.sampling)
+            wanted = continued(models[row.variant.member], list(row.prompt_ids), row.sampling)
             assert ours.token_ids == wanted, row
             assert ours.finish_reason == ("stop" if wanted[-1] in STOP_IDS else "length")
 
