@@ -32,7 +32,7 @@ class RunLock:
     share flock between hosts (NFS, CephFS, Lustre with `flock`), a second driver is always refused, and the
     lock of a dead one is taken over: on NFS once the server has noticed its death. Where flock is local to
     the host (FUSE, 9p, virtiofs, SMB, NFS mounted so), there is no way to know whether another host's driver
-    is alive: its lock file is refused until somebody removes it, and two that start at once both succeed.
+    is alive: its lock file is refused until somebody removes it, and two that start at once may both succeed.
     """
 
     def __init__(self, folder: Path) -> None:

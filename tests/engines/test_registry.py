@@ -92,7 +92,7 @@ def test_gpus_of_an_engine():
 
 
 def test_transformers_refuses_a_model_over_several_gpus():
-    with pytest.raises(UserError, match=r"engine\.tensor_parallel: 2 is for sglang; transformers takes 1"):
+    with pytest.raises(UserError, match=r"engine\.tensor_parallel: 2 is for sglang; transformers needs 1"):
         ENGINES["transformers"].check(Config().replace(engine__tensor_parallel=2), True)
 
 

@@ -1,8 +1,8 @@
-"""Attention of one new token for each row, on a CPU, as two batched products over the key-value heads.
+"""Attention of one new token per row, on a CPU, as two batched products over the key-value heads.
 
 PyTorch's fused attention is made for long queries. With one token and a short context it takes up to twice
-as long as this does on keys that lie in memory as [rows, heads, size, tokens], as `kv_cache` then lays them;
-with hundreds of tokens in the cache both take the same.
+as long as this does on keys stored as [rows, heads, size, tokens], which is how `kv_cache` then stores them;
+with hundreds of tokens in the cache both take equally long.
 """
 
 from typing import Any
@@ -15,17 +15,17 @@ from transformers.masking_utils import eager_mask
 
 NAME = "es_ray_one_token"
 
-_ELSEWHERE = ("position_bias", "softcap", "cache")  # arguments of which `one_token_attention` knows nothing
+_UNSUPPORTED = ("position_bias", "softcap", "cache")  # arguments that go to PyTorch's attention
 
 
 def use_one_token_attention(model: Any) -> None:
-    """Let a float32 model on a CPU attend this way; any other stays as it is."""
+    """Switch a float32 model on a CPU to this attention; any other is left unchanged."""
     if model.device.type == "cpu" and model.dtype == torch.float32 and attends_by(model.config, "sdpa"):
         model.set_attn_implementation(NAME)
 
 
 def attends_by(config: Any, name: str) -> bool:
-    """Whether a model of that configuration uses the attention of that name."""
+    """Whether a model with this configuration uses the attention of that name."""
     return config._attn_implementation == name
 
 
@@ -38,17 +38,17 @@ def one_token_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend, in the form that transformers asks of an attention function.
+    """An attention function with the interface of transformers.
 
     query: [rows, heads, tokens, size]; key, value: [rows, key-value heads, tokens, size]; attention_mask:
     added to the scores, [rows, 1, tokens, tokens]. Returns [rows, tokens, heads, size], and no weights.
     """
     rows, heads, tokens, size = query.shape
-    if tokens > 1 or attention_mask is None or any(options.get(name) is not None for name in _ELSEWHERE):
+    if tokens > 1 or attention_mask is None or any(options.get(name) is not None for name in _UNSUPPORTED):
         key = key.contiguous()
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    groups, held = key.shape[1:3]
-    mask = attention_mask.expand(rows, groups, 1, held).reshape(rows * groups, 1, held)
+    groups, cached = key.shape[1:3]
+    mask = attention_mask.expand(rows, groups, 1, cached).reshape(rows * groups, 1, cached)
     scores = torch.baddbmm(
         mask,
         query.reshape(rows * groups, heads // groups, size),

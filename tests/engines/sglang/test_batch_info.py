@@ -94,7 +94,9 @@ def test_another_slot_for_an_adapter_is_not_a_repetition():
 
 def test_the_device_is_written_only_where_something_changes(monkeypatch):
     slots, sent = made(), []
-    monkeypatch.setattr(slots, "_send", lambda there, here: (sent.append(here.tolist()), there.copy_(here)))
+    monkeypatch.setattr(
+        slots, "_copy", lambda target, source: (sent.append(source.tolist()), target.copy_(source))
+    )
     slots.rows([1, 0], RANKS, SCALES, None, graph=True)
     assert sent == [SCALES, [1, 0] + [NO_SLOT] * 4]
     slots.rows([1, 0], RANKS, SCALES, None, graph=True)

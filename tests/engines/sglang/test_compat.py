@@ -67,7 +67,7 @@ def test_which_real_mlps_give_gate_and_up_to_the_activation_alone(root, file, na
     text = (root / "srt/models" / file).read_text()
     mlp = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name)
     forward = next(n for n in mlp.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
-    assert compat.hands_to_activation(ast.get_source_segment(text, forward)) == fine
+    assert compat.passes_to_activation(ast.get_source_segment(text, forward)) == fine
     assert "self.act_fn = SiluAndMul()" in ast.get_source_segment(text, mlp)
 
 
@@ -89,13 +89,13 @@ def test_qwen3_has_the_mlp_of_qwen2(root):
     ],
 )
 def test_an_mlp_that_does_more_with_gate_and_up_is_found_out(body):
-    assert not compat.hands_to_activation(f"    def forward(self, x):\n        {body}")
+    assert not compat.passes_to_activation(f"    def forward(self, x):\n        {body}")
 
 
 def test_a_name_near_a_real_argument_is_suggested(root):
     known = compat.argument_names(root)
     with pytest.raises(UserError, match="engine.sglang.mem_fraction: .*mem_fraction_static"):
-        arguments.check_handed_through({"mem_fraction": 0.5}, known)
+        arguments.check_passed_through({"mem_fraction": 0.5}, known)
 
 
 def test_a_whole_package_passes(tmp_path):
