@@ -82,12 +82,12 @@ class FakeManager:
 
 
 class FakeEngine:
-    """Hands a call to every rank's host, as SGLang does, and says no more than that it was made."""
+    """Hands a call to every rank's host, as SGLang does, and returns nothing but success."""
 
     def __init__(self, ranks: int, options: Options | None = None) -> None:
         self.busy = 0
         self.calls: list[str] = []
-        """What was asked of the scheduler."""
+        """The calls to the scheduler."""
         self.requests: list[dict] = []
         """The arguments of every `generate`."""
         self.abort: str | None = None

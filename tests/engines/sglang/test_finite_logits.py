@@ -75,7 +75,7 @@ def test_no_rows_are_not_an_error():
     assert check.take_result()
 
 
-def test_an_answer_starts_anew():
+def test_taking_the_result_resets_it():
     check = FiniteLogitsCheck()
     check.observe(torch.tensor([[NAN, 0.0]]), torch.tensor([0]))
     assert not check.take_result()

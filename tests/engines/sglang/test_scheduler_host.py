@@ -61,7 +61,7 @@ def test_members_are_written_with_the_theta_that_was_sent(client):
     assert digests(client, THETA, 3, [])[0] == []
 
 
-def test_members_lie_in_the_slots_that_the_call_names(client):
+def test_members_are_written_to_the_slots_of_the_call(client):
     first = digests(client, THETA, 3, [0, 4], slots=[5, 2])
     assert digests(client, THETA, 3, [4, 0, 1], slots=[0, 3, 1])[0][:2] == first[0][::-1]
     if len(client.engine.managers) == 1:
@@ -102,13 +102,13 @@ def test_the_noise_sum_is_the_perturbations(client, antithetic):
     assert all(not answer.arrays for answer in answers[1:])
 
 
-def test_a_busy_scheduler_is_asked_again(client):
+def test_a_call_to_a_busy_scheduler_is_retried(client):
     client.engine.busy = 5
     write(client, THETA, 0, [0])
     assert client.engine.busy < 0
 
 
-def test_what_fails_there_is_reported_here(client):
+def test_failures_in_the_scheduler_are_reported_to_the_caller(client):
     with pytest.raises(RunError, match="write_adapters: KeyError"):
         write(client, THETA, 0, list(range(SLOTS)))  # more than there are adapters
     values = noise_values(PERTURBATION, 0) | client.centre_values(THETA + 1)
