@@ -46,7 +46,7 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """A short name for people."""
+        """A short name for display."""
         return Path(self.path).name
 
     @property

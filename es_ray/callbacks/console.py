@@ -157,7 +157,7 @@ def _head(run: RunInfo) -> list[str]:
 
 
 def engine_name(kind: str) -> str:
-    """An engine's name for people: of an import path, the part after the last colon."""
+    """An engine's display name: of an import path, the part after the last colon."""
     return kind.rpartition(":")[2]
 
 

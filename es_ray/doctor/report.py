@@ -9,10 +9,10 @@ from typing import Any, Literal
 class NodeReport:
     """A node, or the driver's own process.
 
-    name: for people; reached: how; seconds: until it answered; gpus, cpus: what Ray offers there, or, without
-    a cluster, what a run in this process may use; engines: whether the run would place engines there; facts:
-    what probe.py returned, empty if it failed; failure: why it failed; head: whether it is the cluster's
-    head.
+    name: for display; reached: how; seconds: until it answered; gpus, cpus: what Ray offers there, or,
+    without a cluster, what a run in this process may use; engines: whether the run would place engines there;
+    facts: what probe.py returned, empty if it failed; failure: why it failed; head: whether it is the
+    cluster's head.
     """
 
     name: str

@@ -130,7 +130,7 @@ def _free(space: dict[str, int] | None) -> str:
 
 
 def _size(size: int) -> str:
-    """Bytes for people, in a unit in which they are at least 1."""
+    """Bytes for display, in a unit in which they are at least 1."""
     return f"{_number(size, _unit(size))} {_unit(size)}"
 
 

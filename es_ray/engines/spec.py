@@ -22,7 +22,7 @@ def parsed(version: str) -> tuple[int, ...]:
 class Package:
     """A package that an engine needs besides es-ray's own dependencies.
 
-    name: of the distribution; title: for people; oldest: the first supported version; supported: the
+    name: of the distribution; title: display name; oldest: the first supported version; supported: the
     supported ones, as a phrase for messages; install: how to get it.
     """
 
