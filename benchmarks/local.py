@@ -165,8 +165,8 @@ def generate(model: Any, prompts: list[tuple[int, ...]], tokens: int, **options:
 def generation_seconds(config: Config) -> dict[str, list[float]]:
     """Seconds by phase of the generations of a run through the driver, in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        settled = config.replace(evolution__generations=10, output__dir=f"{folder}/run", cluster__workers=0)
-        driver.run(settled)
+        resolved = config.replace(evolution__generations=10, output__dir=f"{folder}/run", cluster__workers=0)
+        driver.run(resolved)
         lines = RunDir(Path(folder) / "run").metrics()[1:]  # the first one warms up
     return {phase: [line["seconds"][phase] for line in lines] for phase in lines[0]["seconds"]}
 

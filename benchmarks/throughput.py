@@ -103,7 +103,7 @@ def main(
 
 
 def run_child(spec: dict[str, Any]) -> None:
-    """One engine in a process of its own; its failure is reported and the rest goes on."""
+    """One engine in a process of its own; its failure is reported, and the others still run."""
     console = Console(stderr=True)
     console.print(
         f"{spec['way']} {spec['members'] or ''} rank {spec['rank']} layers {spec['layers']} {spec['kernels']}"

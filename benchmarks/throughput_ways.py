@@ -169,7 +169,7 @@ def rows_of(members: int, generation: int, prompts: list[tuple[int, ...]]) -> li
 
 
 def population(spec: Spec) -> None:
-    """Our engine: the whole population in place."""
+    """Our engine: the complete population in place."""
     engine, experiment, strategy, start_seconds = our_engine(spec)
     theta, perturbation = strategy.initial()[THETA], strategy.perturbation
     prompts = experiment.prompt_ids["train"]

@@ -36,7 +36,7 @@ from es_ray.workers.pool import Pool
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run was written, and what test_results.json holds: {base, centre, best}, each with its reward,
+    """A run's directory, and the content of test_results.json: {base, centre, best}, each with its reward,
     the task's metrics, and examples.
     """
 
@@ -46,11 +46,11 @@ class RunResult:
 
 @interrupts_once()
 def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
-    """Evolve adapters as configured, and return what came out.
+    """Evolve adapters as configured, and return the results.
 
-    resume: go on with the run in config.output.dir; callbacks: what listens, beside the plots that are drawn
-    into the run directory. Raises UserError for bad input, before anything is written; RunError for a run
-    that cannot go on, whose finished generations are complete and can be resumed.
+    resume: continue the run in config.output.dir; callbacks: in addition to the plots in the run directory.
+    Raises UserError for bad input, before anything is written; RunError for a run that cannot continue, whose
+    finished generations are complete and can be resumed.
     """
     config = resolve_config(config)
     listeners = CallbackList([ProgressPlots(), *callbacks])
@@ -103,7 +103,7 @@ def _evolve(
             record = step(pool, strategy, experiment, generation, state, listeners)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
-            metrics = copy.deepcopy(record.metrics)  # the recorder goes on writing in its own
+            metrics = copy.deepcopy(record.metrics)  # the recorder still changes its own
             recorder.submit(record)
             if record.base is not None:
                 listeners.on_base_evaluated(record.base)
@@ -129,7 +129,7 @@ def step(
     state: State,
     listeners: CallbackList,
 ) -> GenerationRecord:
-    """One generation: its members, the centre they start from among them, evaluated; and the next state."""
+    """One generation: evaluate its members and the centre they start from, and compute the next state."""
     lost = pool.redispatched
     started = time.perf_counter()
     candidates = [Candidate(index) for index in strategy.ask(generation)]
@@ -169,10 +169,10 @@ def step(
 def next_state(
     pool: Pool, strategy: Strategy, state: State, generation: int, advantages: NDArray[np.float64]
 ) -> State:
-    """The state after a generation's update; the same one where no member did better than another.
+    """The state after a generation's update; unchanged if all members did equally well.
 
-    The workers sum noise, the step is taken here. Engines that hold the centre themselves, merged into the
-    model's weights, would be given the advantages in this place.
+    The workers sum noise; the step is taken here. Engines that hold the centre themselves, merged into the
+    model's weights, would get the advantages here.
     """
     if not advantages.any():
         return state

@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that could not go on: the command exits with 1, finished generations are whole."""
+    """A run that could not continue: the command exits with 1, finished generations are complete."""
 
 
 class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error

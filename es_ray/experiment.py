@@ -1,4 +1,4 @@
-"""What stays fixed through a run, as any process can rebuild it from the configuration alone."""
+"""What is fixed during a run, and which any process can rebuild from the configuration alone."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from es_ray.tasks import TASKS, Example, Task, read_examples
 
 SPLITS = ("train", "test")
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
-"""Keys of the `evolution` section that are for some optimizers only."""
+"""Keys of the `evolution` section that only some optimizers take."""
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 of examples in a canonical form: JSON of the fields that are not empty, by name."""
+    """SHA-256 of examples in a canonical form: JSON of the non-empty fields, sorted by name."""
     rows = []
     for example in examples:
         fields = {"prompt": example.prompt, "target": example.target, "metadata": dict(example.metadata)}
@@ -65,7 +65,7 @@ class Experiment:
 
     @cached_property
     def layout(self) -> LoraLayout:
-        """The flat vector's layout on that model."""
+        """The flat vector's layout for that model."""
         return lora_layout(self.source.skeleton(), self.config.lora)
 
     @cached_property
@@ -87,14 +87,12 @@ class Experiment:
         if configured is not None:
             return Path(configured)
         if file is None:
-            raise UserError(
-                f"task.{split}: the task {self.config.task.name} has none of its own; give a file"
-            )
+            raise UserError(f"task.{split}: the task {self.config.task.name} has no file of its own; set one")
         return file
 
     @cached_property
     def prompts(self) -> dict[str, int]:
-        """How many prompts each split has."""
+        """The number of prompts of each split."""
         return {split: len(examples) for split, examples in self.examples.items()}
 
     @cached_property
@@ -104,7 +102,7 @@ class Experiment:
 
     @cached_property
     def prompt_ids(self) -> dict[str, list[tuple[int, ...]]]:
-        """Token ids of every prompt, by split, through the chat template."""
+        """Token ids of every prompt in the chat template, by split."""
         return {
             split: [tuple(self.source.chat_ids(example.prompt)) for example in examples]
             for split, examples in self.examples.items()
@@ -145,22 +143,22 @@ class Experiment:
         return made(Optimizer, "evolution.optimizer", name, rule, given)  # type: ignore[type-abstract]
 
     def check(self) -> None:
-        """Raise UserError for anything in the configuration that model and data do not allow."""
+        """Raise UserError for anything in the configuration that does not fit the model or the data."""
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
-        room = getattr(self.source.architecture, "max_position_embeddings", None)
-        if room is None:
+        limit = getattr(self.source.architecture, "max_position_embeddings", None)
+        if limit is None:
             return
         new_tokens = self.config.task.max_new_tokens
         for split, prompts in self.prompt_ids.items():
             longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
             tokens, where = len(prompts[longest]), self.examples[split][longest].where
-            if tokens >= room:
+            if tokens >= limit:
                 raise UserError(
-                    f"{where}: the prompt has {tokens} tokens, which leaves none of the model's {room} "
+                    f"{where}: the prompt has {tokens} tokens, which leaves none of the model's {limit} "
                     "positions for an answer"
                 )
-            if tokens + new_tokens > room:
+            if tokens + new_tokens > limit:
                 raise UserError(
                     f"task.max_new_tokens: {new_tokens} after the longest prompt of {tokens} tokens "
-                    f"({where}) exceeds the model's {room} positions; at most {room - tokens} is allowed"
+                    f"({where}) exceeds the model's {limit} positions; at most {limit - tokens} is allowed"
                 )

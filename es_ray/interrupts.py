@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: taken once, and not in the middle of what must be complete."""
+"""Ctrl-C and SIGTERM: handled once, and not in the middle of what must be completed."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as spot machines, Slurm and Kubernetes send it: ends a run as Ctrl-C does."""
+    """SIGTERM, sent by spot machines, Slurm and Kubernetes: ends a run like Ctrl-C."""
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Within, SIGTERM raises Terminated in the main thread, unless this process ignores it."""
+    """In this context SIGTERM raises Terminated in the main thread, unless this process ignores it."""
     if not _may_change() or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return
@@ -32,9 +32,9 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def interrupts_once() -> Iterator[None]:
-    """Within, the first of these signals does what it did before; once that raised, later ones do nothing.
+    """In this context these signals do what they did before until one raises; later ones are ignored.
 
-    So what ends a run comes to its own end, however often somebody presses Ctrl-C.
+    So ending a run is not interrupted itself, however often somebody presses Ctrl-C.
     """
     before = _handlers()
 
@@ -52,9 +52,9 @@ def interrupts_once() -> Iterator[None]:
 
 @contextmanager
 def defer_interrupts(notice: str) -> Iterator[None]:
-    """A signal within is taken as its end is reached, whether that is an error or not.
+    """Signals in this context are handled at its end, even if that is an error.
 
-    notice: a line for standard error when the first comes, so that it does not seem unheard.
+    notice: a line for standard error at the first one, so that it does not seem ignored.
     """
     before = _handlers()
     received: list[int] = []
@@ -84,7 +84,7 @@ def _handled(before: dict[int, Handler], handler: Handler) -> Iterator[None]:
 
 
 def _handlers() -> dict[int, Handler]:
-    """The Python functions that take the signals; none where this thread may not change them."""
+    """The Python functions that handle the signals; none if this thread may not change them."""
     found = {int(number): signal.getsignal(number) for number in SIGNALS} if _may_change() else {}
     return {number: handler for number, handler in found.items() if callable(handler)}
 

@@ -1,4 +1,4 @@
-"""Where a model comes from, and what can be known of it before its weights are loaded."""
+"""Where a model comes from, and what is known about it before its weights are loaded."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from es_ray.paths import data_dir
 
 WEIGHTS = ("*.safetensors", "*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-WHOLE = 64 << 20
+FULL_DIGEST = 64 << 20
 BLOCK = 1 << 16
 BLOCKS = 64
 
@@ -46,7 +46,7 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """A short name for people."""
+        """A short name for display."""
         return Path(self.path).name
 
     @property
@@ -56,7 +56,7 @@ class ModelSource:
 
     @property
     def folder(self) -> Path | None:
-        """Where its files are on this machine: its folder, or one in the hub's cache; None without them."""
+        """The folder of its files on this machine, possibly in the hub's cache; None if there is none."""
         if Path(self.path).is_dir():
             return Path(self.path)
         from huggingface_hub import try_to_load_from_cache
@@ -65,10 +65,10 @@ class ModelSource:
         return Path(cached).parent if isinstance(cached, str) else None
 
     def weight_digests(self) -> dict[str, str]:
-        """SHA-256 of each weight file by name, of samples where it is large; empty where there are none here.
+        """SHA-256 of each weight file by name, of samples if it is large; empty if there are none here.
 
-        Whole files up to WHOLE bytes; else the size, the first block (a safetensors file's header) and blocks
-        spread evenly over the rest: two finetunes of one model differ in nearly all of them.
+        Of complete files up to FULL_DIGEST bytes; else of the size, the first block (a safetensors file's
+        header) and evenly spaced blocks: two finetunes of one model differ in nearly all of them.
         """
         folder = self.folder
         files = [] if folder is None else [f for form in WEIGHTS for f in sorted(folder.glob(form))]
@@ -76,7 +76,7 @@ class ModelSource:
 
     @cached_property
     def architecture(self) -> Any:
-        """The transformers configuration; raises UserError where there is none to be had."""
+        """The transformers configuration; raises UserError if it cannot be loaded."""
         from transformers import AutoConfig
 
         return self._loaded(AutoConfig)
@@ -95,7 +95,7 @@ class ModelSource:
         return tokenizer
 
     def skeleton(self) -> Any:
-        """The model without weights, on the meta device: its modules' names and shapes."""
+        """The model without weights, on the meta device, for its modules' names and shapes."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -108,10 +108,10 @@ class ModelSource:
     def _loaded(self, loader: Any) -> Any:
         try:
             return loader.from_pretrained(self.path, revision=self.revision)
-        except Exception as error:  # a torn file shows as an exception of whatever library reads it
+        except Exception as error:  # a torn file raises whatever its library raises
             first = str(error).strip().splitlines()[0]
             where = (
-                "" if Path(self.path).is_dir() else " (not in the local cache, and the hub did not give it)"
+                "" if Path(self.path).is_dir() else " (not in the local cache, and it cannot be downloaded)"
             )
             raise UserError(f"model.path: {self.path} cannot be loaded{where}: {first}") from error
 
@@ -121,14 +121,14 @@ class ModelSource:
 
         try:
             ids = GenerationConfig.from_pretrained(self.path, revision=self.revision).eos_token_id
-        except OSError:  # a model may come without that file
+        except OSError:  # a model may lack that file
             ids = None
         ids = self.architecture.eos_token_id if ids is None else ids
         ids = self.tokenizer.eos_token_id if ids is None else ids
         return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
     def chat_ids(self, prompt: str) -> list[int]:
-        """Token ids of one user message through the chat template; raises UserError if that fails."""
+        """Token ids of one user message in the chat template; raises UserError if that fails."""
         message = [{"role": "user", "content": prompt}]
         try:
             text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
@@ -137,7 +137,7 @@ class ModelSource:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, token_ids: list[int]) -> str:
-        """A completion's text: no special tokens, stripped."""
+        """A completion's text, stripped and without special tokens."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
 
@@ -145,7 +145,7 @@ def _digest(file: Path) -> str:
     size = file.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
     with file.open("rb") as opened:
-        if size <= WHOLE:
+        if size <= FULL_DIGEST:
             digest.update(opened.read())
         else:
             for number in range(BLOCKS):

@@ -1,4 +1,4 @@
-"""From the configuration that was asked for to the one that runs: `auto` resolved, paths made absolute."""
+"""From the configuration as requested to the one that runs: `auto` resolved, paths made absolute."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from es_ray.models import ModelSource
 
 
 def resolve_config(config: Config) -> Config:
-    """The configuration with `auto` settled and paths made absolute; raises UserError for what cannot be."""
+    """The configuration with `auto` resolved and paths made absolute; raises UserError if it cannot run."""
     kind, spec = _engine(config)
     workers = config.cluster.workers
     if workers == 0 and not spec.in_process:
@@ -40,13 +40,13 @@ def resolve_config(config: Config) -> Config:
 
 
 def _engine(config: Config) -> tuple[str, EngineSpec]:
-    """The engine's kind as it is recorded, `auto` settled and a file's path absolute, and its spec."""
+    """The engine's kind as recorded, with `auto` resolved and a file's path absolute, and its spec."""
     engine, cluster = config.engine, config.cluster
     if engine.kind != AUTO:
         kind = absolute(engine.kind)
         return kind, engine_spec(kind)
     if cluster.workers != 0 and cluster.address not in (None, "local"):
-        from es_ray.doctor.nodes import cluster_engine  # Ray takes its time to import
+        from es_ray.doctor.nodes import cluster_engine  # importing Ray is slow
 
         spec = cluster_engine(config)
     else:
@@ -55,7 +55,7 @@ def _engine(config: Config) -> tuple[str, EngineSpec]:
 
 
 def _workers_here(config: Config, spec: EngineSpec) -> int:
-    """As many workers as this machine has GPUs for; 0, this process, for an engine that takes none."""
+    """The number of workers that this machine has GPUs for; 0, this process, for an engine without GPUs."""
     gpus = _gpus()
     each = spec.gpus(config.engine, gpus > 0)
     if gpus < each:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.short_runs import hear_ctrl_c
+from tests.short_runs import receive_sigint
 
 MARK = "ES_RAY_TESTS_COMMAND"
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
@@ -46,7 +46,7 @@ def _command_line(process: psutil.Process) -> str:
 
 
 class Exited(NamedTuple):
-    """How a command ended: its exit code, -9 for kill -9, and what it said."""
+    """How a command ended: its exit code, -9 for kill -9, and its output."""
 
     code: int
     out: str
@@ -54,7 +54,7 @@ class Exited(NamedTuple):
 
 
 class Command:
-    """A command that runs. Ctrl-C reaches it as from a terminal: its whole process group hears it.
+    """A command that runs. Ctrl-C reaches it as from a terminal: its process group receives it.
 
     What it starts is known by its session, or by a mark in the environment. Neither finds all of it: the
     process for plots begins a session, and Ray's agents write their titles over their environment.
@@ -71,7 +71,7 @@ class Command:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=hear_ctrl_c,
+                preexec_fn=receive_sigint,
             )
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:

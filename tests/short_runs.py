@@ -82,6 +82,6 @@ def vector(adapter: Path) -> np.ndarray:
     return np.concatenate([tensor.ravel() for _, tensor in sorted(tensors(adapter).items())])
 
 
-def hear_ctrl_c() -> None:
-    """For a child: take SIGINT also where this process ignores it, as one in the background does."""
+def receive_sigint() -> None:
+    """For a child: receive SIGINT even if this process ignores it, as one in the background does."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

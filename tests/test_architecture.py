@@ -16,7 +16,7 @@ MOST_AT_THE_TOP = 10
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its dotted name, `es_ray` itself aside."""
+    """Every module by its dotted name, except `es_ray` itself."""
     found = {}
     for file in PACKAGE.rglob("*.py"):
         parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -50,7 +50,7 @@ def test_every_module_lies_in_a_room_that_is_drawn():
     assert {room(name) for name in modules()} == set(ROOMS)
 
 
-def test_no_room_knows_one_above_it():
+def test_no_room_imports_one_above_it():
     place = {name: number for number, name in enumerate(ROOMS)}
     wrong = [
         f"{name} imports {other}"
@@ -61,7 +61,7 @@ def test_no_room_knows_one_above_it():
     assert not wrong
 
 
-def test_no_room_but_engines_knows_one_by_name():
+def test_no_room_but_engines_imports_one_by_name():
     """The others ask the registry: an engine in a user's file is as good as one of the package's."""
     folders = {file.parent.name for file in (PACKAGE / "engines").glob("*/spec.py")}
     assert folders >= {"hf", "sglang"}

@@ -213,7 +213,7 @@ def test_every_preset_survives_its_own_yaml(preset, tmp_path):
     assert load(write(tmp_path / "c.yaml", config.to_yaml())) == config
 
 
-def test_the_presets_of_the_issue_are_there():
+def test_all_presets_are_listed():
     assert {"tiny-chat", "seed-conciseness", "qwen2.5-7b-conciseness", "paper-conciseness"} <= set(
         preset_names()
     )
@@ -282,7 +282,7 @@ def test_the_bundled_models_preset_is_the_default_configuration():
         ),
     ],
 )
-def test_a_preset_has_the_values_of_the_issue(preset, values):
+def test_a_preset_has_its_values(preset, values):
     config = load(preset=preset)
     assert {key: get(config, key) for key in values} == values
 

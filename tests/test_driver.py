@@ -103,7 +103,7 @@ def centre_before(rebuilt: Path, generation: int) -> dict[str, np.ndarray]:
     return tensors(rebuilt / f"{generation - 1}-centre") if generation else initial_centre()
 
 
-def test_the_run_directory_holds_what_the_contract_lists(finished):
+def test_the_run_directory_holds_the_documented_files(finished):
     adapter = {"adapter_model.safetensors", "adapter_config.json", "README.md"}
     wanted = {"config.yaml", "environment.json", "metrics.jsonl", "test_results.json", "plots/latest.png"}
     for generation in range(GENERATIONS):
@@ -113,9 +113,9 @@ def test_the_run_directory_holds_what_the_contract_lists(finished):
         }
         wanted |= {f"{folder}/{kind}/{name}" for kind in ("adapter", "best") for name in adapter}
     wanted.add(f"plots/evolution_progress_gen{GENERATIONS - 1}.png")
-    there = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
-    plots = {name for name in there if name.startswith("plots/evolution_progress_gen")}
-    assert {name for name in there - plots if not name.startswith("logs/")} == wanted - plots
+    found = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
+    plots = {name for name in found if name.startswith("plots/evolution_progress_gen")}
+    assert {name for name in found - plots if not name.startswith("logs/")} == wanted - plots
     assert wanted & plots == {f"plots/evolution_progress_gen{GENERATIONS - 1}.png"}
     assert (finished.path / "logs").is_dir()
 
@@ -130,7 +130,7 @@ def test_nothing_is_a_pickle(finished):
                 assert opened.keys()
 
 
-def test_every_generation_has_a_line_with_the_contracts_keys(finished):
+def test_every_generation_has_a_line_with_all_metrics(finished):
     lines = metrics(finished.path)
     assert [line["generation"] for line in lines] == list(range(GENERATIONS))
     for line in lines:
@@ -143,7 +143,7 @@ def test_every_generation_has_a_line_with_the_contracts_keys(finished):
     assert any(not line["zero_variance"] for line in lines), "nothing moved: this run tests nothing"
 
 
-def test_every_member_has_a_line_with_the_contracts_keys(finished):
+def test_every_member_has_a_line_with_its_examples(finished):
     for generation in range(GENERATIONS):
         lines = population(finished.path, generation)
         assert [line["index"] for line in lines] == list(range(POPULATION))
@@ -235,7 +235,7 @@ def rewards_and_correct(model, split: str) -> tuple[float, float]:
     return float(np.mean(rewards)), float(np.mean(correct))
 
 
-def test_a_line_of_metrics_tells_of_the_centre_that_its_members_came_from(finished, rebuilt):
+def test_a_line_of_metrics_describes_the_centre_that_its_members_started_from(finished, rebuilt):
     """`centre_*` and `test_*` of generation g belong to the centre after g - 1."""
     lines = metrics(finished.path)
     for generation in (1, GENERATIONS - 1):
@@ -317,7 +317,7 @@ def test_the_state_is_the_centre_that_the_adapter_shows(finished, generation):
 def test_the_resolved_configuration_repeats_the_run(finished, tmp_path):
     config = load(finished.path / "config.yaml")
     assert config.evolution.seed == 12345678901
-    assert config.engine.kind == "transformers"  # auto is settled
+    assert config.engine.kind == "transformers"  # auto is resolved
     in_process("run", "--config", finished.path / "config.yaml", "--output", tmp_path / "again")
     assert evolved(tmp_path / "again") == evolved(finished.path)
 
@@ -329,7 +329,7 @@ def test_another_seed_gives_another_run(finished, tmp_path):
 
 
 def config(path: Path, **values) -> Config:
-    """A run of next to nothing."""
+    """A minimal run."""
     small = {
         "evolution__population": 4,
         "evolution__generations": 2,
@@ -347,7 +347,7 @@ def test_the_python_api_runs_and_returns_the_results(tmp_path):
     assert json.loads((tmp_path / "run" / "test_results.json").read_text()) == result.test_results
 
 
-def test_dead_noise_makes_no_step_and_says_so(tmp_path, cli):
+def test_noise_without_effect_makes_no_step_and_is_reported(tmp_path, cli):
     settings = {"kind": "constant", "std": 1e-7}
     plain = config(tmp_path / "run", evolution__noise=settings, evolution__generations=1)
     (tmp_path / "config.yaml").write_text(plain.to_yaml())
@@ -402,7 +402,7 @@ def test_a_first_population_of_independent_random_adapters(tmp_path):
     assert np.allclose(np.concatenate([after[name].ravel() for name in order]), step, atol=1e-7)
 
 
-def test_own_examples_are_used(tmp_path):
+def test_a_users_own_examples_are_used(tmp_path):
     for name, target in (("train", "blue"), ("test", "green")):
         lines = [json.dumps({"prompt": f"{name} {n}: what colour?", "target": target}) for n in range(3)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
@@ -545,7 +545,7 @@ def test_edited_examples_are_refused_on_resume(tmp_path, cli):
 
 
 def test_a_folder_is_given_to_one_of_two_runs(tmp_path):
-    """Both found it empty; the second to write is told."""
+    """Both found it empty; the second to write gets an error."""
     RunDir(tmp_path / "run").create(config(tmp_path / "run"), {})
     with pytest.raises(UserError, match="another run"):
         RunDir(tmp_path / "run").create(config(tmp_path / "run"), {})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.short_runs import GENERATIONS, SETTINGS, command, evolved, hear_ctrl_c
+from tests.short_runs import GENERATIONS, SETTINGS, command, evolved, receive_sigint
 
 
 def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedProcess[str]:
@@ -19,7 +19,7 @@ def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedPro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_ctrl_c,
+        preexec_fn=receive_sigint,
     )
     while not (output / once).exists():
         assert process.poll() is None, process.communicate()
@@ -33,23 +33,23 @@ def complete_generations(run: Path) -> list[int]:
     return sorted(int(done.parent.name) for done in run.glob("generations/*/DONE"))
 
 
-def test_ctrl_c_leaves_whole_generations_and_says_how_to_resume(finished, tmp_path, cli, monkeypatch):
+def test_ctrl_c_leaves_complete_generations_and_says_how_to_resume(finished, tmp_path, cli, monkeypatch):
     ended = interrupted(tmp_path / "run", signal.SIGINT, "generations/0000/DONE")
     assert ended.returncode == 130
     assert len(ended.stderr.splitlines()) == 1
     assert "Traceback" not in ended.stderr
-    whole = complete_generations(tmp_path / "run")
-    assert whole
-    assert whole == list(range(len(whole)))
-    assert len(whole) < GENERATIONS
-    done = evolved_generations(tmp_path / "run", whole)
-    assert done == evolved_generations(finished.path, whole)
-    told = re.search(r"es-ray (run --resume --output \S+)", ended.stderr)
-    assert told, ended.stderr
+    complete = complete_generations(tmp_path / "run")
+    assert complete
+    assert complete == list(range(len(complete)))
+    assert len(complete) < GENERATIONS
+    done = evolved_generations(tmp_path / "run", complete)
+    assert done == evolved_generations(finished.path, complete)
+    advice = re.search(r"es-ray (run --resume --output \S+)", ended.stderr)
+    assert advice, ended.stderr
     monkeypatch.chdir(tmp_path)
-    resumed = cli(*shlex.split(told[1]))
+    resumed = cli(*shlex.split(advice[1]))
     assert resumed.code == 0, resumed.err
-    assert f"generations {len(whole)}-{GENERATIONS - 1}" in resumed.out
+    assert f"generations {len(complete)}-{GENERATIONS - 1}" in resumed.out
     assert evolved(tmp_path / "run") == evolved(finished.path)
 
 
@@ -84,7 +84,7 @@ def test_a_killed_run_is_resumed_to_equal_bytes(finished, tmp_path, cli):
         "generations/0003/DONE",
     ],
 )
-def test_any_moment_will_do(finished, tmp_path, cli, number, once):
+def test_any_moment_of_interruption_is_safe(finished, tmp_path, cli, number, once):
     ended = interrupted(tmp_path / "run", number, once)
     if number == signal.SIGINT:
         assert ended.returncode == 130

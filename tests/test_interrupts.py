@@ -1,4 +1,4 @@
-"""Ctrl-C, as this process hears it: a real SIGINT."""
+"""Ctrl-C as a real SIGINT to this process."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ from es_ray.interrupts import Terminated, defer_interrupts, interrupts_once, sig
 
 
 @pytest.fixture(autouse=True)
-def heard():
-    """A process in the background ignores SIGINT: hear it here, and leave all as it was."""
+def received():
+    """A process in the background ignores SIGINT: receive it here, and restore everything afterwards."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -31,11 +31,11 @@ def test_only_the_first_ctrl_c_interrupts():
             press()
             cleaned.append(True)
     assert cleaned
-    with pytest.raises(KeyboardInterrupt):  # and afterwards all is as it was
+    with pytest.raises(KeyboardInterrupt):  # and afterwards everything is restored
         press()
 
 
-def test_ctrl_c_is_put_off_to_the_end():
+def test_ctrl_c_is_deferred_to_the_end():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts_once(), defer_interrupts("later"):
         press()
@@ -49,17 +49,17 @@ def test_without_ctrl_c_nothing_happens():
         pass
 
 
-def test_a_handler_that_does_not_raise_hears_each():
-    heard = []
-    signal.signal(signal.SIGINT, lambda *_: heard.append(True))
+def test_a_handler_that_does_not_raise_receives_each_signal():
+    received = []
+    signal.signal(signal.SIGINT, lambda *_: received.append(True))
     with interrupts_once():
         press()
         press()
-    assert len(heard) == 2
+    assert len(received) == 2
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
+def test_a_process_that_ignores_ctrl_c_keeps_ignoring_it():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts_once(), defer_interrupts("later"):
         press()
@@ -67,7 +67,7 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_elsewhere_than_in_the_main_thread_they_do_nothing():
+def test_outside_the_main_thread_they_do_nothing():
     done = []
 
     def work() -> None:

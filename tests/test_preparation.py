@@ -1,4 +1,4 @@
-"""From what was asked for to what will run."""
+"""From the requested configuration to the one that runs."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""What listens to a run: the terminal, plots; one module each."""
+"""Callbacks of a run: the terminal, plots; one module each."""

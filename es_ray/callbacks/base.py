@@ -1,4 +1,4 @@
-"""What may listen to a run: a Callback with a handful of methods, and the list of them in the loop."""
+"""The interface of callbacks: Callback, with a handful of methods, and CallbackList, which the loop calls."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run that is about to begin or go on.
+    """A run that is about to start or resume.
 
     path: the run directory; config: resolved, as in config.yaml; first: the first generation to evaluate;
-    engine: what the engines report of themselves; where: the workers, for people; model: its name; prompts:
-    how many each split has; parameters, modules, layers: LoRA entries that evolve, and where.
+    engine: what the engines report; where: a description of the workers; model: its name; prompts: how many
+    each split has; parameters, modules, layers: how many LoRA entries evolve, and in how many of these.
     """
 
     path: Path
@@ -34,23 +34,23 @@ class RunInfo:
 
 
 class Callback:
-    """Listens to a run: override what is wanted. Methods are called in the driver's main thread.
+    """Listens to a run: override any of the methods. They are called in the driver's main thread.
 
-    A callback that raises is reported once, and not called again: it does not end the run, and nothing that
-    it does changes a number. KeyboardInterrupt and SystemExit do end the run.
+    A callback that raises is reported once, and not called again: it does not end the run, and no callback
+    changes a result. KeyboardInterrupt and SystemExit do end the run.
     """
 
     def on_run_start(self, run: RunInfo) -> None:
-        """The engines are ready, and the run directory is there."""
+        """The engines are ready, and the run directory exists."""
 
     def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
-        """The base model's reward and metrics by split: ahead of generation 0's end, or of a resumed run."""
+        """The base model's reward and metrics by split: before generation 0 ends, or a resumed run starts."""
 
     def on_progress(self, done: int, total: int) -> None:
-        """So many of the generation's completions have been made and scored."""
+        """The number of the generation's completions made and scored so far."""
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
-        """A generation was evaluated and its step taken.
+        """A generation has been evaluated, and its step taken.
 
         metrics: its line of metrics.jsonl, without seconds.record: generation, reward_mean, reward_std,
         reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
@@ -59,53 +59,53 @@ class Callback:
         """
 
     def on_generation_recorded(self, generation: int) -> None:
-        """The generation is on the disk: its folder, and its line in metrics.jsonl.
+        """The generation is on disk: its folder, and its line in metrics.jsonl.
 
-        Called while the next one is done, as recording runs beside it.
+        Recording runs in the background: the next generation may already be evaluated.
         """
 
     def on_final_evaluation(self) -> None:
-        """The last generation is recorded; base, centre and best member answer the test prompts now."""
+        """The last generation is recorded; now base, centre and best member answer the test prompts."""
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """The run is complete; results: as in test_results.json."""
 
     def close(self) -> None:
-        """The last call, also where the run failed or was interrupted: let go of files and processes."""
+        """The last call, even if the run failed or was interrupted: release files and processes."""
 
 
 class CallbackList(Callback):
-    """Callbacks as one. One that raises is named in a warning, closed, and left out from then on."""
+    """Several callbacks as one. One that raises is named in a warning, closed, and dropped."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = list(callbacks)
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._each(lambda callback: callback.on_run_start(run))
 
     def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._each(lambda callback: callback.on_base_evaluated(base))
 
     def on_progress(self, done: int, total: int) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._each(lambda callback: callback.on_progress(done, total))
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._each(lambda callback: callback.on_generation_end(metrics))
 
     def on_generation_recorded(self, generation: int) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._each(lambda callback: callback.on_generation_recorded(generation))
 
     def on_final_evaluation(self) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._each(lambda callback: callback.on_final_evaluation())
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._each(lambda callback: callback.on_run_end(results))
 
     def close(self) -> None:
@@ -114,10 +114,10 @@ class CallbackList(Callback):
         for callback in callbacks:
             self._close(callback)
 
-    def _each(self, tell: Callable[[Callback], None]) -> None:
+    def _each(self, call: Callable[[Callback], None]) -> None:
         for callback in list(self._callbacks):
             try:
-                tell(callback)
+                call(callback)
             except Exception as error:
                 log.warning("%s failed and is left out from now on: %s", _name(callback), _what(error))
                 log.debug("where", exc_info=error)

@@ -1,4 +1,4 @@
-"""What the terminal shows: rich progress where someone watches, plain lines elsewhere, 80 columns wide."""
+"""What a run prints: progress bars and 80 columns on a terminal, plain lines elsewhere."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from es_ray.runs.run_dir import RunDir
 
 
 class _Lines(logging.Handler):
-    """What is logged, a line each and never wrapped: for people, and for whoever searches the output."""
+    """Log records as single lines, never wrapped: for people, and for grep."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class TerminalConsole(Callback):
         logger.propagate = False
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Say what runs where, and begin the bars."""
+        """Print what runs where, and start the bars."""
         self._run = run
         for line in [*_head(run), *(f"note: {note}" for note in self._notes)]:
             self._line(line)
@@ -60,20 +60,20 @@ class TerminalConsole(Callback):
         self._had_spread = any(not line["zero_variance"] for line in earlier)
         total = run.config.evolution.generations
         if self._watched and self._wants_bars and run.first < total:
-            self._begin_bars(run.first, total)
+            self._start_bars(run.first, total)
 
     def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
-        """What there is to beat."""
+        """Print the base model's rewards: what the run has to beat."""
         splits = [f"{split} {_summary(summary)}" for split, summary in base.items()]
         self._line(f"base model: {'; '.join(splits)}")
 
     def on_progress(self, done: int, total: int) -> None:
-        """Move the bar of the generation in hand."""
+        """Move the current generation's bar."""
         if self._bars is not None:
             self._bars.update(self._completions, completed=done, total=total)
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
-        """A line for the generation."""
+        """Print a line for the generation."""
         self._line(_generation_line(metrics))
         if metrics["zero_variance"] and not self._warned:
             self._line(f"  {_NO_SPREAD[self._had_spread]}")
@@ -84,11 +84,11 @@ class TerminalConsole(Callback):
         self._move_bars(metrics)
 
     def on_final_evaluation(self) -> None:
-        """Say that the end is near."""
+        """Announce the final evaluation."""
         self._line("evaluating base, centre and best member on the test prompts")
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
-        """The table, what was written, and what to do next."""
+        """Print the table, what was written, and what to do next."""
         self._end_bars()
         assert self._run is not None
         path, last = self._run.path, self._run.config.evolution.generations - 1
@@ -99,10 +99,10 @@ class TerminalConsole(Callback):
         self._line(f"next: es-ray evaluate {path} --split train")
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         self._end_bars()
 
-    def _begin_bars(self, first: int, total: int) -> None:
+    def _start_bars(self, first: int, total: int) -> None:
         columns = (
             TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
@@ -128,7 +128,7 @@ class TerminalConsole(Callback):
             bars.stop()
 
     def _line(self, text: str) -> None:
-        self._out.print(Text(text), soft_wrap=not self._watched)  # a file's lines are for programs too
+        self._out.print(Text(text), soft_wrap=not self._watched)  # programs may read a file's lines
 
 
 FILE_WIDTH = 110
@@ -140,7 +140,7 @@ _NO_SPREAD = {
 
 
 def _head(run: RunInfo) -> list[str]:
-    """What runs where, on what, and what it writes."""
+    """What runs where, and where it writes."""
     config, engine = run.config, run.engine
     bundled = " (bundled)" if config.model.path == BUNDLED else ""
     evolution, noise = config.evolution, config.evolution.noise
@@ -161,7 +161,7 @@ def _head(run: RunInfo) -> list[str]:
 
 
 def _generation_line(metrics: Mapping[str, Any]) -> str:
-    """The members, then, as test@g, the centre after generation g that they started from."""
+    """The members, then, as test@g, their starting point: the centre after generation g."""
     name = watched_metric(key.removeprefix("centre_") for key in metrics if key.startswith("centre_"))
     members = f" {name} {formatted(name, metrics[f'members_{name}']):>4}" if name is not None else ""
     test = ""
@@ -180,7 +180,7 @@ def _summary(summary: Mapping[str, float]) -> str:
 
 
 def _generations(first: int, total: int) -> str:
-    return f"generations {first}-{total - 1}" if first < total else f"all {total} generations are there"
+    return f"generations {first}-{total - 1}" if first < total else f"all {total} generations are complete"
 
 
 def _si(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The plots of a run, drawn by a process of their own: matplotlib never holds the driver's interpreter."""
+"""The plots of a run, drawn in a separate process: matplotlib never blocks the driver's interpreter."""
 
 import contextlib
 import logging
@@ -20,9 +20,9 @@ from es_ray.runs.run_dir import RunDir
 log = logging.getLogger(__name__)
 
 PAUSE = 5.0
-"""Seconds between two plots: one for each of a thousand short generations would cost more than those."""
+"""Least seconds between two plots: drawing a thousand short generations would cost more than the run."""
 RECENT, OLDER = 10, 30
-"""Plots that are kept: the last ones, and about so many of those before, evenly spread."""
+"""Plots that are kept: the latest ones, and about this many older ones, evenly spread."""
 
 
 def plot_file(run: RunDir, generation: int) -> Path:
@@ -40,7 +40,7 @@ def draw(run: RunDir, generation: int) -> Path:
     title = f"{config.task.name} · {name} · population {evolution.population} · seed {evolution.seed}"
     path = plot_file(run, generation)
     path.parent.mkdir(exist_ok=True)
-    # names of its own: the process of a driver that was killed may still be drawing
+    # unique names: the process of a killed driver may still be drawing
     tmp, copy = (_tmp(run, os.getpid(), name) for name in (path.name, "latest.png"))
     try:
         evolution_progress(run.metrics(generation), run.base(), title, tmp)
@@ -54,7 +54,7 @@ def draw(run: RunDir, generation: int) -> Path:
 
 
 def thin(run: RunDir) -> None:
-    """Remove plots of the past, so that what is left is spread evenly over it."""
+    """Remove older plots, so that the rest are spread evenly."""
     form = re.compile(r"evolution_progress_gen(\d+)\.png")
     found = sorted(int(match[1]) for file in run.plots.iterdir() if (match := form.fullmatch(file.name)))
     past, step = found[:-RECENT], 1
@@ -70,9 +70,9 @@ def _tmp(run: RunDir, pid: int, name: str) -> Path:
 
 
 class ProgressPlots(Callback):
-    """Draws the generations that `output.plots_every` names as they are recorded, and the last one always.
+    """Draws every `output.plots_every`-th generation when it is recorded, and always the last one.
 
-    Between two plots lie at least PAUSE seconds, and older ones are thinned: a long run has a few dozen.
+    Plots are at least PAUSE seconds apart, and older ones are thinned: a long run has a few dozen.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class ProgressPlots(Callback):
         self._drawn = -math.inf
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Start the process, and have it draw the last generation, if a driver was killed before it did."""
+        """Start the process, and draw the last generation if a killed driver did not."""
         self._run = RunDir(run.path)
         self._every, self._final = run.config.output.plots_every, run.config.evolution.generations - 1
         self._process = PlotProcess(self._run)
@@ -92,18 +92,18 @@ class ProgressPlots(Callback):
             self._draw(last)
 
     def on_generation_recorded(self, generation: int) -> None:
-        """Have it drawn, if it is its turn."""
+        """Draw it, if it is due."""
         due = generation % self._every == 0 and time.monotonic() - self._drawn >= PAUSE
         if due or generation == self._final:
             self._draw(generation)
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
-        """Wait until all is drawn."""
+        """Wait until everything is drawn."""
         if self._process is not None:
             self._process.finish()
 
     def close(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, even while it draws."""
         process, self._process = self._process, None
         if process is not None:
             process.close()
@@ -115,7 +115,7 @@ class ProgressPlots(Callback):
 
 
 class PlotProcess:
-    """A child process that draws the generations whose numbers it is sent, in order."""
+    """A child process that draws the generations whose numbers it receives, in order."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
@@ -130,18 +130,18 @@ class PlotProcess:
                 stderr=log,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
                 text=True,
-                start_new_session=True,  # Ctrl-C in the terminal is the driver's to handle
+                start_new_session=True,  # only the driver handles Ctrl-C in the terminal
             )
 
     def draw(self, generation: int) -> None:
         """Ask for the plot of a generation; returns at once."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `finish` tells that it ended, and why
+        with contextlib.suppress(BrokenPipeError):  # `finish` reports that it ended, and why
             self._process.stdin.write(f"{generation}\n")
             self._process.stdin.flush()
 
     def finish(self) -> None:
-        """Wait until all plots are drawn; one that could not be is a warning: the run itself is complete."""
+        """Wait until all plots are drawn; a failure is a warning: the run itself is complete."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -150,18 +150,18 @@ class PlotProcess:
             log.warning("plots could not be drawn: %s (see %s; es-ray plot draws them)", last, self._log)
 
     def close(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, even while it draws."""
         self._process.kill()
         self._process.wait()
-        for left in self._run.plots.glob(_tmp(self._run, self._process.pid, "*").name):
-            left.unlink()
+        for leftover in self._run.plots.glob(_tmp(self._run, self._process.pid, "*").name):
+            leftover.unlink()
 
 
 def main() -> None:
-    """Draw the generations whose numbers come in on standard input."""
+    """Draw the generations whose numbers arrive on standard input."""
     run, driver = RunDir(Path(sys.argv[1])), os.getppid()
     for line in sys.stdin:
-        if os.getppid() != driver:  # killed; when the run goes on, the last one is drawn
+        if os.getppid() != driver:  # it was killed; the resumed run draws the last one
             break
         draw(run, int(line))
         thin(run)

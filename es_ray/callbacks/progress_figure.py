@@ -18,7 +18,7 @@ from es_ray.judge.table import SHARES  # noqa: E402
 BLUE, ORANGE, GREEN, GREY, RED = "#2563eb", "#ea580c", "#15803d", "#6b7280", "#b91c1c"
 
 MOST_METRICS = 4
-"""Metrics that have a panel; more would leave none readable."""
+"""Most metrics with a panel; with more, none would be readable."""
 
 
 def evolution_progress(
@@ -52,7 +52,7 @@ def evolution_progress(
 
 
 def metric_names(line: Mapping[str, Any]) -> list[str]:
-    """The task's metrics in a line of metrics.jsonl, the reward aside."""
+    """The task's metrics in a line of metrics.jsonl, without the reward."""
     names = [key.removeprefix("centre_") for key in line if key.startswith("centre_")]
     return [name for name in names if name != "reward" and f"test_{name}" in line]
 
@@ -81,9 +81,9 @@ def _draw_rewards(
 
 
 def _limit(panel: Axes, x: np.ndarray, usual: np.ndarray, low: np.ndarray) -> None:
-    """Cut the axis where a single wrecked member would flatten it; marks show where something lies below.
+    """Cut the axis if a few broken members would flatten the curves; marks show where values are below it.
 
-    usual: values that set the scale; low: shape [curves, generations], of which the lowest may be cut.
+    usual: values that set the scale; low: shape [curves, generations], whose lowest values may be cut.
     """
     usual = usual[~np.isnan(usual)]
     bottom, top = np.quantile(usual, [0.1, 0.9])

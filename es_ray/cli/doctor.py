@@ -14,7 +14,7 @@ from es_ray.errors import UserError
 def doctor(
     config: ConfigFile = None,
     preset: Preset = None,
-    local: Annotated[bool, typer.Option("--local", help="This machine alone, without Ray.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Only this machine, without Ray.")] = False,
     address: Annotated[
         str | None,
         typer.Option(help="The cluster: auto (the running one) or host:port; default: this machine."),
@@ -22,13 +22,13 @@ def doctor(
     engine: Engine = None,
     model: Model = None,
     set_: Sets = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that the nodes have to answer.", min=1)] = 30,
+    timeout: Annotated[float, typer.Option(help="Seconds within which nodes must answer.", min=1)] = 30,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what the nodes of a run are like, and what is wrong with them. Ends with 1 if anything is."""
+    """Check the nodes of a run, and report what is wrong with them. Exits with 1 on errors."""
     if local and address:
-        raise UserError("--local: looks at this machine alone; leave out --address")
+        raise UserError("--local: checks only this machine; leave out --address")
     flags = {"cluster.address": address, "engine.kind": engine, "model.path": model}
     sets = [*(set_ or []), "cluster.address=null"] if local else set_ or []
     resolved = load(config, preset, sets, flags)

@@ -1,4 +1,4 @@
-"""The `es-ray` command. It ends with 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
+"""The `es-ray` command. Exit codes: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
 from es_ray.interrupts import SIGNALS, Terminated, sigterm_as_interrupt
 
-_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy that newer typers bring along
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of newer typers' own copy
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with Ctrl-C as an exception that click does not print about."""
+    """The command, with Ctrl-C as an exception for which click prints nothing."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -66,14 +66,14 @@ for command in (run, evaluate, member, plot, doctor):
 
 
 def main() -> None:
-    """Run a command; never show a traceback unless --debug asks for it."""
+    """Run a command; show no traceback without --debug."""
     debug = "--debug" in sys.argv
     try:
         with sigterm_as_interrupt():
             code = app(standalone_mode=False) or 0
     except (Interrupted, typer.Abort) as error:
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the process ends: another one changes nothing
+            signal.signal(number, signal.SIG_IGN)  # the process is ending: ignore further ones
         code = _failed(getattr(error, "code", 130), str(error) or "interrupted", debug)
     except UserError as error:
         code = _failed(2, str(error), debug)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _usage_message(error: Any) -> str:
-    """What is wrong with the command line, and the value where an option's type refused it."""
+    """What is wrong with the command line, with the value that an option's type refused."""
     message = error.format_message()
     given = [e["input"] for e in error.__cause__.errors()] if hasattr(error.__cause__, "errors") else []
     command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "es-ray"

@@ -24,13 +24,13 @@ def member(
 ) -> None:
     """Rebuild any member of a run, or a centre, as a PEFT adapter."""
     from es_ray.runs.cards import rebuilt_card
-    from es_ray.runs.past_run import recorded
+    from es_ray.runs.past_run import open_past_run
 
     if centre == (index is not None):
         raise UserError("--index I or --centre: one of the two is needed")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: exists and is not an empty folder")
-    past = recorded(RunDir.open(run_dir), generation)
+    past = open_past_run(RunDir.open(run_dir), generation)
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"
     note = past.rebuilt_note(index)

@@ -9,9 +9,9 @@ from es_ray.config import preset_names
 from es_ray.engines.registry import ENGINES
 
 RunDirectory = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.", show_default=False)
+    Path, typer.Argument(metavar="RUN_DIR", help="The run directory.", show_default=False)
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of configuration.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML configuration file.")]
 Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")]
 Engine = Annotated[
     str | None, typer.Option(help=f"auto, {', '.join(ENGINES)}, or the import path of an EngineSpec.")

@@ -10,7 +10,7 @@ from es_ray.runs.run_dir import RunDir
 
 
 def plot(run_dir: RunDirectory, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Draw the plot of a run again, up to its last whole generation."""
+    """Draw the plot of a run again, up to its last complete generation."""
     from es_ray.callbacks.plots import draw
 
     run = RunDir.open(run_dir)

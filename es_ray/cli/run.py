@@ -14,7 +14,7 @@ def run(
     config: ConfigFile = None,
     preset: Preset = None,
     workers: Annotated[int | None, typer.Option(help="Ray workers, one engine each.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="No Ray: everything in this process.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Without Ray, in this process.")] = False,
     address: Annotated[
         str | None,
         typer.Option(help="Ray to use: local (start one), auto (join the running one), host:port."),
@@ -22,14 +22,14 @@ def run(
     engine: Engine = None,
     model: Model = None,
     task: Annotated[str | None, typer.Option(help="The task.")] = None,
-    generations: Annotated[int | None, typer.Option(help="Generations in all.")] = None,
-    population: Annotated[int | None, typer.Option(help="Members of a generation.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides all that is random.")] = None,
+    generations: Annotated[int | None, typer.Option(help="Total number of generations.")] = None,
+    population: Annotated[int | None, typer.Option(help="Members per generation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Determines everything random.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run directory.")] = None,
     set_: Sets = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check, print the configuration, do nothing.")
+        bool, typer.Option("--dry-run", help="Check and print the configuration, then stop.")
     ] = False,
     debug: Debug = False,
 ) -> None:
@@ -69,11 +69,11 @@ def run(
 
 
 def _notes(config: Config, chosen: bool) -> list[str]:
-    """What was taken that nobody asked for, and might surprise."""
+    """Defaults that might surprise."""
     notes = []
     if not chosen and config.model.path != BUNDLED:
         notes.append(
-            "no preset or file was given: noise and step are the general ones for any model, nothing tuned "
+            "no preset or file was given: noise and step are general defaults, not tuned for this model "
             "(es-ray run --preset, or --set evolution.noise.multiplier=...)"
         )
     if config.task.train is not None and config.task.test is None:
@@ -82,7 +82,7 @@ def _notes(config: Config, chosen: bool) -> list[str]:
 
 
 def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str]) -> Path:
-    """--output, or the folder of a run directory's own config.yaml."""
+    """--output, or the folder that contains the given config.yaml."""
     folder = output or (config.parent if config is not None else None)
     for item in sets:
         if output is None and item.startswith("output.dir="):
@@ -95,7 +95,7 @@ def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str])
 
 
 def _dry_run(config: Config, resume: bool) -> None:
-    """Check all that can be checked without the weights, and print what would run."""
+    """Check everything that does not need the weights, and print what would run."""
     from es_ray.experiment import Experiment
     from es_ray.preparation import resolve_config
     from es_ray.runs.opening import new_run_dir, open_for_resume

@@ -1,4 +1,4 @@
-"""The configuration: its sections, where values come from, and the presets."""
+"""The configuration: its sections, where values come from, and presets."""
 
 from es_ray.config.loading import (
     DEFAULT_PRESET,

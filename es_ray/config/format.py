@@ -1,7 +1,7 @@
-"""The format of what a run writes, as a number: read, migrated, or refused; never misread.
+"""The version number of a run's files: they are read, migrated, or refused; never misread.
 
-Version 0.1.0 wrote config.yaml without a number, and state.json with 2. Its keys mean what they meant, and
-those that it lacks take the value that 0.1.0 had built in.
+Version 0.1.0 wrote config.yaml without a number, and state.json with 2. Its keys keep their meaning, and
+those that it lacks get the value that was built into 0.1.0.
 """
 
 from typing import Any, Final
@@ -13,7 +13,7 @@ OLDEST: Final = 2
 
 
 def checked_format(number: object, where: object) -> int:
-    """The number, if this version reads it; raises UserError that names the file and the number."""
+    """The number, if this version can read it; raises UserError that names the file and the number."""
     if not isinstance(number, int) or isinstance(number, bool) or number < OLDEST:
         raise UserError(f"{where}: format {number!r} is none that es-ray has written since 0.1.0")
     if number > FORMAT:
@@ -24,15 +24,14 @@ def checked_format(number: object, where: object) -> int:
 
 
 def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
-    """The tree of a configuration file as this version has it, without its format.
+    """The tree of a configuration file in the current format, without its number.
 
     A file without one is a user's own, or 0.1.0's.
     """
     rest = dict(tree)
     checked_format(rest.pop("format", OLDEST), where)
-    if (
-        "format" not in tree and rest.get("tracking", ()) == {}
-    ):  # 0.1.0 wrote that section, with nothing in it
+    # 0.1.0 wrote an empty section `tracking`
+    if "format" not in tree and rest.get("tracking", ()) == {}:
         del rest["tracking"]
         rest["evolution"] = rest["evolution"] | {"noise": _applicable(rest["evolution"]["noise"])}
     return rest

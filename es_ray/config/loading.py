@@ -1,7 +1,7 @@
 """Where the configuration's values come from: a preset, a file, `--set`, flags.
 
-A flag beats `--set`, which beats the file, which beats the preset. Anything unknown or impossible is a
-UserError of one line that names the key, the value and what is allowed.
+A flag overrides `--set`, which overrides the file, which overrides the preset. Anything unknown or invalid is
+a UserError of one line that names the key, the value and what is allowed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from es_ray.errors import UserError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESET, GENERAL_PRESET = "tiny-chat", "general"
-"""What a run without a preset and a file takes: for the bundled model, and for any other."""
+"""The preset of a run without preset and file: for the bundled model, and for any other."""
 RESUMABLE = (
     "evolution.generations",
     "cluster.",
@@ -28,7 +28,7 @@ RESUMABLE = (
 )
 """Keys, or sections with a final dot, that a resumed run may change."""
 CHANGE_BYTES = ("engine.shard", "engine.threads")
-"""Those of them that may change bytes: sums in a batch of another size are rounded differently."""
+"""Those that may change bytes: in a batch of another size sums are rounded differently."""
 
 
 def preset_names() -> list[str]:
@@ -42,12 +42,12 @@ def load(
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Config:
-    """A configuration: a preset, under a YAML file, under sets, under flags.
+    """A configuration from a preset, overridden by a YAML file, by sets, and by flags.
 
-    Without preset and file: the bundled model's preset, or, for a model of your own, the general one.
+    Without preset and file: the bundled model's preset, or the general one for any other model.
 
-    file: a path; preset: a name (`preset_names` has them); sets: "section.key=value" each; flags: values by
-    dotted key, None for those that are not given. Raises UserError of one line that names the key, its value
+    file: a path; preset: one of `preset_names`; sets: "section.key=value" each; flags: values by
+    dotted key, None for unset ones. Raises UserError of one line that names the key, its value
     and what is allowed.
     """
     given = _given(sets, flags or {})
@@ -57,7 +57,7 @@ def load(
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in preset_names():
-            raise UserError(f"--preset {preset}: no such preset; there are {', '.join(preset_names())}")
+            raise UserError(f"--preset {preset}: no such preset; choose from {', '.join(preset_names())}")
         tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
     if file is not None:
         tree = merge(tree, migrated(_read_yaml(Path(file)), file))
@@ -65,7 +65,7 @@ def load(
 
 
 def _given(sets: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--set` and flags say, as a tree; flags win."""
+    """`--set` and flags as a tree; flags win."""
     tree: dict[str, Any] = {}
     for item in sets:
         key, equals, value = item.partition("=")
@@ -92,12 +92,12 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def changed_bytes(old: Config, new: Config) -> list[str]:
-    """Dotted keys that a resumed run may change, and has, at the price of other bytes."""
+    """Dotted keys that a resumed run has changed, as it may, but which may change bytes."""
     return [key for key in _changed(old, new) if key in CHANGE_BYTES]
 
 
 def _changed(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Values of both by dotted key, where they differ; a mapping without keys is as good as none."""
+    """Values of both by dotted key, where they differ; an empty mapping counts as none."""
     before, after = (
         {key: value for key, value in flat(config.model_dump()).items() if value != {}}
         for config in (old, new)
@@ -116,5 +116,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: sections such as 'evolution:' are wanted at the top")
+        raise UserError(f"{path}: must have sections such as 'evolution:' at the top")
     return tree

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 def one_line(error: ValidationError, known: Mapping[str, Any], sections: Iterable[str]) -> str:
     """The first offending key, its value, and what is allowed.
 
-    known: every dotted key that there is; sections: the names at the top.
+    known: all dotted keys; sections: the top-level names.
     """
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
@@ -19,13 +19,13 @@ def one_line(error: ValidationError, known: Mapping[str, Any], sections: Iterabl
         inside = [k for k in known if not section or k.startswith(section + ".")]
         near = _meant(key, list(known))
         allowed = near or (inside if section else list(sections))
-        text = f"{key}: unknown key; {'did you mean' if near else 'there are'} {', '.join(allowed)}"
+        text = f"{key}: unknown key; {'did you mean' if near else 'must be one of'} {', '.join(allowed)}"
     else:
         reason = problem["msg"].removeprefix("Value error, ")
         value = problem["input"]
         shown = "" if isinstance(value, (dict, BaseModel)) else f" {value!r} is not allowed:"
         inner, _, rest = reason.partition(": ")
-        if f"{key}.{inner}" in known:  # a section's check names the key inside it
+        if f"{key}.{inner}" in known:  # the check of a section names the key inside it
             key, reason, shown = f"{key}.{inner}", rest, ""
         text = f"{key}:{shown} {reason[0].lower()}{reason[1:]}"
     others = len({e["loc"][:2] for e in error.errors()}) - 1
@@ -36,7 +36,7 @@ ABBREVIATIONS = {"lr": "learning_rate", "n": "population", "pop": "population", 
 
 
 def _meant(key: str, known: list[str]) -> list[str]:
-    """Keys that an unknown one may stand for: by its last part in another section, or by its spelling."""
+    """Keys that may be meant by an unknown one: with the same last part elsewhere, or similar spelling."""
     last = key.rpartition(".")[2]
     last = ABBREVIATIONS.get(last, last)
     elsewhere = [other for other in known if other == last or other.endswith(f".{last}")]

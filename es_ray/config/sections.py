@@ -1,4 +1,4 @@
-"""The sections of the configuration: their keys, and what each may be."""
+"""The sections of the configuration: their keys and allowed values."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -34,7 +34,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_keys(cls, values: Any) -> Any:
-        return {} if values is None else values  # `output:` in YAML, with nothing below it
+        return {} if values is None else values  # `output:` in YAML with nothing below it
 
     @field_validator("*", mode="before")
     @classmethod
@@ -57,7 +57,7 @@ class ModelConfig(Section):
 
 
 class LoraConfig(Section):
-    """The adapters: rank, scaling alpha / rank, and which linear layers carry one."""
+    """The adapters: rank, scaling alpha / rank, and which linear layers have one."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 1
     alpha: Positive = 2.0
@@ -99,7 +99,7 @@ class InitConfig(Section):
 class NoiseConfig(Section):
     """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`).
 
-    Without a kind, std means `constant`. A key that is not the kind's is an error: it would have no effect.
+    Without a kind, std means `constant`. A key of another kind is an error: it would have no effect.
     """
 
     kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
@@ -132,10 +132,10 @@ NOISE_KEYS: dict[str, dict[str, float]] = {
 
 
 class EvolutionConfig(Section):
-    """Population, steps and noise. The seed decides everything that is random.
+    """Population, steps and noise. The seed determines everything random.
 
-    optimizer: a name of es_ray.evolution.optimizers, or an import path; momentum, beta1, beta2, eps: for
-    those that take them, with the optimizer's own default where none is given.
+    optimizer: a name in es_ray.evolution.optimizers, or an import path; momentum, beta1, beta2, eps: for
+    optimizers that take them, with the optimizer's own default if unset.
     """
 
     population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
@@ -160,7 +160,7 @@ class EvolutionConfig(Section):
 
 
 class TaskConfig(Section):
-    """The task and its examples: JSONL files of {prompt, target}, or none for the task's own."""
+    """The task and its examples: JSONL files of {prompt, target}, or None for the task's own."""
 
     name: str = "conciseness"
     train: str | None = None
@@ -169,13 +169,13 @@ class TaskConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How often, in generations, the centre also answers the test questions."""
+    """How often, in generations, the centre also answers the test prompts."""
 
     every: Count = 1
 
 
 class EngineConfig(Section):
-    """What generates. kind: auto, a name of es_ray.engines.registry, or the import path of an EngineSpec.
+    """The engine. kind: auto, a name in es_ray.engines.registry, or the import path of an EngineSpec.
 
     shard: candidates in one batch; threads: CPU threads of an engine.
     """
@@ -189,12 +189,12 @@ class EngineConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Where it runs. workers 0: in this process, without Ray; auto: 0 without a GPU, else one for each.
+    """Where a run executes. workers 0: in this process, without Ray; auto: 0 without a GPU, else one per GPU.
 
-    placement: pack engines onto few nodes, or spread them; wait_timeout: seconds to wait for a worker where
-    there is none; start_timeout, shard_timeout: seconds that an engine may take to start, and a shard to be
-    evaluated; heartbeat: seconds of silence after which a worker is given up; max_attempts: workers that one
-    shard, and one start, may cost before the run stops.
+    placement: pack engines onto few nodes, or spread them; wait_timeout: seconds to wait for a worker if none
+    is left; start_timeout, shard_timeout: seconds that an engine may take to start, and to evaluate a shard;
+    heartbeat: seconds of silence after which a worker counts as lost; max_attempts: workers that one shard,
+    or one start, may fail on before the run stops.
     """
 
     workers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto"] = "auto"
@@ -215,7 +215,7 @@ class ClusterConfig(Section):
 
 
 class OutputConfig(Section):
-    """The run directory. keep: whole generations kept (none: all); the rest: how often, in generations."""
+    """The run directory. keep: generations kept complete (None: all); the rest: how often, in generations."""
 
     dir: str | None = None
     keep: Count | None = None
@@ -224,7 +224,7 @@ class OutputConfig(Section):
 
 
 class Config(Section):
-    """A run. The defaults are those of the bundled model."""
+    """The configuration of a run. The defaults are those of the bundled model."""
 
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -237,19 +237,19 @@ class Config(Section):
     output: OutputConfig = OutputConfig()
 
     def replace(self, **values: Any) -> "Config":
-        """A copy with some dotted keys changed, `__` standing for the dot: `replace(evolution__seed=1)`."""
+        """A copy with some dotted keys changed, with `__` for the dot: `replace(evolution__seed=1)`."""
         tree = self.model_dump()
         noise = {key.rpartition("__")[2]: value for key, value in values.items() if "__noise__" in key}
         kind = noise.get("kind", "constant" if "std" in noise else self.evolution.noise.kind)
         if kind != self.evolution.noise.kind:
-            tree["evolution"]["noise"] = {"kind": kind}  # the present kind's keys are not the new one's
+            tree["evolution"]["noise"] = {"kind": kind}  # the old kind's keys are not valid for the new one
         for key, value in values.items():
             put(tree, key.split("__"), value)
         return Config.parse(tree)
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> "Config":
-        """A tree of plain values as a configuration; raises UserError that names the first offending key."""
+        """A configuration from plain values; raises UserError that names the first offending key."""
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
@@ -273,6 +273,6 @@ def layer_numbers(text: str) -> list[int] | None:
         if high and int(high) < int(low):
             raise ValueError(f"range {part.strip()} runs backwards")
         if int(high or low) >= MOST_LAYERS:
-            raise ValueError(f"layer {high or low} is more than any model has; at most {MOST_LAYERS - 1}")
+            raise ValueError(f"layer {high or low} is too large; at most {MOST_LAYERS - 1} is allowed")
         numbers.update(range(int(low), int(high or low) + 1))
     return sorted(numbers)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, the values of `above` where a key is in both."""
+    """Both merged; the values of `above` win."""
     merged = dict(below)
     for key, value in above.items():
         mine = merged.get(key)
@@ -14,7 +14,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: object) -> None:
-    """Set the value at a path of keys, making the mappings on the way."""
+    """Set the value at a path of keys, creating mappings as needed."""
     for key in path[:-1]:
         inner = tree.get(key)
         tree[key] = dict(inner) if isinstance(inner, dict) else {}

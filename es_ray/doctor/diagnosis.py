@@ -1,4 +1,4 @@
-"""`es-ray doctor`: what the nodes are like that a run would use, and what is wrong with them."""
+"""`es-ray doctor`: the state of the nodes that a run would use, and what is wrong with them."""
 
 import os
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from es_ray.models import looks_local
 class Diagnosis:
     """The driver's process, the nodes of the cluster (none without one), and findings, errors first.
 
-    packages: those of engines, whose versions are told.
+    packages: of engines, whose versions are reported.
     """
 
     driver: NodeReport
@@ -28,11 +28,11 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is no error; warnings may be there."""
+        """Whether there is no error; there may be warnings."""
         return all(finding.level != "error" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values; sizes in bytes, times in seconds."""
+        """Everything as plain values; sizes in bytes, times in seconds."""
         return {
             "healthy": self.healthy,
             "driver": self.driver.as_dict(),
@@ -44,8 +44,8 @@ class Diagnosis:
 def diagnose(config: Config, seconds: float) -> Diagnosis:
     """Examine this process and, where cluster.address names a running cluster, each of its nodes.
 
-    seconds: how long the nodes may take to answer. Raises UserError where no cluster answers. Without an
-    address Ray is not started, nor imported.
+    seconds: the nodes' time limit. Raises UserError if no cluster answers. Without an address Ray is neither
+    started nor imported.
     """
     packages = engine_packages(config.engine.kind)
     if _alone(config):
@@ -72,7 +72,7 @@ def _this_process(config: Config, ports: dict[int, str]) -> NodeReport:
 
 
 def _alone(config: Config) -> bool:
-    """Whether no cluster is there yet: a run would use none, or start one."""
+    """Whether there is no cluster yet: a run would use none, or start one."""
     return (config.cluster.address or "local") == "local"
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with nodes, by what they told of themselves. Pure functions of reports; sizes in bytes."""
+"""What is wrong with nodes, by their reports. Pure functions of reports; sizes in bytes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,24 +9,24 @@ from es_ray.engines.spec import EngineSpec
 
 GIB = 1 << 30
 LEAST_SHM = GIB
-"""Docker gives 64 MiB unless told otherwise: too little for Ray's objects, NCCL and a large LoRA."""
+"""Docker's default of 64 MiB is too little for Ray's objects, NCCL and a large LoRA."""
 LEAST_DISK = GIB
 LEAST_MEMORY = 2 * GIB
 """A worker's process with torch in it, and no model yet."""
 FULL_DISK = 0.95
-"""Ray spills no object to a disk that is fuller than this."""
+"""Ray spills no objects to a disk that is fuller than this."""
 FREE_GPU = 0.8
-"""An engine may take most of a GPU; less than this share is free only beside another process."""
+"""An engine may take most of a GPU; if less than this share is free, another process is using it."""
 
 
 def reachable(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
-    """Nodes that are there for Ray, and did not answer."""
+    """Nodes that are alive for Ray but did not answer."""
     for node in nodes:
         if node.failure is not None:
             yield error(
                 node.name,
                 f"{node.failure} ({node.reached})",
-                "look at that machine and its logs in /tmp/ray/session_latest/logs, or take it out",
+                "look at that machine and its logs in /tmp/ray/session_latest/logs, or remove it",
             )
 
 
@@ -59,14 +59,14 @@ def gpus(nodes: Sequence[NodeReport], needed: int) -> Iterator[Finding]:
 
 
 def _gpus_of(node: NodeReport, wanted: bool) -> Iterator[Finding]:
-    told = node.facts["gpus"]
-    if told["problem"] is not None:
+    report = node.facts["gpus"]
+    if report["problem"] is not None:
         if wanted:
             install = "install the NVIDIA driver, and its container toolkit where Ray runs in a container"
-            yield error(node.name, f"Ray offers {node.gpus:g} GPUs there, but {told['problem']}", install)
+            yield error(node.name, f"Ray offers {node.gpus:g} GPUs there, but {report['problem']}", install)
         return
-    if node.node_id is not None and node.gpus != len(told["found"]):
-        what = f"Ray offers {node.gpus:g} GPUs, the machine has {len(told['found'])}"
+    if node.node_id is not None and node.gpus != len(report["found"]):
+        what = f"Ray offers {node.gpus:g} GPUs, the machine has {len(report['found'])}"
         yield warning(node.name, what, "start Ray there with --num-gpus as many as are to be used")
     if not wanted:
         return
@@ -74,13 +74,13 @@ def _gpus_of(node: NodeReport, wanted: bool) -> Iterator[Finding]:
     if torch is not None and cuda is None:
         advice = "install a build of torch with CUDA there"
         yield error(node.name, f"torch {torch} cannot use its GPUs: it was built without CUDA", advice)
-    elif cuda is not None and told["cuda"] is not None and _major(told["cuda"]) < _major(cuda):
-        what = f"its driver knows CUDA up to {told['cuda']}, torch {torch} needs {cuda}"
+    elif cuda is not None and report["cuda"] is not None and _major(report["cuda"]) < _major(cuda):
+        what = f"its driver knows CUDA up to {report['cuda']}, torch {torch} needs {cuda}"
         yield error(node.name, what, "update the NVIDIA driver, or install a torch for an older CUDA")
-    for number, gpu in enumerate(told["found"]):
+    for number, gpu in enumerate(report["found"]):
         if gpu["free"] is not None and gpu["free"] < FREE_GPU * gpu["total"]:
             what = f"GPU {number} has {gpu['free'] / GIB:.1f} of {gpu['total'] / GIB:.1f} GiB free"
-            yield warning(node.name, what, "see with nvidia-smi what holds the rest, and end it")
+            yield warning(node.name, what, "find out with nvidia-smi what uses the rest, and end it")
 
 
 def _major(version: str) -> int:
@@ -150,7 +150,7 @@ def security(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
 
 
 def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
-    """The model and the examples: there, whole, and the same on every node that hosts engines."""
+    """The model and the examples: present, complete, and the same on every node that hosts engines."""
     engines = hosts(nodes)
     for node in [driver, *engines]:
         model = node.facts["model"]

@@ -1,6 +1,6 @@
-"""Whether a machine has a model, and all of it. Sent to nodes with probe.py, so the standard library alone.
+"""Whether a machine has a complete model. Sent to nodes with probe.py, so it uses only the standard library.
 
-Nothing is loaded: what the files say of themselves is compared with what is there.
+Nothing is loaded: what headers and indices list is compared with the files.
 """
 
 import contextlib
@@ -12,17 +12,17 @@ from typing import Any
 
 WEIGHTS = ("*.safetensors", "*.bin")
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-"""Files of which a tokenizer has one at least."""
+"""Files of which a tokenizer has at least one."""
 INDEX = "model.safetensors.index.json"
 HEADER_SIZE = 8
-"""Bytes that tell how long the header of a safetensors file is."""
+"""Bytes at the start of a safetensors file that hold the length of its header."""
 HUB_SECONDS = 5
 
 
 def model(kind: str, path: str, revision: str | None) -> dict[str, Any]:
     """Where this node has the model: {found: folder | cache | hub | None, path, size, hash, problem}.
 
-    size: bytes of its weights; hash: of its config.json. Both None where it would have to be downloaded.
+    size: bytes of its weights; hash: of its config.json. Both None if it would have to be downloaded.
     """
     if kind == "hub":
         return _hub_model(path, revision)
@@ -42,7 +42,7 @@ def package_folder(name: str) -> Path | None:
 
 
 def file_hash(file: Path) -> str | None:
-    """A hash of a file's bytes; None where there is none."""
+    """A hash of a file's bytes; None if there is none."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     return None
@@ -66,7 +66,7 @@ def _weights(folder: Path) -> dict[str, int]:
 
 
 def _incomplete(folder: Path, weights: dict[str, int]) -> str | None:
-    """Weights that are not there: a download may have been cut short between two files."""
+    """Missing weights: a download may have been cut short between two files."""
     if not weights:
         return f"it has no weights ({' or '.join(WEIGHTS)})"
     try:
@@ -77,7 +77,7 @@ def _incomplete(folder: Path, weights: dict[str, int]) -> str | None:
 
 
 def _shards(folder: Path) -> set[str]:
-    """The files that weights in several parts consist of; none for those in one part."""
+    """The files of weights in several parts; none for those in one part."""
     index = folder / INDEX
     if not index.is_file():
         return set()
@@ -85,7 +85,7 @@ def _shards(folder: Path) -> set[str]:
 
 
 def _damaged(folder: Path, weights: dict[str, int]) -> str | None:
-    """Safetensors files whose size is not what their header says."""
+    """Safetensors files whose size differs from their header."""
     for name, size in sorted(weights.items()):
         if not name.endswith(".safetensors"):
             continue
@@ -100,7 +100,7 @@ def _damaged(folder: Path, weights: dict[str, int]) -> str | None:
 
 
 def _size_by_header(file: Path, size: int) -> int | None:
-    """The bytes that a safetensors file should have, None where its header is not whole.
+    """The bytes that a safetensors file should have, None if its header is incomplete.
 
     The format: the header's length, 8 bytes; the header, JSON of tensors with their data_offsets; the data.
     """
@@ -129,14 +129,12 @@ def _hub_model(name: str, revision: str | None) -> dict[str, Any]:
     if isinstance(cached, str):
         folder = Path(cached).parent
         here = _folder_model(folder, "cache")
-        # what is missing can be downloaded; what is there is not downloaded again, however damaged
+        # missing files can be downloaded; present ones are not downloaded again, even if damaged
         if here["problem"] is None or _damaged(folder, _weights(folder)):
             return here
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=HUB_SECONDS)
-    except (
-        Exception
-    ) as error:  # of whatever HTTP library the hub's client uses: all mean that it can't be had
+    except Exception as error:  # of any HTTP library that the hub's client uses: it can't be downloaded
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return _missing(name, f"not in the cache, and the hub does not give it: {said[:200]}")
     return {"found": "hub", "path": name, "size": None, "hash": None, "problem": None}

@@ -1,4 +1,4 @@
-"""Asking the nodes of a Ray cluster what they are like, with a deadline, and what a run needs of them."""
+"""Queries the nodes of a Ray cluster, with a deadline, and checks what a run needs of them."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ from es_ray.ray_cluster import connected
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
-"""How long a node may take: a new process must start there, on a cold disk perhaps."""
+"""Seconds that a node may take: a new process must start there, perhaps from a cold disk."""
 
 
 def check_nodes(
@@ -33,11 +33,11 @@ def check_nodes(
 ) -> frozenset[str]:
     """Check, before a run, that the nodes which would host its engines run the driver's software.
 
-    config: as settled, engine.kind among it. seconds: the deadline for all answers. known: ids of nodes that
-    need no second look. Ray must be connected. Returns known and the ids of those that answered; one that
-    doesn't is told in a warning, as it may be gone by the time of the first engine. Raises UserError, in one
-    line, for different versions of Ray, Python (its minor version), es-ray, torch or what the engine needs,
-    and for a Ray that is too old.
+    config: resolved, including engine.kind. seconds: the deadline for all answers. known: ids of nodes that
+    need no second check. Ray must be connected. Returns known and the ids of those that answered; one that
+    doesn't is logged as a warning, as it may be gone by the time of the first engine. Raises UserError, in
+    one line, for different versions of Ray, Python (its minor version), es-ray, torch or the engine's
+    packages, and for a Ray that is too old.
     """
     new = [node for node in living(config) if node.engines and node.node_id not in known]
     packages = _engine_packages(config)
@@ -60,9 +60,9 @@ def check_nodes(
 
 
 def cluster_engine(config: Config) -> EngineSpec:
-    """What `auto` is on the configured cluster: the first engine that one of its nodes could host.
+    """Resolve `auto` on the configured cluster: the first engine that one of its nodes could host.
 
-    The driver's own machine says nothing about that. Raises UserError where no Ray answers.
+    The driver's own machine does not matter. Raises UserError if no Ray answers.
     """
     with connected(config.cluster):
         hosting = [node for node in living(config) if node.engines]
@@ -75,7 +75,7 @@ def _engine_packages(config: Config) -> tuple[str, ...]:
 
 
 def living(config: Config) -> list[NodeReport]:
-    """The nodes that Ray holds for alive, of which nothing is known yet; the driver's own comes first."""
+    """The nodes that are alive for Ray, without facts yet; the driver's own comes first."""
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
     mine = ray.get_runtime_context().get_node_id()
     nodes.sort(key=lambda node: node["NodeID"] != mine)
@@ -102,7 +102,7 @@ def living(config: Config) -> list[NodeReport]:
 
 
 def server_ports() -> dict[int, str]:
-    """Where the cluster says that its HTTP servers listen: what for ports.py, by port."""
+    """The ports where, according to the cluster, its HTTP servers listen: DASHBOARD or AGENT by port."""
     url = ray._private.worker.get_dashboard_url() or ""
     port = url.rpartition(":")[2]
     found = {int(port): ports.DASHBOARD} if port.isdecimal() else {}
@@ -116,9 +116,9 @@ def query_nodes(
     arguments: tuple[Any, ...],
     seconds: float,
 ) -> list[NodeReport]:
-    """The nodes with their answers, or why there is none; question: a function of probe.py.
+    """The nodes with their answers, or the reason for none; question: a function of probe.py.
 
-    One task for each, on that node or nowhere, without CPUs so that a busy node answers too.
+    One task for each node, pinned to it, without CPUs so that a busy node answers too.
     """
     started = time.monotonic()
     with _sent_by_value():
@@ -129,14 +129,14 @@ def query_nodes(
             )
             for node in nodes
         ]
-    # futures, as in fleet.py: Ray 2.60 has aborted a driver inside `ray.wait`
-    asked = {ref.future(): number for number, ref in enumerate(refs)}
+    # futures, as in actor_manager.py: Ray 2.60 has aborted a driver inside `ray.wait`
+    pending = {ref.future(): number for number, ref in enumerate(refs)}
     reports = [replace(node, failure=f"it does not answer within {seconds:g} s") for node in nodes]
     with contextlib.suppress(TimeoutError):
-        for answer in as_completed(asked, timeout=max(started + seconds - time.monotonic(), 0)):
-            number = asked.pop(answer)
+        for answer in as_completed(pending, timeout=max(started + seconds - time.monotonic(), 0)):
+            number = pending.pop(answer)
             reports[number] = _answer(nodes[number], answer, round(time.monotonic() - started, 2))
-    for number in asked.values():
+    for number in pending.values():
         ray.cancel(refs[number], force=True)
     return reports
 
@@ -153,7 +153,7 @@ def _answer(node: NodeReport, answer: "Future[dict[str, Any]]", seconds: float) 
 
 @contextlib.contextmanager
 def _sent_by_value() -> Iterator[None]:
-    """Functions of the probe travel as code: a node without es-ray could not import them."""
+    """Send the probe's functions as code: a node without es-ray could not import them."""
     modules = (probe, ports, model_files)
     for module in modules:
         ray.cloudpickle.register_pickle_by_value(module)

@@ -1,6 +1,6 @@
 """Which of Ray's HTTP servers listen on a node, where, and whether they ask for the token.
 
-Whoever reaches one that asks for none can run any program as Ray's user: ShadowRay, CVE-2023-48022. Sent to
+Whoever reaches one that does not can run any program as Ray's user: ShadowRay, CVE-2023-48022. Sent to
 the node by value like probe.py, under the same rules: only the standard library, only this file.
 """
 
@@ -20,11 +20,11 @@ PROCESSES = {
     DASHBOARD: re.compile(rb"ray/dashboard/dashboard\.py"),
     AGENT: re.compile(rb"^ray::DashboardAgent|ray/dashboard/agent\.py"),
 }
-QUESTIONS = {
+REQUESTS = {
     DASHBOARD: ("/api/version", 200, b"ray_version"),
     AGENT: ("/api/job_agent/jobs/es-ray-doctor/logs", 404, b"does not exist"),
 }
-"""A question that changes nothing, and the answer to whoever brings no token: status, some of the text."""
+"""A request that changes nothing, and the response to it without a token: status, and part of the text."""
 REFUSED = 401
 SECONDS = 3
 LISTENING = "0A"
@@ -33,8 +33,8 @@ LISTENING = "0A"
 def ray_servers(ports: dict[int, str]) -> list[dict[str, Any]]:
     """The servers of any Ray on this node: [{what, address, port, loopback, token}].
 
-    ports: where the cluster says that they listen, DASHBOARD or AGENT by number. Looked at besides: Ray's
-    usual ports, and those of its processes as far as this user may see them. Each is asked once, from here.
+    ports: where they listen according to the cluster, DASHBOARD or AGENT by number. Ray's usual ports are
+    checked too, and those of its processes that this user may see. Each gets one request, from here.
     """
     owners = dict(_sockets_of_ray())
     servers = []
@@ -50,8 +50,8 @@ def ray_servers(ports: dict[int, str]) -> list[dict[str, Any]]:
 
 
 def _asks_for_token(what: str, address: str, port: int) -> bool | None:
-    """Whether the server refuses one who brings no token; None if it is none of Ray's."""
-    path, status, text = QUESTIONS[what]
+    """Whether the server refuses a request without a token; None if it is not one of Ray's."""
+    path, status, text = REQUESTS[what]
     reply, body = _get(_reachable(address), port, path)
     if reply == REFUSED and b"token" in body:
         return True
@@ -59,7 +59,7 @@ def _asks_for_token(what: str, address: str, port: int) -> bool | None:
 
 
 def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    """Status and the start of the text; status 0 from whatever does not speak HTTP."""
+    """Status and the start of the text; status 0 from servers that do not speak HTTP."""
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
     with contextlib.closing(connection):
         try:
@@ -71,7 +71,7 @@ def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
 
 
 def _reachable(address: str) -> str:
-    """An address of this machine at which a server answers that listens on that one."""
+    """An address at which a server listening on that one can be reached from this machine."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
@@ -95,9 +95,9 @@ def _address(text: str) -> str:
 
 
 def _sockets_of_ray() -> Iterator[tuple[str, str]]:
-    """Inodes of the sockets of Ray's dashboards and agents, with what they belong to."""
+    """Inodes of the sockets of Ray's dashboards and agents, with the server they belong to."""
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended, or is not ours to look into
+        with contextlib.suppress(OSError):  # it ended, or may not be inspected
             command = (process / "cmdline").read_bytes()
             what = next((name for name, form in PROCESSES.items() if form.search(command)), None)
             for link in (process / "fd").iterdir() if what is not None else ():

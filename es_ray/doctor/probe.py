@@ -1,7 +1,7 @@
-"""What runs on a node to tell what it is like. It is sent there by value, as es-ray may be missing there.
+"""What runs on a node to examine it. It is sent there by value, as es-ray may be missing there.
 
 So it imports nothing but the standard library, ports.py and model_files.py, which are sent with it, and
-answers with plain values that any process can read. Sizes are bytes.
+returns plain values that any process can read. Sizes are in bytes.
 """
 
 import ctypes
@@ -23,16 +23,16 @@ from es_ray.doctor.model_files import file_hash, model, package_folder
 from es_ray.doctor.ports import ray_servers
 
 PACKAGES = ("es-ray", "ray", "torch", "transformers", "tokenizers", "peft", "numpy")
-"""Those that every run needs; engines may need others."""
+"""Packages that every run needs; engines may need others."""
 GPU_KEYS = ("name", "driver", "total", "free")
 NVIDIA_SMI_SECONDS = 15
 
 
 def software(packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Versions of Python and of packages, None where one is missing; and a hash of es-ray's own code.
+    """Versions of Python and of packages, None if one is missing; and a hash of es-ray's own code.
 
-    packages: names of those to tell beside PACKAGES. Nothing is imported for it: torch alone would take
-    seconds and hundreds of MB.
+    packages: names to report besides PACKAGES. Nothing is imported for it: torch alone would take seconds and
+    hundreds of MB.
     """
     versions: dict[str, str | None] = {"python": platform.python_version()}
     versions |= {name: _version(name) for name in (*PACKAGES, *packages)}
@@ -49,7 +49,7 @@ def examine(wanted: dict[str, Any]) -> dict[str, Any]:
     """Everything about this node.
 
     wanted: `model` ({kind: bundled | folder | hub, path, revision}), `files`, paths that the workers read,
-    `ports`, where the cluster's HTTP servers are said to listen, and `packages`, as for `software`.
+    `ports`, where the cluster's HTTP servers should listen, and `packages`, as for `software`.
     """
     return software(wanted["packages"]) | {
         "host": socket.gethostname(),
@@ -89,7 +89,7 @@ def _cuda_of_torch() -> str | None:
 
 
 def gpus() -> dict[str, Any]:
-    """NVIDIA's GPUs ({name, driver, total, free}), the newest CUDA that their driver knows, or why not."""
+    """NVIDIA's GPUs ({name, driver, total, free}), the newest CUDA that their driver supports, or why not."""
     if shutil.which("nvidia-smi") is None:
         return {"found": [], "cuda": None, "problem": "nvidia-smi is not installed"}
     query = [
@@ -110,7 +110,7 @@ def gpus() -> dict[str, Any]:
 
 
 def _mebibytes(text: str) -> int | None:
-    """Bytes; None where the driver does not tell (`[N/A]`)."""
+    """Bytes; None if the driver does not report it (`[N/A]`)."""
     return int(text) << 20 if text.isdecimal() else None
 
 
@@ -125,7 +125,7 @@ def _cuda_of_driver() -> str | None:
 
 
 def memory() -> dict[str, int]:
-    """Memory in all and what a new process may still take, a container's limit counted in."""
+    """Total memory, and what a new process may still use, within a container's limit."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     sizes = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
     total, free = sizes["MemTotal"], sizes["MemAvailable"]
@@ -138,7 +138,7 @@ def memory() -> dict[str, int]:
 
 
 def space(folder: str) -> dict[str, int] | None:
-    """Room of the file system that holds a folder, which may not be there yet; None for a missing mount."""
+    """Space on the file system of a folder, which may not exist yet; None for a missing mount."""
     path = Path(folder)
     if not path.exists() and path == Path("/dev/shm"):
         return None
@@ -147,10 +147,10 @@ def space(folder: str) -> dict[str, int] | None:
 
 
 def auth() -> dict[str, Any]:
-    """Ray's mode in this process, `token` or `disabled`, and what RAY_AUTH_MODE says."""
+    """Ray's mode in this process, `token` or `disabled`, and the value of RAY_AUTH_MODE."""
     setting = os.environ.get("RAY_AUTH_MODE")
     mode = (setting or "disabled").lower()
-    raylet = sys.modules.get("ray._raylet")  # there in a worker: it knows what Ray made of the setting
+    raylet = sys.modules.get("ray._raylet")  # loaded in a worker: has the mode that Ray uses
     if raylet is not None and hasattr(raylet, "get_authentication_mode"):
         mode = "token" if raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN else "disabled"
     return {"mode": mode, "setting": setting}

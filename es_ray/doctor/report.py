@@ -1,4 +1,4 @@
-"""What is known of a node, and what is wrong with it: plain data, without Ray."""
+"""What is known about a node, and what is wrong with it: plain data, without Ray."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -9,10 +9,10 @@ from typing import Any, Literal
 class NodeReport:
     """A node, or the driver's own process.
 
-    name: for people; reached: how; seconds: until it answered; gpus, cpus: what Ray hands out there, or,
+    name: for display; reached: how; seconds: until it answered; gpus, cpus: what Ray offers there, or,
     without a cluster, what a run in this process may use; engines: whether the run would place engines there;
-    facts: what probe.py told, empty where it could not; failure: why it could not; head: whether the
-    cluster's head runs there.
+    facts: what probe.py returned, empty if it failed; failure: why it failed; head: whether it is the
+    cluster's head.
     """
 
     name: str
@@ -27,7 +27,7 @@ class NodeReport:
     failure: str | None = None
 
     def version(self, package: str) -> str | None:
-        """The version of a package there, None where it is missing."""
+        """The version of a package there, None if it is missing."""
         found: str | None = self.facts["versions"][package]
         return found
 
@@ -36,7 +36,7 @@ class NodeReport:
         return self.version(package) is not None
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Everything as plain values."""
         return asdict(self)
 
 
@@ -51,22 +51,22 @@ class Finding:
 
 
 def error(where: str, what: str, advice: str) -> Finding:
-    """A finding that a run would fail on, or that leaves the machines open."""
+    """A finding that a run would fail on, or that leaves machines open to others."""
     return Finding("error", where, what, advice)
 
 
 def warning(where: str, what: str, advice: str) -> Finding:
-    """A finding that a run may live with."""
+    """A finding that a run can live with."""
     return Finding("warning", where, what, advice)
 
 
 def answered(nodes: Iterable[NodeReport]) -> list[NodeReport]:
-    """Those of which something is known."""
+    """The nodes with facts."""
     return [node for node in nodes if node.facts]
 
 
 def hosts(nodes: Iterable[NodeReport]) -> list[NodeReport]:
-    """Those of which something is known and that would host engines."""
+    """The nodes with facts that would host engines."""
     return [node for node in answered(nodes) if node.engines]
 
 

@@ -1,4 +1,4 @@
-"""What `es-ray doctor` shows: the nodes, then a line for each finding."""
+"""What `es-ray doctor` prints: the nodes, then a line for each finding."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from es_ray.doctor.report import Finding, NodeReport, listed
 from es_ray.engines.spec import Package
 
 VERSIONS = {"ray": "Ray", "python": "Python", "es-ray": "es-ray", "torch": "torch"}
-"""Packages whose versions are shown, and how people call them; those of engines come behind."""
+"""Packages whose versions are shown, with their titles; those of engines follow."""
 COLUMNS = ("node", "versions", "GPUs", "free of all", "Ray", "model")
 ONE_A_LINE = ("GPUs",)
 UNITS = ("KiB", "MiB", "GiB")
@@ -25,8 +25,7 @@ def health_table(
 ) -> Table:
     """The driver's process and every node: how it is reached, versions, GPUs, room, Ray, the model.
 
-    packages: those of engines. A row for each node where that fits into `width` columns, else for each of its
-    cells.
+    packages: of engines. A row for each node if that fits into `width` columns, else for each of its cells.
     """
     titles = VERSIONS | {package.name: package.title for package in packages}
     rows = [_cells(node, titles, bool(nodes)) for node in (driver, *nodes)]
@@ -60,7 +59,7 @@ def _stacked(rows: list[list[list[str]]], width: int) -> Table:
 
 
 def _filled(items: list[str], width: int) -> list[str]:
-    """Items behind each other, in as few lines as the width allows."""
+    """Items separated by commas, in as few lines as the width allows."""
     lines: list[str] = []
     for item in items:
         if lines and cell_len(lines[-1]) + 2 + cell_len(item) <= width:
@@ -81,7 +80,7 @@ def _cells(node: NodeReport, titles: Mapping[str, str], cluster: bool) -> list[l
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[Text]:
-    """`error: where: what; advice`, nodes with the same finding together."""
+    """`error: where: what; advice`, nodes with the same finding combined."""
     findings = list(findings)
     where: dict[tuple[str, str, str], list[str]] = {}
     for finding in findings:
@@ -101,14 +100,14 @@ def _versions(node: NodeReport, titles: Mapping[str, str]) -> list[str]:
 
 
 def _gpus(node: NodeReport) -> list[str]:
-    told = node.facts["gpus"]
+    report = node.facts["gpus"]
     lines = [
         f"{number}: {gpu['name']}, {_number(gpu['free'], 'GiB')} of {_number(gpu['total'], 'GiB')} GiB free"
-        for number, gpu in enumerate(told["found"])
+        for number, gpu in enumerate(report["found"])
     ]
-    if told["found"]:
-        lines.append(f"driver {told['found'][0]['driver']}, CUDA {told['cuda'] or '?'}")
-    if node.node_id is not None and (node.gpus or told["found"]):
+    if report["found"]:
+        lines.append(f"driver {report['found'][0]['driver']}, CUDA {report['cuda'] or '?'}")
+    if node.node_id is not None and (node.gpus or report["found"]):
         lines.append(f"{node.gpus:g} for Ray")
     return lines or ["none"]
 
@@ -131,7 +130,7 @@ def _free(space: dict[str, int] | None) -> str:
 
 
 def _size(size: int) -> str:
-    """Bytes for people, in a unit of which there is one at least."""
+    """Bytes for display, in a unit in which they are at least 1."""
     return f"{_number(size, _unit(size))} {_unit(size)}"
 
 
@@ -158,7 +157,7 @@ def _ray(node: NodeReport, cluster: bool) -> list[str]:
 
 
 def _server(server: dict[str, Any]) -> str:
-    """A dashboard, or another server that is open: there are many of Ray's that are not."""
+    """A dashboard, or another server that is open; the many closed ones of Ray are left out."""
     if server["what"] != DASHBOARD and (server["token"] or server["loopback"]):
         return ""
     door = "token" if server["token"] else "no token"

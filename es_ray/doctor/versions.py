@@ -8,13 +8,13 @@ from es_ray.engines.registry import AUTO, Machine, automatic, engine_spec
 from es_ray.engines.spec import EngineSpec, Package, parsed
 
 OLDEST_RAY = (2, 54)
-"""CVE-2026-27482 is fixed there."""
+"""The first version without CVE-2026-27482."""
 ALIKE = ("transformers", "tokenizers", "peft", "numpy")
-"""Packages whose version may change a run's bytes, but does not break it."""
+"""Packages whose version may change a run's bytes but does not break it."""
 
 
 def chosen_engine(config: Config, nodes: Sequence[NodeReport]) -> EngineSpec:
-    """The configured engine; `auto` is settled by what the nodes have that would host engines."""
+    """The configured engine; `auto` is resolved by what the engine-hosting nodes have."""
     if config.engine.kind != AUTO:
         return engine_spec(config.engine.kind)
     machines = [Machine(node.gpus, node.has) for node in hosts(nodes)]
@@ -25,9 +25,9 @@ def chosen_engine(config: Config, nodes: Sequence[NodeReport]) -> EngineSpec:
 def mismatches(
     driver: NodeReport, nodes: Sequence[NodeReport], packages: Sequence[Package]
 ) -> Iterator[Finding]:
-    """What differs between the driver and the nodes, those that host engines above all.
+    """What differs between the driver and the nodes, mainly those that host engines.
 
-    packages: what the engine needs. The driver may lack them, or have a torch for CPUs: it hosts none.
+    packages: what the engine needs. The driver may lack them, or have a torch for CPUs: it hosts no engine.
     """
     for node in answered(nodes):
         yield from _compared(node, driver, "ray", "Ray", error)
@@ -40,13 +40,13 @@ def mismatches(
     first = next(iter(hosts(nodes)), None)
     for node in hosts(nodes):
         if first is not None and _public(node.version("torch")) == _public(first.version("torch")):
-            yield from _compared(node, first, "torch", "torch", error)  # cu126 beside cu128
+            yield from _compared(node, first, "torch", "torch", error)  # cu126 and cu128
     for package in packages:
         yield from _package(package, driver, hosts(nodes))
 
 
 def old_ray(reports: Sequence[NodeReport]) -> Iterator[Finding]:
-    """Versions of Ray with a known hole."""
+    """Versions of Ray with a known vulnerability."""
     for report in answered(reports):
         found = report.version("ray")
         if found is not None and parsed(found) < OLDEST_RAY:
@@ -58,7 +58,7 @@ def old_ray(reports: Sequence[NodeReport]) -> Iterator[Finding]:
 
 
 def _package(package: Package, driver: NodeReport, engines: Sequence[NodeReport]) -> Iterator[Finding]:
-    """A package of the engine's own: there, not too old, and the same everywhere."""
+    """A package of the engine's own: installed, not too old, and the same everywhere."""
     known = [report for report in (driver, *engines) if report.has(package.name)]
     for node in engines:
         found = node.version(package.name)
@@ -89,12 +89,14 @@ def _compared(
 
 
 def _code(node: NodeReport, driver: NodeReport) -> Iterator[Finding]:
-    """es-ray's code decides, not its version: checkouts may differ under one, and need not be installed."""
+    """Compare es-ray's code, not its version: checkouts may differ under one, and need not be installed."""
     if node.facts["source"] is None:
-        yield error(node.name, "es-ray is missing", "bring the checkout, or the package, onto every node")
+        yield error(
+            node.name, "es-ray is missing", "copy the checkout, or install the package, on every node"
+        )
     elif node.facts["source"] != driver.facts["source"]:
         here, there = (f"es-ray {r.version('es-ray')} (code {r.facts['source']})" for r in (node, driver))
-        yield error(node.name, f"{here}, {driver.name} has {there}", "bring the same code onto every node")
+        yield error(node.name, f"{here}, {driver.name} has {there}", "use the same code on every node")
 
 
 def _minor(version: str | None) -> object:
@@ -102,5 +104,5 @@ def _minor(version: str | None) -> object:
 
 
 def _public(version: str | None) -> object:
-    """A version without what follows the plus, such as cu128: the driver needs no CUDA."""
+    """A version without the part after the plus, such as cu128: the driver needs no CUDA."""
     return (version or "").partition("+")[0]

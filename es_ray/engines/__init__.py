@@ -1,4 +1,4 @@
-"""Inference engines that evaluate populations of LoRA members. Each kind is one folder."""
+"""Inference engines that evaluate populations of LoRA members. One folder per kind."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What an engine is: a model that answers as any member of a population, the centre or the base model."""
+"""The engine protocol: a model that answers as any member of a population, the centre or the base model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ BASE: Final = -2
 
 
 def candidate_name(index: int, generation: int) -> str:
-    """How messages name a candidate: a member's number, the centre or the base model."""
+    """The name of a candidate in messages: a member's number, the centre or the base model."""
     who = {CENTRE: "the centre", BASE: "the base model"}.get(index, f"member {index}")
     return f"{who} of generation {generation}"
 
@@ -24,8 +24,8 @@ def candidate_name(index: int, generation: int) -> str:
 class Variant(NamedTuple):
     """The weights that answer a row.
 
-    member: its index, or CENTRE or BASE; generation: of a member's noise; centre: which of the call's
-    centres it starts from, by place; sigma_factor: on a member's sigma. The base model has but the first.
+    member: its index, or CENTRE or BASE; generation: of a member's noise; centre: index of the one it starts
+    from among the call's centres; sigma_factor: multiplies a member's sigma. For BASE only member counts.
     """
 
     member: int
@@ -39,7 +39,7 @@ class Variant(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How a row's tokens are drawn: seed 0 to 2**31 - 1; temperature above 0; top_p in (0, 1].
+    """How a row's tokens are sampled: seed 0 to 2**31 - 1; temperature above 0; top_p in (0, 1].
 
     The same seed gives the same tokens for the same logits, whatever else is in the batch.
     """
@@ -75,7 +75,7 @@ OnCompletion = Callable[[int, Completion], None]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine reports about itself once its weights are loaded.
+    """What an engine reports about itself after loading its weights.
 
     mean_abs: mean|W| of each adapted module's base weight, in the layout's order.
     """
@@ -87,7 +87,7 @@ class EngineInfo:
 
 
 def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether mean|W| of two engines is the same but for the order of summation on their devices."""
+    """Whether mean|W| of two engines agrees, up to the order of summation on their devices."""
     return len(one) == len(other) and np.allclose(one, other, rtol=1e-4, atol=0)
 
 
@@ -95,8 +95,8 @@ class Engine(ABC):
     """A model on one device. Calls are made one at a time, from one thread.
 
     An engine holds no state of the evolution: centres come with each call, members are rebuilt from theirs.
-    (One that holds the centre itself, with updates merged into its weights, would take the advantages of each
-    generation in a method of its own beside `noise_sum`, and `driver.next_state` would call that.)
+    (One that holds the centre itself, with updates merged into its weights, would need a method besides
+    `noise_sum` that takes each generation's advantages, which `driver.next_state` would call.)
     """
 
     info: EngineInfo
@@ -113,9 +113,9 @@ class Engine(ABC):
     ) -> list[Completion]:
         """Completions of the rows, in their order.
 
-        centres: what variants start from, each of shape [P]; log_probs: whether completions carry theirs;
-        on_completion: called as soon as a row is known to be done, at the latest before the call returns, in
-        any order; what it raises ends the call. Raises EvaluationError.
+        centres: what variants start from, each of shape [P]; log_probs: whether completions include theirs;
+        on_completion: called as soon as a row is known to be complete, in any order, before the call returns;
+        an exception in it ends the call. Raises EvaluationError.
         """
 
     def log_probs(
@@ -127,10 +127,10 @@ class Engine(ABC):
     ) -> list[NDArray[np.float32]]:
         """Log-probabilities of given tokens after each row's prompt, under the full softmax at temperature 1.
 
-        continuations: token ids for each row; returns one array of their length for each. Raises
-        EvaluationError, also where an engine has none to give.
+        continuations: token ids for each row; returns one array for each, as long as it. Raises
+        EvaluationError, also if the engine does not support it.
         """
-        raise EvaluationError(f"{type(self).__name__} gives no log-probabilities")
+        raise EvaluationError(f"{type(self).__name__} does not support log-probabilities")
 
     def noise_sum(
         self,
@@ -145,4 +145,4 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give back the device's memory and whatever else the engine holds."""
+        """Free the device's memory and all other resources of the engine."""

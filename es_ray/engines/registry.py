@@ -1,4 +1,4 @@
-"""The engines by name, and which of them `auto` is. A new one is a folder with a spec, and its entry here."""
+"""The engines by name, and how `auto` is resolved. A new one is a folder with a spec, and an entry here."""
 
 import importlib.util
 from collections.abc import Callable, Iterable
@@ -21,22 +21,21 @@ ANYWHERE: Final = PREFERENCE[-1]
 
 
 class Machine(NamedTuple):
-    """What `auto` asks of a machine: its GPUs, and whether a package is installed there, by its name."""
+    """What `auto` needs to know of a machine: its GPUs, and whether a package, by name, is installed."""
 
     gpus: float
     installed: Callable[[str], bool]
 
 
 def engine_spec(kind: str) -> EngineSpec:
-    """The engine that `engine.kind` names; `auto`, before it is resolved, is the one that runs anywhere.
+    """The engine that `engine.kind` names; ANYWHERE for an `auto` that is not resolved yet.
 
-    Raises UserError for a name that is not registered, and an import path that gives no EngineSpec.
+    Raises UserError for a name that is not registered, and for an import path that is not an EngineSpec.
     """
     spec: Any = resolve("engine.kind", kind, {AUTO: ANYWHERE, **ENGINES})
     if not isinstance(spec, EngineSpec):
         raise UserError(
-            f"engine.kind: {kind} is of type {type(spec).__name__}; "
-            "an EngineSpec (es_ray.engines.spec) is wanted there"
+            f"engine.kind: {kind} must be an EngineSpec (es_ray.engines.spec), not {type(spec).__name__}"
         )
     return spec
 
@@ -44,8 +43,8 @@ def engine_spec(kind: str) -> EngineSpec:
 def automatic(engine: EngineConfig, machines: Iterable[Machine], in_process: bool) -> EngineSpec:
     """What `auto` is: the first of PREFERENCE whose needs one of the machines meets.
 
-    in_process: whether it would run in the driver's process. Where GPUs are needed any number will do here:
-    what asks for more of them than there are says so itself.
+    in_process: whether it would run in the driver's process. If GPUs are needed, any number is enough here:
+    too few of them are reported elsewhere.
     """
     machines = list(machines)
     for spec in PREFERENCE:
@@ -64,6 +63,6 @@ def is_installed(package: str) -> bool:
 
 
 def engine_packages(kind: str = AUTO) -> tuple[Package, ...]:
-    """The packages of the registered engines and of the configured one, each once."""
+    """The packages of the registered engines and of the configured one, without duplicates."""
     specs = (*ENGINES.values(), engine_spec(kind))
     return tuple(dict.fromkeys(package for spec in specs for package in spec.packages))

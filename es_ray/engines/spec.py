@@ -1,4 +1,4 @@
-"""What the rest of es-ray knows of an engine before any of it is loaded: an EngineSpec for each kind."""
+"""What the rest of es-ray knows about an engine without loading it: an EngineSpec for each kind."""
 
 import re
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def parsed(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Package:
-    """A package that an engine needs beside es-ray's own dependencies.
+    """A package that an engine needs besides es-ray's own dependencies.
 
-    name: as it is installed; title: for people; oldest: the first version that will do; supported: which ones
-    do, as a phrase for messages; install: how to get it.
+    name: of the distribution; title: display name; oldest: the first supported version; supported: the
+    supported ones, as a phrase for messages; install: how to get it.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Package:
 
 
 def accept(config: Config, hosted: bool) -> None:
-    """The check of an engine that takes every configuration."""
+    """The check of an engine that accepts every configuration."""
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """A kind of engine. `engine.kind` names one of es_ray.engines.registry, or one's own by import path.
+    """A kind of engine. `engine.kind` is a name in es_ray.engines.registry, or an import path.
 
-    load: the engine with the model's weights, for an experiment; the heavy imports belong inside it.
-    gpus(engine, available): GPUs that one engine takes; available: whether there are any where it may run.
-    packages: what must be installed on each machine that hosts engines, beside es-ray's own dependencies.
-    check(config, hosted): raises UserError for what the engine would refuse, before anything is written;
-    hosted: whether this machine would host engines; where not, its packages may be missing here.
-    in_process: whether it may run in the driver's process, and a failed one leaves that alive.
+    load: makes the engine for an experiment, with the weights loaded; heavy imports belong inside it.
+    gpus(engine, available): GPUs that one engine takes; available: whether there are any where it could run.
+    packages: what must be installed on each machine that hosts engines, besides es-ray's own dependencies.
+    check(config, hosted): raises UserError for what the engine would reject, before anything is written;
+    hosted: whether this machine would host engines; if not, its packages may be missing here.
+    in_process: whether it may run in the driver's process, as a failure does not kill that.
     slice_size: entries of a noise sum that one call computes; no result depends on it.
     weights_in_memory: whether the weights take the host's memory, not a GPU's alone.
     needs_shm: whether it fails where /dev/shm is small.

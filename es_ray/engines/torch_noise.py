@@ -1,7 +1,7 @@
 """The noise of `es_ray.evolution.noise` in torch, on any device: the same words, and normals from float64.
 
-Torch has no 32-bit unsigned product with its high half, so words are int64 and products are put together
-from 16-bit halves. This is the reference on any device; `engines.sglang.lora.noise_kernels` is the fast form.
+Torch has no 32-bit unsigned product with its high half, so words are int64 and products are assembled
+from 16-bit halves. This is the reference on any device; `engines.sglang.lora.noise_kernels` is the fast one.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def normals(
 ) -> Tensor:
     """Standard normals of the entries [start, stop) of several members, float32, shape [N, stop - start].
 
-    members: noise numbers, int64, shape [N], on the device that is to compute.
+    members: noise numbers, int64, shape [N], on the device to compute on.
     """
     block = torch.arange(start // 4, -(-stop // 4), device=members.device)
     which, where = (torch.tensor(word, device=members.device) for word in (generation, stream))
@@ -65,7 +65,8 @@ def numbers_and_signs(
 ) -> tuple[list[int], list[float]]:
     """The number of each member's noise, and its sign: pairs share one under `antithetic`.
 
-    Negative indices (the centre) get sign 0. factors: on each one's sigma, part of its sign; 1 by default.
+    Negative indices (the centre) get sign 0. factors: multiply each sigma, folded into the sign; 1 by
+    default.
     """
     numbers = [max(index, 0) // 2 if noise.antithetic else max(index, 0) for index in indices]
     signs = [0.0 if i < 0 else -1.0 if noise.antithetic and i % 2 else 1.0 for i in indices]
@@ -86,8 +87,8 @@ def members(
 ) -> Tensor:
     """Entries [start, stop) of several members, theta + sigma * noise, float32, shape [N, stop - start].
 
-    theta, sigma: whole vectors, shape [P]; an index below 0 is the centre, theta itself; factors: on each
-    one's sigma, 1 by default.
+    theta, sigma: complete vectors, shape [P]; an index below 0 is the centre, theta itself; factors: multiply
+    each sigma, 1 by default.
     """
     numbers, signs = numbers_and_signs(noise, indices, factors)
     drawn = normals(noise.seed, generation, torch.tensor(numbers, device=theta.device), start, stop)

@@ -1,6 +1,6 @@
 """Fitness shaping: rewards of a population, shape [N], to advantages Z, shape [N], in float64.
 
-A shaping here may assume that the rewards are finite and not all equal; `Strategy.advantages` sees to both.
+A shaping may assume that the rewards are finite and not all equal; `Strategy.advantages` ensures both.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def zscore(rewards: Rewards) -> Rewards:
 
 
 def centered_rank(rewards: Rewards) -> Rewards:
-    """Ranks spread evenly over [-0.5, 0.5], equal rewards sharing their mean rank (arXiv 1703.03864)."""
+    """Ranks spread evenly over [-0.5, 0.5], ties sharing their mean rank (arXiv 1703.03864)."""
     _, inverse, counts = np.unique(rewards, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     mean_rank = last - (counts + 1) / 2
@@ -25,7 +25,7 @@ def centered_rank(rewards: Rewards) -> Rewards:
 
 
 def none(rewards: Rewards) -> Rewards:
-    """The rewards as they are."""
+    """The rewards unchanged."""
     return rewards.copy()
 
 

@@ -1,8 +1,8 @@
-"""Counter-based noise: a normal variate is a pure function of where it is used.
+"""Counter-based noise: a normal variate is a pure function of its position.
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") gives four 32-bit words
-for each counter (block, member, generation, stream) under a key made of the run's seed; Box-Muller makes
-four normals of them. So any process can build any part of any member, alone and in any order.
+for each counter (block, member, generation, stream) under a key made from the run's seed; Box-Muller turns
+them into four normals. So any process can compute any part of any member, in any order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,12 @@ STREAM_INITIAL: Final = 1
 STREAM_PROMPTS: Final = 2
 STREAM_SAMPLES: Final = 3
 STREAM_ROUNDING: Final = 4
-"""What numbers are for: noise, initial values, the order of prompts, samples, stochastic rounding."""
+"""What the numbers are for: noise, initial values, prompt order, token sampling, stochastic rounding."""
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
-_CHUNK = 1 << 16  # entries made at once, what fits into a core's cache; never changes a result
+_CHUNK = 1 << 16  # entries computed at once, to fit a core's cache; never changes a result
 
 Words = NDArray[np.uint32]
 
@@ -50,7 +50,7 @@ def philox4x32(counter: tuple[Words, ...], key: tuple[int, int]) -> tuple[Words,
 
 
 def _box_muller(x: Words, y: Words) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    # float64 inside, so that what is rounded to float32 hardly depends on the machine's log, cos and sin
+    # in float64, so that the float32 result hardly depends on the machine's log, cos and sin
     radius = (x >> np.uint32(8)).astype(np.float64)
     radius += 1.0
     radius *= 2.0**-24
@@ -67,7 +67,7 @@ def normals(
 ) -> NDArray[np.float32]:
     """Standard normals of the entries [start, stop) of a flat vector, float32, shape [stop - start].
 
-    seed: 0 to 2**64 - 1; generation, member: 0 to 2**32 - 1; entry i lies in block i // 4, which is 32 bits.
+    seed: 0 to 2**64 - 1; generation, member: 0 to 2**32 - 1; entry i is in block i // 4, which has 32 bits.
     """
     return normals_of(seed, generation, [member], stream, start, stop)[0]
 
@@ -91,14 +91,14 @@ def normals_of(
 
 
 def at_once(members: int, entries: int) -> Iterator[slice]:
-    """The members in slices of so many that their entries fill a cache."""
+    """The members in slices whose entries fit a cache."""
     step = max(1, _CHUNK // max(1, entries))
     return (slice(low, min(low + step, members)) for low in range(0, members, step))
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The run's perturbations: `member(g, i)` is the same array wherever and whenever it is asked for.
+    """The run's perturbations: `member(g, i)` is the same array in any process, at any time.
 
     With `antithetic`, members 2k and 2k + 1 share the noise of pair k, and the odd one is negated.
     """

@@ -1,8 +1,8 @@
-"""Update rules: from a generation's noise sum to the direction in which the centre moves.
+"""Update rules: from a generation's noise sum to the direction of the centre's step.
 
-The strategy steps theta <- theta + learning_rate * s * u (see `Strategy.step`); a rule gives u. A new rule is
-one class: derive from Optimizer, and enter it in OPTIMIZERS, or name it as `evolution.optimizer:
-package.module:Class` or `path/to/file.py:Class`.
+The strategy steps theta <- theta + learning_rate * s * u (see `Strategy.step`); a rule computes u. A new rule
+is one class: derive from Optimizer, and add it to OPTIMIZERS, or set `evolution.optimizer` to
+`package.module:Class` or `path/to/file.py:Class`.
 """
 
 from abc import ABC, abstractmethod
@@ -19,30 +19,30 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Direction:
-    """u = vector / divisor, shape [P]: the step divides, so that u and the learning rate are rounded once."""
+    """u = vector / divisor, shape [P]; the step divides the learning rate by it, to round only once."""
 
     vector: Vector
     divisor: float = 1.0
 
 
 class Optimizer(ABC):
-    """An update rule. It holds no state: what it keeps from step to step is arrays that the run stores.
+    """An update rule. It is stateless: what it keeps from step to step is arrays, which the run stores.
 
-    options: the keys of the `evolution` section that its constructor takes, beside `optimizer`; those that
-    are not set are left out of the call, and a key that the chosen rule does not take is an error.
+    options: the keys of the `evolution` section that its constructor takes, besides `optimizer`; unset ones
+    are left out of the call, and a key that the chosen rule does not take is an error.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
 
     def initial(self, size: int) -> dict[str, NDArray[Any]]:
-        """Its arrays before the first step, by name; size: entries of theta, P."""
+        """The arrays before the first step, by name; size: entries of theta, P."""
         return {}
 
     @abstractmethod
     def direction(
         self, noise_sum: Vector, population: int, arrays: Arrays
     ) -> tuple[Direction, dict[str, NDArray[Any]]]:
-        """The direction u, and its arrays after this step.
+        """The direction u, and the arrays after this step.
 
         noise_sum: sum_i Z_i noise_i over the members, float32, shape [P]; the gradient estimate is
         noise_sum / population. arrays: as `initial` or the last call returned them. Changes neither.
@@ -55,7 +55,7 @@ class Sgd(Optimizer):
     def direction(
         self, noise_sum: Vector, population: int, arrays: Arrays
     ) -> tuple[Direction, dict[str, NDArray[Any]]]:
-        """The noise sum over the population's size."""
+        """The noise sum divided by the population's size."""
         return Direction(noise_sum, population), {}
 
 

@@ -1,4 +1,4 @@
-"""What a member is: the centre plus scaled noise, from two integers, and sums over members' noise."""
+"""Members, the centre plus scaled noise from two integers, and sums over members' noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ class PiecewiseConstant:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """All that decides a member, beside the centre: small enough to travel with every call.
+    """Everything that defines a member besides the centre: small enough to send with every call.
 
-    sigma: the noise's scale for each entry; first_sigma: the one of generation 0, where it differs
+    sigma: the noise's scale for each entry; first_sigma: that of generation 0, if it differs
     (`init.mode: population`).
     """
 
@@ -50,7 +50,7 @@ class Perturbation:
         return self.sigma.size
 
     def scale(self, generation: int) -> PiecewiseConstant:
-        """Sigma in that generation."""
+        """Sigma in a generation."""
         return self.first_sigma if generation == 0 and self.first_sigma is not None else self.sigma
 
     def member(self, theta: Vector, generation: int, index: int, factor: float = 1.0) -> Vector:
@@ -60,7 +60,7 @@ class Perturbation:
     def members(
         self, theta: Vector, generation: int, indices: Sequence[int], factors: Sequence[float] = ()
     ) -> Vector:
-        """Several members, shape [N, P]; factors: on each one's sigma, 1 by default."""
+        """Several members, shape [N, P]; factors: multiply each sigma, 1 by default."""
         members = self.noise.members(generation, indices, 0, self.size)
         for row, factor in enumerate(factors):
             if factor != 1.0:
@@ -73,7 +73,7 @@ class Perturbation:
         """Entries [start, stop) of sum_i Z_i noise_i over all members, float32, shape [stop - start].
 
         advantages: Z, shape [N]. Summed in member order for each entry, so that the bits do not depend on how
-        the entries are split.
+        the entries are sliced.
         """
         total = np.zeros(stop - start, dtype=np.float32)
         for some in at_once(len(advantages), stop - start):

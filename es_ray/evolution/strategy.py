@@ -1,7 +1,7 @@
-"""The Evolution Strategy: the population it asks for, and the step that their advantages make.
+"""The Evolution Strategy: the population to evaluate, and the step from its advantages.
 
 Salimans et al. 2017 (arXiv 1703.03864) in the form of arXiv 2509.24372. The state is a dict of named arrays:
-`theta`, the centre, float32, shape [P], and what the optimizer keeps, as `optimizer.<name>`.
+`theta`, the centre, float32, shape [P], and the optimizer's arrays, as `optimizer.<name>`.
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ State = Mapping[str, NDArray[Any]]
 THETA: Final = "theta"
 _OPTIMIZER: Final = "optimizer."
 _CHUNK: Final = 1 << 16
-"""Entries stepped at once, what fits into a core's cache; never changes a result."""
+"""Entries updated at once, to fit a core's cache; never changes a result."""
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a run evolves. It stays with the driver; the perturbation alone travels to the workers.
+    """How a run evolves. It stays in the driver; only the perturbation is sent to workers.
 
     initial_std: the initial values' standard deviation for each entry; learning_rate: alpha; update_scale:
-    what a step's entries are multiplied with, 1 (`absolute`) or sigma (`sigma`).
+    the factor s of a step's entries, 1 (`absolute`) or sigma (`sigma`).
     """
 
     perturbation: Perturbation
@@ -51,11 +51,11 @@ class Strategy:
         return self._state(self.initial_std.dense(0, size) * drawn, self.optimizer.initial(size), UserError)
 
     def ask(self, generation: int) -> list[int]:
-        """The members to evaluate: with their generation, these numbers are all that travels."""
+        """The members to evaluate: these numbers and their generation are all that is sent."""
         return list(range(self.population))
 
     def advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Z for each member, shape [N]; all zeros where the rewards are equal: nothing can be learnt there.
+        """Z for each member, shape [N]; all zeros if all rewards are equal: then there is no step.
 
         Raises ValueError for a reward that is not finite.
         """

@@ -1,6 +1,6 @@
-"""The flat vector of all LoRA entries: which linear layers carry an adapter, and where A and B lie in it.
+"""The flat vector of all LoRA entries: which linear layers have an adapter, and where their A and B are.
 
-Modules follow each other in the model's order; each has A [rank, in_features], then B [out_features, rank],
+Modules are in the model's order; each has A [rank, in_features], then B [out_features, rank],
 row by row. LoRA (Hu et al., arXiv 2106.09685): y = W x + alpha / rank * B A x.
 """
 
@@ -24,7 +24,7 @@ class AdaptedModule:
 
 @dataclass(frozen=True)
 class LoraTensor:
-    """A or B of one module: its place in the flat vector and its shape."""
+    """A or B of one module: its position in the flat vector and its shape."""
 
     module: AdaptedModule
     matrix: str
@@ -55,7 +55,7 @@ class LoraLayout:
 
     @property
     def size(self) -> int:
-        """Entries of the flat vector, P."""
+        """Number of entries of the flat vector, P."""
         return self.tensors[-1].stop
 
     @property
@@ -84,9 +84,9 @@ class LoraLayout:
 
 
 def lora_layout(model: Any, config: LoraConfig) -> LoraLayout:
-    """The layout for a transformers model (its skeleton will do).
+    """The layout for a transformers model (a skeleton is enough).
 
-    Raises UserError for layers or modules that the model lacks, naming those it has.
+    Raises UserError for layers or modules that the model lacks, listing those it has.
     """
     import torch
 
@@ -99,10 +99,10 @@ def lora_layout(model: Any, config: LoraConfig) -> LoraLayout:
         raise UserError("model.path: the model has no linear projections in numbered layers to adapt")
     layers = sorted({module.layer for module in linears})
     wanted = layer_numbers(config.layers)
-    lacking = sorted(set(wanted or []) - set(layers))
-    if lacking:
+    missing = sorted(set(wanted or []) - set(layers))
+    if missing:
         raise UserError(
-            f"lora.layers: {config.layers} asks for layer {lacking[0]}; "
+            f"lora.layers: {config.layers} asks for layer {missing[0]}; "
             f"the model has layers {layers[0]}-{layers[-1]}"
         )
     kinds = list(dict.fromkeys(module.name.rsplit(".", 1)[-1] for module in linears))
@@ -125,6 +125,6 @@ def lora_layout(model: Any, config: LoraConfig) -> LoraLayout:
 
 
 def _layer(name: str) -> int | None:
-    """The number of the transformer layer that a module lies in, None outside the stack."""
+    """The number of the transformer layer that a module is in, None outside the stack."""
     numbers = [int(part) for part in name.split(".") if part.isdecimal()]
     return numbers[0] if numbers else None

@@ -17,7 +17,7 @@ _PREFIX = "base_model.model."
 class AdapterWriter:
     """Writes flat vectors as PEFT adapters of one base model.
 
-    base: what `base_model_name_or_path` says, so that it loads as it stands; revision: of a hub model.
+    base: for `base_model_name_or_path`, so that it loads without further arguments; revision: of a hub model.
     """
 
     layout: LoraLayout
@@ -44,7 +44,7 @@ class AdapterWriter:
 
         config = LoraConfig(
             r=self.layout.rank,
-            lora_alpha=self.layout.alpha,  # PEFT annotates an int, and divides by the rank
+            lora_alpha=self.layout.alpha,  # annotated as an int in PEFT, but only divided by the rank
             target_modules=sorted({m.name.rsplit(".", 1)[-1] for m in self.layout.modules}),
             layers_to_transform=self.layout.layers,
             layers_pattern=self.layout.stack,
@@ -54,7 +54,7 @@ class AdapterWriter:
             revision=self.revision,
             inference_mode=True,
         )
-        # sets have no place in JSON, and their order would change from process to process
+        # JSON has no sets, and their order would change from process to process
         return {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
 
     def _front_matter(self) -> str:

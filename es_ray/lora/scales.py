@@ -30,7 +30,7 @@ def noise_scale(layout: LoraLayout, config: NoiseConfig, mean_abs: Sequence[floa
 
 
 def initial_scale(layout: LoraLayout, config: InitConfig) -> PiecewiseConstant:
-    """Standard deviation of the initial A and B: std x scale, or 0 where theta starts at zero."""
+    """Standard deviation of the initial A and B: std x scale, or 0 if theta starts at zero."""
     std = 0.0 if config.mode == "population" else config.std * config.scale
     ends = tuple(part.stop for part in layout.tensors)
     return PiecewiseConstant(

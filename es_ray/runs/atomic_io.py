@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole or not at all: written to a temporary name, synced, renamed."""
+"""Files that survive a crash complete or not at all: written to a temporary name, synced, renamed."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from es_ray.errors import RunError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a temporary file, sync it and rename it, so that no reader and no crash sees half of it."""
+    """Write a temporary file, sync it and rename it, so that neither a reader nor a crash sees half of it."""
     tmp = path.with_name(f".{path.name}.{os.getpid()}")
     with tmp.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     tmp.replace(path)
-    sync(path.parent)  # the new name is the folder's content
+    sync(path.parent)  # the new name is part of the folder's content
 
 
 def write_json(path: Path, value: object) -> None:
@@ -28,7 +28,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def append_json_line(path: Path, value: object) -> str:
-    """Append one JSON line, see that it is on the disk, and return it without its end."""
+    """Append one JSON line, sync it to disk, and return it without its line break."""
     new = not path.exists()
     line = json.dumps(value, ensure_ascii=False, allow_nan=False)
     with path.open("a", encoding="utf-8") as file:
@@ -41,7 +41,7 @@ def append_json_line(path: Path, value: object) -> str:
 
 
 def sync(path: Path) -> None:
-    """See that a file's content, or a folder's list of names, is on the disk."""
+    """Flush a file's content, or a folder's list of names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -50,20 +50,20 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """`sync` for everything in a folder, and the folder."""
+    """`sync` everything in a folder, and the folder itself."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
 @contextmanager
 def writing(where: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a RunError of one line.
+    """Turn errors of the file system into a RunError of one line.
 
-    where: what the line names if the file system's error names no file.
+    where: what the message names if the error names no file.
     """
     try:
         yield
     except OSError as error:
         raise RunError(f"{error.filename or where}: cannot be written: {error.strerror}") from error
-    except SafetensorError as error:  # a full disk shows so while tensors are written
+    except SafetensorError as error:  # how a full disk shows while tensors are written
         raise RunError(f"{where}: cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""The model cards of adapters: what they are, as Markdown below the front matter."""
+"""The model cards of adapters, as Markdown below the front matter."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +50,7 @@ def best_card(metrics: Mapping[str, Any], ending: str) -> str:
 
 
 def rebuilt_card(name: str, ending: str, note: str | None = None) -> str:
-    """The card of an adapter that `es-ray member` rebuilt; note: `RecordedRun.rebuilt_note`."""
+    """The card of an adapter that `es-ray member` rebuilt; note: `PastRun.rebuilt_note`."""
     told = "" if note is None else f"; {note}"
     return (
         f"\n# {name[0].upper()}{name[1:]}\n\n"

@@ -13,11 +13,11 @@ from typing import Any
 from es_ray.engines.registry import AUTO, engine_packages
 
 PACKAGES = ("es-ray", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "ray")
-"""Those of every run; engines may have others."""
+"""Packages of every run; engines may add others."""
 
 
 def environment(engine_kind: str = AUTO) -> dict[str, Any]:
-    """What one start of a run ran on, for environment.json; engine_kind: as configured, for its packages."""
+    """What one start of a run ran on, for environment.json; engine_kind: the configured one, for packages."""
     import torch
 
     engines = [package.name for package in engine_packages(engine_kind)]
@@ -54,7 +54,7 @@ def _cpu() -> str:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that es-ray runs from, with `+` where it was changed; None outside one."""
+    """The revision of the checkout that es-ray runs from, with `+` if it has changes; None outside one."""
     package = Path(__file__).resolve().parents[1]
     git = ["git", "-C", str(package)]
     try:

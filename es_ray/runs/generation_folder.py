@@ -1,4 +1,4 @@
-"""The folder of one generation: what is in it, and whether it still is what was written."""
+"""The folder of one generation: what is in it, and whether it is unchanged."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from es_ray.runs.atomic_io import sync, sync_tree, write_json, write_text
 DONE, STATE, DESCRIPTION, POPULATION = "DONE", "state.safetensors", "state.json", "population.jsonl"
 ADAPTER, BEST = "adapter", "best"
 DROPPABLE = (ADAPTER, BEST, STATE)
-"""What `output.keep` may drop: all of it can be made again from the rest."""
+"""What `output.keep` may drop: all of it can be rebuilt from the rest."""
 
 
 class GenerationFolder:
-    """A generation that was written to the end. What is read from it is checked against the sums in DONE.
+    """A generation that was written completely. What is read from it is checked against the sums in DONE.
 
     DONE is a list of every file in the folder, as of `sha256sum`, which checks it (`sha256sum -c DONE`), and
     a comment with the sum of the generation's line in metrics.jsonl. All readers raise RunError with the name
@@ -36,32 +36,32 @@ class GenerationFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether it was written to the end."""
+        """Whether it was written completely."""
         return (self.path / DONE).is_file()
 
     @property
     def has_state(self) -> bool:
-        """Whether the centre is stored, and not pruned."""
+        """Whether the state is stored, not pruned."""
         return (self.path / STATE).is_file()
 
     def check(self) -> None:
-        """Raise RunError unless all is there as written, but for what may have been pruned."""
+        """Raise RunError unless everything is as written, except for what may have been pruned."""
         for name in self._sums:
             if (self.path / name).exists() or Path(name).parts[0] not in DROPPABLE:
                 self._read(name)
 
     def has_line(self, line: bytes | None) -> bool:
-        """Whether that is the generation's line in metrics.jsonl, to the byte."""
+        """Whether this is, byte for byte, the generation's line in metrics.jsonl."""
         return line is not None and _sha256(line) == self._done[1]
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The evolution's state after the generation's update, as `Strategy.step` returned it."""
-        _ = self.format  # refused, if it is a newer one
+        _ = self.format  # raises for a newer one
         return load(self._read(STATE))
 
     @property
     def format(self) -> int:
-        """The number of the format that it was written in."""
+        """The number of the format it was written in."""
         try:
             return checked_format(self._description["format"], self.path / DESCRIPTION)
         except UserError as error:
@@ -150,7 +150,7 @@ class Inputs:
 def write_state(
     folder: Path, generation: int, state: State, inputs: Inputs, base: Mapping[str, Any] | None
 ) -> None:
-    """Write the state after a generation's update, with what resuming and replaying need beside it.
+    """Write the state after a generation's update, with what else resuming and replaying need.
 
     state: as `Strategy.step` returned it; base: as GenerationFolder returns it. Raises OSError.
     """
@@ -171,7 +171,7 @@ def write_state(
 def publish(tmp: Path, folder: Path, line: str) -> None:
     """Move a generation to its final name and mark it complete; line: its line in metrics.jsonl.
 
-    Each step is on the disk before the next: whoever sees DONE finds all that it lists.
+    Each step is on disk before the next: whoever sees DONE finds all that it lists.
     """
     listed = "".join(f"{digest}  {name}\n" for name, digest in _sums(tmp))
     sync_tree(tmp)

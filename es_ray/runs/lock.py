@@ -1,4 +1,4 @@
-"""One driver for a run directory: a lock that the kernel gives back when its holder dies."""
+"""One driver per run directory: a lock that the kernel releases when its holder dies."""
 
 import contextlib
 import fcntl
@@ -15,49 +15,49 @@ LOCK = "lock"
 _held: set[int] = set()
 
 
-def _let_go_in_child() -> None:
+def _close_in_child() -> None:
     """A forked child has the driver's files open; the lock would stay for as long as it lives."""
     while _held:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class RunLock:
-    """Held from its construction to `release`; raises UserError if another driver has the folder.
+    """Held from construction to `release`; raises UserError if another driver holds it.
 
-    The lock is flock(2) on a file in the folder; host and pid of the holder stand in it, for messages. It
+    The lock is flock(2) on a file in the folder, which contains the holder's host and pid for messages. It
     ends with the process, however that ends, and no child keeps it. So on one host, and on file systems that
-    carry flock between hosts (NFS, CephFS, Lustre with `flock`), a second driver is always refused, and a
-    lock that a dead one left is taken over: on NFS once the server has noticed its death. Where flock stays
-    on the host (FUSE, 9p, virtiofs, SMB, NFS mounted so), the life of another host's driver cannot be told:
-    its lock file is refused until somebody removes it, and two that start at once are not told apart.
+    share flock between hosts (NFS, CephFS, Lustre with `flock`), a second driver is always refused, and the
+    lock of a dead one is taken over: on NFS once the server has noticed its death. Where flock is local to
+    the host (FUSE, 9p, virtiofs, SMB, NFS mounted so), there is no way to know whether another host's driver
+    is alive: its lock file is refused until somebody removes it, and two that start at once may both succeed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK
         try:
-            self._handle = self._taken()
+            self._handle = self._acquire()
         except OSError as error:
             raise UserError(f"output.dir: {folder} cannot be written: {error.strerror}") from error
 
     def release(self) -> None:
-        """Give the folder back."""
-        if self._handle not in _held:  # a forked child: it is not the child's to give
+        """Release the lock."""
+        if self._handle not in _held:  # a forked child does not own the lock
             return
-        with contextlib.suppress(OSError):  # a lock file that stays is a stale one, and taken over
+        with contextlib.suppress(OSError):  # a leftover lock file is stale, and taken over
             if _is(self._handle, self.path):
-                self.path.unlink()  # before it is let go: after that it may be another's
+                self.path.unlink()  # before the lock is released: after that it may be another's
         self._close(self._handle)
 
-    def _taken(self) -> int:
+    def _acquire(self) -> int:
         while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by programs it starts
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by child programs
             _held.add(handle)
             try:
                 self._lock(handle)
-                if _is(handle, self.path):  # else its owner ended, and removed it, since it was opened
+                if _is(handle, self.path):  # else its owner has removed it since it was opened
                     return handle
             except BaseException:
                 self._close(handle)
@@ -91,10 +91,10 @@ class RunLock:
 
 
 def holder(folder: Path) -> str | None:
-    """What to say of the driver that has the folder; None if there is none. Changes nothing."""
+    """A message about the driver that holds the folder; None if there is none. Changes nothing."""
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:  # no lock, or none of ours to look at
+    except OSError:  # no lock, or no permission to read it
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -106,13 +106,13 @@ def holder(folder: Path) -> str | None:
 
 
 def in_use(folder: Path, owner: dict[str, Any] | None) -> str:
-    """That a run directory has a driver, and which one."""
+    """The message that a run directory has a driver, and which one."""
     who = f"pid {owner['pid']} on host {owner['host']}" if owner else "a driver that is just starting"
     return f"output.dir: {folder} is in use by another run: {who}"
 
 
 def flock_reaches_other_hosts(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether a lock on a file in the folder is seen by every host that has the folder."""
+    """Whether a lock on a file in the folder is seen by every host that mounts the folder."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in mounts.read_text(encoding="utf-8").splitlines() if mounts.is_file() else []:
@@ -137,7 +137,7 @@ def _owner(handle: int) -> dict[str, Any] | None:
 
 def _is(handle: int, path: Path) -> bool:
     try:
-        there = path.stat()
+        current = path.stat()
     except FileNotFoundError:
         return False
-    return os.path.samestat(os.fstat(handle), there)
+    return os.path.samestat(os.fstat(handle), current)

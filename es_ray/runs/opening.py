@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def locked_run_dir(config: Config, resume: bool) -> Iterator[RunDir]:
-    """The run directory to write, no other driver's until the end; raises UserError if it cannot be had.
+    """The run directory to write, locked until the end; raises UserError if that is not possible.
 
-    That of a new run is locked when it is made (`RunDir.create`): until then nothing is written.
+    A new run's is locked when it is created (`RunDir.create`): until then nothing is written.
     """
     run = open_for_resume(config) if resume else new_run_dir(config)
     try:
         if resume:
             run.lock()
-            open_for_resume(config)  # again: another driver may have resumed it before the lock was ours
+            open_for_resume(config)  # again: another driver may have resumed it before we had the lock
             _warn_of_other_bytes(run.config(), config)
         yield run
     finally:
@@ -51,18 +51,18 @@ def new_run_dir(config: Config) -> RunDir:
         if not run.is_empty():
             raise UserError(
                 holder(path)
-                or f"output.dir: {path} is not empty; give another folder, or --resume to go on with its run"
+                or f"output.dir: {path} is not empty; give another folder, or --resume to continue its run"
             )
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"output.dir: {path} cannot be written: {there} is read-only for this user")
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"output.dir: {path} cannot be written: {existing} is read-only for this user")
     except OSError as error:
         raise UserError(f"output.dir: {str(path)[:200]} cannot be used: {error.strerror}") from error
     return run
 
 
 def open_for_resume(config: Config) -> RunDir:
-    """The run directory to resume; raises UserError if the configuration is not the run's. Writes nothing."""
+    """The run directory to resume; raises UserError if the configuration is another. Writes nothing."""
     if config.output.dir is None:
         raise UserError("--resume: which run? Give its folder with --output")
     run = RunDir.open(Path(config.output.dir).expanduser())
@@ -73,10 +73,10 @@ def open_for_resume(config: Config) -> RunDir:
             + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
             + f"; only {', '.join(key + '*' * key.endswith('.') for key in RESUMABLE)} may change"
         )
-    whole = run.last_complete()
-    if whole >= config.evolution.generations:
+    last = run.last_complete()
+    if last >= config.evolution.generations:
         raise UserError(
-            f"evolution.generations: {config.evolution.generations} is less than the {whole + 1} generations "
+            f"evolution.generations: {config.evolution.generations} is less than the {last + 1} generations "
             f"that {run.path} already has"
         )
     return run

@@ -18,7 +18,7 @@ from es_ray.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class RecordedRun:
+class PastRun:
     """A run directory with what its configuration and states tell; generation: the one in question."""
 
     run: RunDir
@@ -57,7 +57,7 @@ class RecordedRun:
 
     def how_to_load(self) -> str:
         """The end of an adapter's card."""
-        return how_to_load(self.experiment.source.path, self.run.recorded(self.generation).dtype)
+        return how_to_load(self.experiment.source.path, self.run.generation_folder(self.generation).dtype)
 
     def writer(self) -> AdapterWriter:
         """Writes vectors as adapters of the run's model."""
@@ -70,7 +70,7 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: S
 
     By digests of its files; by mean|W|, as engines report it, where either side has none.
     """
-    recorded, digests = run.recorded(generation), source.weight_digests()
+    recorded, digests = run.generation_folder(generation), source.weight_digests()
     if recorded.weights and digests:
         other = sorted(name for name, digest in recorded.weights.items() if digests.get(name) != digest)
         if other:
@@ -79,23 +79,23 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: S
         raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
 
 
-def recorded(run: RunDir, generation: int | None) -> RecordedRun:
-    """The run at a generation, the last whole one by default.
+def open_past_run(run: RunDir, generation: int | None) -> PastRun:
+    """The run at a generation, the last complete one by default.
 
     Raises UserError if it is not there, RunError where the model's folder holds another one by now.
     """
-    whole = run.complete_generations()
-    if not whole:
+    complete = run.complete_generations()
+    if not complete:
         raise UserError(f"{run.path}: has no finished generation")
-    chosen = whole[-1] if generation is None else generation
-    if chosen not in whole:
-        raise UserError(f"--generation {chosen}: {run.path} has generations {whole[0]}-{whole[-1]}")
+    chosen = complete[-1] if generation is None else generation
+    if chosen not in complete:
+        raise UserError(f"--generation {chosen}: {run.path} has generations {complete[0]}-{complete[-1]}")
     config = run.config()
     experiment = Experiment(config)
-    mean_abs, modules = run.recorded(chosen).mean_abs, experiment.layout.modules
+    mean_abs, modules = run.generation_folder(chosen).mean_abs, experiment.layout.modules
     if len(mean_abs) != len(modules):
         raise RunError(
             f"{run.path} was started on another model than {experiment.source.path} is now: "
             f"with {len(mean_abs)} adapted layers, now {len(modules)}"
         )
-    return RecordedRun(run, config, experiment, experiment.strategy(mean_abs), chosen)
+    return PastRun(run, config, experiment, experiment.strategy(mean_abs), chosen)

@@ -1,4 +1,4 @@
-"""Writes each generation in a thread, beside the next one's evaluation."""
+"""Writes each generation in a thread, while the next one is evaluated."""
 
 import shutil
 import time
@@ -26,7 +26,7 @@ from es_ray.runs.run_dir import RunDir
 class GenerationRecord:
     """All that is known of a finished generation.
 
-    before, after: the state ahead of its update and after it; metrics: its line, but for `record`.
+    before, after: the state before its update and after it; metrics: its line, except for `record`.
     """
 
     generation: int
@@ -44,9 +44,9 @@ class GenerationRecord:
 
 
 class Recorder:
-    """Takes a record and returns at once; an error in writing it is raised by the next call.
+    """Takes a record and returns at once; an error while writing it is raised by the next call.
 
-    What a run can be resumed from is written here, so it is no callback.
+    It is no callback, as a run is resumed from what is written here.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         with writing(self._run.path):
-            if self._run.complete_generations():  # a driver that was killed may not have come to it
+            if self._run.complete_generations():  # a killed driver may not have done it
                 self._prune()
         return self
 
@@ -78,18 +78,18 @@ class Recorder:
         try:
             self.flush()
         except RunError:
-            if kind is None:  # else the error under way matters more than this one
+            if kind is None:  # else the error being raised matters more
                 raise
         finally:
             self._thread.shutdown()
 
     def submit(self, record: GenerationRecord) -> None:
-        """Write a generation in the background, once the one before it is written."""
+        """Write a generation in the background, after the one before it."""
         self.flush()
         self._last = self._thread.submit(self._write, record)
 
     def flush(self) -> None:
-        """Wait for what is being written; raises RunError if it could not be."""
+        """Wait until everything is written; raises RunError if that failed."""
         last, self._last = self._last, None
         if last is not None:
             with writing(self._run.path):

@@ -26,7 +26,9 @@ def state_after(run: RunDir, strategy: Strategy, generation: int) -> Mapping[str
     read.
     """
     start, updates = missing_updates(run, generation)
-    state: Mapping[str, NDArray[Any]] = run.recorded(start).state() if start >= 0 else strategy.initial()
+    state: Mapping[str, NDArray[Any]] = (
+        run.generation_folder(start).state() if start >= 0 else strategy.initial()
+    )
     if updates:
         _warn_unless_exact(run.path)
     for replayed, advantages in updates:
@@ -46,8 +48,8 @@ def missing_updates(run: RunDir, generation: int) -> tuple[int, list[tuple[int, 
     -1: none is. An update is its generation with its advantages, shape [N]; those that moved nothing are left
     out.
     """
-    start = next((g for g in range(generation, -1, -1) if run.recorded(g).has_state), -1)
-    updates = [(g, run.recorded(g).advantages()) for g in range(start + 1, generation + 1)]
+    start = next((g for g in range(generation, -1, -1) if run.generation_folder(g).has_state), -1)
+    updates = [(g, run.generation_folder(g).advantages()) for g in range(start + 1, generation + 1)]
     return start, [(g, advantages) for g, advantages in updates if advantages.any()]
 
 

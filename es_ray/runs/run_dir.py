@@ -1,4 +1,4 @@
-"""The run directory: where things lie, who may write there, what is whole, and how to go on from there."""
+"""The run directory: its paths, who may write there, which generations are complete, and resuming."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _TMP = re.compile(r"\.(config\.yaml|environment\.json|metrics\.jsonl|test_result
 """Names under which the run directory's own files are written, before they get theirs."""
 
 STATES_KEPT = 2
-"""At least so many last states are kept, so that there is one to go on from if the last is damaged."""
+"""Number of latest states that are always kept, so that one is left to resume from if the last is damaged."""
 
 
 class RunDir:
@@ -60,11 +60,11 @@ class RunDir:
         return self.path / "plots"
 
     def generation(self, generation: int) -> Path:
-        """The folder of a generation."""
+        """The path of a generation's folder."""
         return self.path / "generations" / f"{generation:04d}"
 
-    def recorded(self, generation: int) -> GenerationFolder:
-        """What was recorded of a generation, read with its checksums."""
+    def generation_folder(self, generation: int) -> GenerationFolder:
+        """A generation's folder, read with its checksums."""
         return GenerationFolder(self.generation(generation))
 
     def config(self) -> Config:
@@ -72,17 +72,17 @@ class RunDir:
         return load(file=self.config_file)
 
     def is_empty(self) -> bool:
-        """Whether a new run may have the folder: it holds nothing but what a start that died left."""
+        """Whether a new run may use the folder: it holds at most the leftovers of a failed start."""
         return not self.path.exists() or all(
             path.name == LOCK or _TMP.fullmatch(path.name) for path in self.path.iterdir()
         )
 
     def lock(self) -> None:
-        """Keep other drivers out until `release`; raises UserError, with host and pid of one that is in."""
+        """Keep other drivers out until `release`; raises UserError with the host and pid of a current one."""
         self._lock = RunLock(self.path)
 
     def release(self) -> None:
-        """Let others in."""
+        """Let other drivers in."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
@@ -92,7 +92,7 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock()
-            if not self.is_empty():  # of two runs that found it empty one gets it
+            if not self.is_empty():  # two runs may have found it empty
                 raise UserError(f"output.dir: {self.path} was taken by another run meanwhile")
             self._sweep()
             self.write_config(config)  # first: from here on the run can be resumed
@@ -101,7 +101,7 @@ class RunDir:
             raise UserError(f"output.dir: {self.path} cannot be written: {error.strerror}") from error
 
     def resume(self, config: Config, environment: Mapping[str, Any], generation: int) -> None:
-        """Forget everything after a generation that `check_upto` found intact (-1: everything).
+        """Remove everything after a generation that `check_upto` found intact (-1: everything).
 
         Raises RunError if it cannot be written.
         """
@@ -116,14 +116,14 @@ class RunDir:
         write_text(self.config_file, config.replace(output__dir=None).to_yaml())
 
     def _complete(self, environment: Mapping[str, Any]) -> None:
-        """Make what is missing of the folders and of environment.json."""
+        """Create missing folders, and environment.json if it is missing."""
         for name in ("generations", "plots", "logs"):
             (self.path / name).mkdir(exist_ok=True)
         if not self.environment_file.exists():
             write_json(self.environment_file, environment)
 
     def _add_start(self, environment: Mapping[str, Any], generation: int) -> None:
-        """Note in environment.json where the run goes on from that generation."""
+        """Add to environment.json what the run is resumed on, from that generation."""
         try:
             record = json.loads(self.environment_file.read_text(encoding="utf-8"))
             resumed = record.setdefault("resumed", [])
@@ -138,12 +138,12 @@ class RunDir:
         return sorted(int(f.name) for f in folders if f.name.isdecimal() and GenerationFolder(f).complete)
 
     def last_complete(self) -> int:
-        """The last whole generation, -1 if there is none."""
+        """The last complete generation, -1 if there is none."""
         return max(self.complete_generations(), default=-1)
 
     def base(self) -> dict[str, Any] | None:
         """The base model's {reward, correct, exact} by split, measured with generation 0."""
-        return self.recorded(0).base if self.recorded(0).complete else None
+        return self.generation_folder(0).base if self.generation_folder(0).complete else None
 
     def metrics(self, upto: int | None = None) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, up to a generation; raises RunError for one that is torn."""
@@ -160,28 +160,28 @@ class RunDir:
 
     def check(self, generation: int) -> None:
         """Raise RunError, with the name of the file, unless a generation is as it was written."""
-        recorded = self.recorded(generation)
-        recorded.check()
-        if not any(map(recorded.has_line, self._lines())):
+        folder = self.generation_folder(generation)
+        folder.check()
+        if not any(map(folder.has_line, self._lines())):
             raise RunError(f"{self.metrics_file}: the line of generation {generation} is missing or edited")
 
     def check_upto(self, generation: int) -> None:
         """Raise RunError unless metrics.jsonl begins with the lines of all generations up to that one."""
         lines = self._lines()
         for number in range(generation + 1):
-            recorded = self.recorded(number)
-            if recorded.complete and not recorded.has_line(lines[number] if number < len(lines) else None):
+            folder = self.generation_folder(number)
+            if folder.complete and not folder.has_line(lines[number] if number < len(lines) else None):
                 raise RunError(f"{self.metrics_file}, line {number + 1}: missing, torn or edited")
         if [line["generation"] for line in self.metrics(generation)] != list(range(generation + 1)):
             raise RunError(f"{self.metrics_file}: does not have one line for each finished generation")
 
     def _cut(self, generation: int) -> None:
-        """Remove what is newer than that generation, and what dead writers left behind."""
-        self.test_results_file.unlink(missing_ok=True)  # they are those of an earlier end
+        """Remove everything newer than that generation, and what dead writers left behind."""
+        self.test_results_file.unlink(missing_ok=True)  # they belong to an earlier end of the run
         for tmp in (self.path / "generations").glob(".[0-9]*"):  # its writer died
             shutil.rmtree(tmp)
         folders = [f for f in (self.path / "generations").glob("[0-9]*") if f.name.isdecimal()]
-        # the newest first, and its mark before all else: stopped anywhere, this leaves a run to be resumed
+        # the newest first, and its DONE before the rest: stopped anywhere, what is left can be resumed
         for folder in sorted(folders, key=lambda folder: int(folder.name), reverse=True):
             if int(folder.name) > generation:
                 (folder / DONE).unlink(missing_ok=True)
@@ -202,9 +202,9 @@ class RunDir:
         states: whether states are dropped; only where a replay gives their bytes again. Completions and
         advantages stay, so that any member can still be rebuilt.
         """
-        whole = self.complete_generations()
+        complete = self.complete_generations()
         best = best_of(self.metrics())[0]
-        for place, generation in enumerate(reversed(whole)):
+        for place, generation in enumerate(reversed(complete)):
             kept = {STATE} if place < STATES_KEPT or not states else set()
             if place < keep or generation == best:
                 kept = {ADAPTER, BEST, STATE}

@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote differently, so that its runs go on to the bytes that it would have written."""
+"""What version 0.1.0 wrote differently, so that its runs resume to the bytes it would have written."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from es_ray.experiment import Experiment
 
 
 def fingerprints(experiment: Experiment) -> dict[str, str]:
-    """Its hashes of examples by split: of Python's repr of examples with a prompt and a target alone."""
+    """Its hashes of examples by split: of the repr of examples with nothing but a prompt and a target."""
     found = {}
     for split, examples in experiment.examples.items():
         rows = [f"Example(prompt={example.prompt!r}, target={example.target!r})" for example in examples]
@@ -17,12 +17,12 @@ def fingerprints(experiment: Experiment) -> dict[str, str]:
 
 
 def wrote(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics.jsonl is in its form: with a `kl` that was never measured."""
+    """Whether 0.1.0 wrote a line of metrics.jsonl: with a `kl` that was never measured."""
     return "kl" in line and line["kl"] is None
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of metrics.jsonl in its form: nothing of the members' metrics, and `kl` before `update_norm`."""
+    """A line of metrics.jsonl as 0.1.0 wrote it: without members' metrics, `kl` before `update_norm`."""
     line: dict[str, Any] = {}
     for key, value in metrics.items():
         if key == "update_norm":

@@ -1,4 +1,4 @@
-"""Callbacks of a user's own, in real runs."""
+"""A user's own callbacks in real runs."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ def config(finished, tmp_path):
 
 @pytest.fixture
 def warnings():
-    """What es-ray warns of in this process."""
+    """The warnings of es-ray in this process."""
     texts: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: texts.append(record.getMessage())
@@ -43,7 +43,7 @@ class Log(Callback):
 
     def on_generation_end(self, metrics):
         self.calls.append(("generation", dict(metrics)))
-        metrics["reward_mean"] = "spoilt"  # what it is given is its own
+        metrics["reward_mean"] = "spoilt"  # it gets its own copy
 
     def on_generation_recorded(self, generation):
         folder = self.run.path / f"generations/{generation:04d}"
@@ -59,7 +59,7 @@ class Log(Callback):
         self.calls.append(("close",))
 
 
-def test_a_callback_hears_of_all_that_happens_in_order(config, finished):
+def test_a_callback_receives_all_events_in_order(config, finished):
     log = Log()
     result = es_ray.run(config, callbacks=[log])
     names = [call[0] for call in log.calls]
@@ -81,7 +81,7 @@ def test_a_callback_hears_of_all_that_happens_in_order(config, finished):
     done = [c[1:] for c in log.calls if c[0] == "progress"]
     total = POPULATION * 2 + 2 + 8  # the centre answers the test prompts too
     assert done.count((0, total)) == GENERATIONS - 1
-    assert {at for at, of in done if of == total} == set(range(total + 1))  # each completion is told of
+    assert {at for at, of in done if of == total} == set(range(total + 1))  # each completion is reported
     assert next(c for c in log.calls if c[0] == "end")[1] == result.test_results
     assert evolved(result.path) == evolved(finished.path)
     assert log.run.path == result.path
@@ -105,8 +105,8 @@ def test_a_callback_that_raises_is_reported_once_and_ends_nothing(config, finish
     setattr(Broken, method, fail)
     broken, other = Broken(), Log()
     result = es_ray.run(config, callbacks=[broken, other])
-    (told,) = [text for text in warnings if "callback" in text]
-    assert "Broken" in told and "ValueError: no such tracker" in told
+    (warning,) = [text for text in warnings if "callback" in text]
+    assert "Broken" in warning and "ValueError: no such tracker" in warning
     assert [call[0] for call in broken.calls].count(method) == 1
     assert other.calls[-1] == ("close",)
     assert evolved(result.path) == evolved(finished.path)

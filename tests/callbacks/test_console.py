@@ -63,7 +63,7 @@ def test_without_a_terminal_there_is_a_plain_line_for_each_generation(finished):
         assert float(std) == round(line["reward_std"], 2)
 
 
-def test_nothing_is_said_on_standard_error(finished):
+def test_nothing_is_printed_on_standard_error(finished):
     assert finished.err == ""
 
 

@@ -24,7 +24,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory, finished) -> Path:
-    """A folder with all kinds of broken things, and a whole run, in it."""
+    """A folder with all kinds of broken things, and a complete run, in it."""
     here = tmp_path_factory.mktemp("prepared")
     good = json.dumps({"prompt": "a", "target": "b"})
     texts = {
@@ -235,7 +235,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(case, cli, here
 
 @pytest.fixture(scope="module", autouse=True)
 def unanswered(tmp_path_factory):
-    """A run that asks for a Ray where none is, started ahead: it takes its time beside the other tests."""
+    """A run that needs a Ray where there is none, started early, as it is slow."""
     folder = tmp_path_factory.mktemp("unanswered")
     process = subprocess.Popen(
         ["timeout", "--kill-after=1", "30", *command("run", "--address", "127.0.0.1:1")],
@@ -266,7 +266,7 @@ def test_the_real_command_refuses_as_well(arguments, words, here):
 
 
 def test_layers_beyond_all_memory_are_refused(here):
-    """2 GB of address space are plenty for the message, and too little for a list of ten billion numbers."""
+    """2 GB of address space are enough for the message, and too little for a list of ten billion numbers."""
     limited = ["prlimit", "--as=2000000000", "--", *command("run", "--dry-run", "--set")]
     ended = subprocess.run([*limited, "lora.layers=0-9999999999"], capture_output=True, text=True, timeout=60)
     assert_refused(ended.returncode, ended.stderr, ("lora.layers", "0-9999999999"))
@@ -279,8 +279,8 @@ def test_debug_shows_where(here, cli):
     assert ended.err.splitlines()[-1].startswith("es-ray: evolution.population: 1")
 
 
-def test_a_missing_ray_is_told(here):
-    """`--address auto` where no Ray runs; where one does, this machine cannot tell."""
+def test_a_missing_ray_is_reported(here):
+    """`--address auto` where no Ray runs; not testable on a machine where one runs."""
     if any(_name(process) == "raylet" for process in Path("/proc").glob("[0-9]*")):
         pytest.skip("a Ray is running on this machine")
     ended = es_ray("run", "--address", "auto")
@@ -294,7 +294,7 @@ def _name(process: Path) -> str:
         return ""
 
 
-def test_a_ray_that_does_not_answer_is_told_within_30_seconds(unanswered):
+def test_a_ray_that_does_not_answer_is_reported_within_30_seconds(unanswered):
     process, folder = unanswered
     _, err = process.communicate()
     assert process.returncode != 124, "30 s were not enough"

@@ -128,7 +128,7 @@ def test_without_arguments_there_is_a_pointer_to_help_and_no_failure(cli):
     assert "error" not in (ended.out + ended.err).lower()
 
 
-def test_run_help_names_the_contracts_options(cli):
+def test_run_help_lists_its_options(cli):
     text = cli("run", "--help").out
     for option in (
         "--config", "--preset", "--workers", "--local", "--address", "--engine", "--model", "--task",

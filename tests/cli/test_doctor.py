@@ -33,8 +33,8 @@ cluster = Cluster(initialize_head=True, head_node_args=head)
 try:
     print(cluster.address, flush=True)
     for line in sys.stdin:
-        told = json.dumps(dict(zip(("ray_version", "python_version"), line.split()))).encode()
-        GcsClient(address=cluster.address).internal_kv_put(CLUSTER_METADATA_KEY, told, True, b"cluster")
+        report = json.dumps(dict(zip(("ray_version", "python_version"), line.split()))).encode()
+        GcsClient(address=cluster.address).internal_kv_put(CLUSTER_METADATA_KEY, report, True, b"cluster")
         print("done", flush=True)
 finally:
     cluster.shutdown()
@@ -76,7 +76,7 @@ def token(home):
 
 
 def doctor(address, environment, *more):
-    """The command in a process of its own, its answer as JSON if there is one."""
+    """The command in its own process, and its output as JSON if there is any."""
     done = es_ray("doctor", "--address", address, *more, "--json", env=os.environ | environment)
     return done, json.loads(done.stdout) if done.stdout else None
 
@@ -95,13 +95,13 @@ def test_this_machine_is_examined_without_ray(tmp_path):
 def test_json_for_machines(cli):
     ended = cli("doctor", "--local", "--json")
     assert ended.code == 0, ended.out
-    told = json.loads(ended.out)
-    assert told["healthy"] is True
-    assert told["nodes"] == []
-    assert told["driver"]["facts"]["model"]["found"] == "folder"
-    assert told["driver"]["facts"]["memory"]["free"] > 0
-    assert told["driver"]["cpus"] == len(os.sched_getaffinity(0))
-    assert all(finding["level"] == "warning" for finding in told["findings"])
+    report = json.loads(ended.out)
+    assert report["healthy"] is True
+    assert report["nodes"] == []
+    assert report["driver"]["facts"]["model"]["found"] == "folder"
+    assert report["driver"]["facts"]["memory"]["free"] > 0
+    assert report["driver"]["cpus"] == len(os.sched_getaffinity(0))
+    assert all(finding["level"] == "warning" for finding in report["findings"])
 
 
 def test_errors_end_it_with_1_and_a_line_each(cli, tmp_path):
@@ -155,7 +155,7 @@ SPEC = EngineSpec("own", None, lambda engine, available: 2, (package,), needs_sh
 """
 
 
-def test_an_engine_of_ones_own_is_judged_by_its_spec(cli, tmp_path):
+def test_a_users_own_engine_is_checked_by_its_spec(cli, tmp_path):
     (tmp_path / "own.py").write_text(ENGINE)
     ended = cli("doctor", "--engine", f"{tmp_path}/own.py:SPEC")
     assert ended.code == 1
@@ -191,14 +191,14 @@ def test_bad_usage_ends_it_with_2(cli, arguments, words):
 def test_a_cluster_with_a_token_is_healthy_to_one_who_has_it_and_closed_to_others(tmp_path):
     mine, nobody = token(tmp_path / "mine"), {"HOME": str(tmp_path)}
     with cluster(mine) as (address, pretend):
-        done, told = doctor(address, mine)
+        done, report = doctor(address, mine)
         refused = [doctor(address, nobody | mode)[0] for mode in ({}, {"RAY_AUTH_MODE": "token"})]
         pretend("2.54.0", platform.python_version())
         other_ray, _ = doctor(address, mine)
         pretend(version("ray"), "3.9.1")
         other_python, _ = doctor(address, mine)
     assert done.returncode == 0, done.stdout + done.stderr
-    (node,) = told["nodes"]
+    (node,) = report["nodes"]
     assert node["head"]
     assert node["engines"]
     assert node["facts"]["auth"]["mode"] == "token"
@@ -223,7 +223,7 @@ def test_rays_own_dashboard(tmp_path, mode, host, level):
     pytest.importorskip("opencensus")
     environment = token(tmp_path) | {"RAY_AUTH_MODE": mode}
     with cluster(environment, host) as (address, _):
-        done, told = doctor(address, environment)
-    found = [f["level"] for f in told["findings"] if f"dashboard listens on {host}:" in f["what"]]
+        done, report = doctor(address, environment)
+    found = [f["level"] for f in report["findings"] if f"dashboard listens on {host}:" in f["what"]]
     assert found == ([level] if level else [])
     assert done.returncode == (level == "error")

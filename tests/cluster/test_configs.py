@@ -197,14 +197,14 @@ def test_spot_is_offered_and_only_that_differs(name):
     assert spot["node_config"] == usual["node_config"]
 
 
-def test_a_head_of_ones_own_hosts_no_engine():
+def test_an_on_premises_head_hosts_no_engine():
     head, worker = ray_starts(prepared("onprem.yaml"))
     assert "--num-cpus=0" in head
     assert "--num-gpus=0" in head
     assert "--num" not in worker
 
 
-def test_all_workers_of_ones_own_are_started():
+def test_all_on_premises_workers_are_started():
     """Ray 2.60's second autoscaler counts the head among them, and starts one less."""
     config = prepared("onprem.yaml")
     assert config["max_workers"] == len(config["provider"]["worker_ips"])

@@ -30,7 +30,7 @@ SETTINGS = (
 SHORT = 5.0
 """Seconds without a link that no connection notices."""
 GIVEN_UP = 240.0
-"""Seconds for a cut host to be declared dead (about 65 by Ray's defaults), and the run to go on without."""
+"""Seconds for a cut host to be declared dead (about 65 by Ray's defaults), and the run to continue."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def cluster(desk: Lan, tmp_path_factory: pytest.TempPathFactory) -> OnPrem:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: OnPrem) -> Path:
-    """The run as README tells it: `ray exec` from the desk, on the cluster that the head belongs to."""
+    """The run as in README: `ray exec` from the desk, on the cluster that the head belongs to."""
     home, head = cluster.head.home, cluster.head
     words = [
         *cluster.project(),
@@ -71,8 +71,8 @@ def undisturbed(cluster: OnPrem) -> Path:
     return run
 
 
-def whole(run: Path) -> int:
-    """How many generations are whole."""
+def complete(run: Path) -> int:
+    """How many generations are complete."""
     return len(list(run.glob("generations/*/DONE")))
 
 
@@ -87,12 +87,12 @@ def test_the_head_hosts_no_engine(cluster, undisturbed):
     assert answered == {"one", "two"}
 
 
-def test_without_the_token_nothing_is_told(cluster):
+def test_without_the_token_nothing_is_revealed(cluster):
     ask = ("env", "RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN=" + "0" * 64, cluster.program("ray"), "status",
            "--address", f"{cluster.head.address}:6379")  # fmt: skip
-    said = cluster.workers[0].run(*ask, check=False)
-    assert "CPU" not in said
-    assert "Unauthenticated" in said or "token" in said
+    output = cluster.workers[0].run(*ask, check=False)
+    assert "CPU" not in output
+    assert "Unauthenticated" in output or "token" in output
     known = cluster.workers[0].run(*(word for word in ask if "AUTH_TOKEN" not in word))
     assert "CPU" in known
 
@@ -100,38 +100,38 @@ def test_without_the_token_nothing_is_told(cluster):
 def test_a_killed_raylet_and_a_cut_link_change_no_number(cluster, undisturbed, tmp_path):
     one, two = cluster.workers
     run = cluster.head.outside(cluster.head.home / "wild")
-    with (tmp_path / "said").open("w+") as said, cluster.desk.mended(two):
+    with (tmp_path / "output").open("w+") as output, cluster.desk.mended(two):
         process = subprocess.Popen(
-            cluster.evolve(cluster.head.home / "wild", *SETTINGS), stdout=said, stderr=subprocess.STDOUT
+            cluster.evolve(cluster.head.home / "wild", *SETTINGS), stdout=output, stderr=subprocess.STDOUT
         )
 
-        def told() -> str:
-            said.seek(0)
-            return f"{said.read()}\n{cluster.status()}\n{cluster.log()}"
+        def report() -> str:
+            output.seek(0)
+            return f"{output.read()}\n{cluster.status()}\n{cluster.log()}"
 
         def reached(generations: int) -> bool:
-            assert process.poll() in (None, 0), told()
-            return whole(run) >= generations
+            assert process.poll() in (None, 0), report()
+            return complete(run) >= generations
 
-        until(lambda: reached(1), 240, told)
-        before = whole(run)
+        until(lambda: reached(1), 240, report)
+        before = complete(run)
         cluster.desk.cut(two)
         time.sleep(SHORT)
         cluster.desk.mend(two)
-        until(lambda: reached(before + 1), 120, told)
+        until(lambda: reached(before + 1), 120, report)
 
-        before = whole(run)
+        before = complete(run)
         one.kill("raylet")
-        until(lambda: reached(before + 2), 120, told)
+        until(lambda: reached(before + 2), 120, report)
 
-        cut = whole(run)
+        cut = complete(run)
         assert cut < GENERATIONS - 2, "the run was too short to be disturbed"
         cluster.desk.cut(two)
-        # Either host may be back by now. What counts: the run goes on, on hosts that can be reached.
-        until(lambda: reached(cut + 2), GIVEN_UP, told)
+        # Either host may be back by now. What counts: the run continues on hosts that can be reached.
+        until(lambda: reached(cut + 2), GIVEN_UP, report)
         cluster.desk.mend(two)
         code = process.wait(timeout=400)
-        assert code == 0, told()
+        assert code == 0, report()
     lines = json_lines(run / "metrics.jsonl")
     assert sum(line["redispatched"] for line in lines) > 0
     assert hosts(run, cut + 1) == {"one"}
@@ -156,7 +156,7 @@ def test_ray_stop_ends_what_runs_on_its_own_host_alone(cluster):
 def test_ray_down_leaves_no_ray(cluster):
     cluster.ray("down", "--yes", cluster.file)
     assert not raylets(cluster.head)
-    # A worker is not told: it ends when it has not heard of its head for a minute.
+    # A worker gets no message: it ends when it has had no contact with its head for a minute.
     until(lambda: not any(raylets(host) for host in cluster.workers), 180)
 
 
@@ -176,8 +176,8 @@ def test_symmetric_run_as_under_slurm(cluster, undisturbed):
         )
         for host in (head, *cluster.workers)
     ]  # fmt: skip
-    said = [process.communicate(timeout=400)[0] for process in started]
-    assert started[0].returncode == 0, "\n".join(said)
+    output = [process.communicate(timeout=400)[0] for process in started]
+    assert started[0].returncode == 0, "\n".join(output)
     assert hosts(head.outside(run), 1) <= {"head", "one", "two"}
     assert len(hosts(head.outside(run), 0) | hosts(head.outside(run), 1)) > 1
     second = "generations/0001/adapter/adapter_model.safetensors"
@@ -185,7 +185,7 @@ def test_symmetric_run_as_under_slurm(cluster, undisturbed):
     assert not any(raylets(host) for host in (head, *cluster.workers))
 
 
-def test_when_the_desk_is_gone_all_is_gone(tmp_path):
+def test_everything_ends_with_the_desk(tmp_path):
     if reason := missing():
         pytest.skip(reason)
     with pytest.raises(ZeroDivisionError), lan(tmp_path / "lan") as desk:

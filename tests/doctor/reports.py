@@ -1,4 +1,4 @@
-"""Constructed answers of nodes, for the functions that judge them."""
+"""Constructed reports of nodes, for the functions that check them."""
 
 import copy
 from typing import Any

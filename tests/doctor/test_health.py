@@ -1,4 +1,4 @@
-"""What is said of nodes, by what they told."""
+"""Findings about nodes, from their reports."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ def test_an_open_dashboard_is_an_error_one_with_a_token_a_warning_and_one_on_loo
     assert everything(node(servers=[server(address="127.0.0.1", loopback=True)])) == []
 
 
-def test_a_job_agent_answers_other_machines_always_so_only_one_without_token_is_told():
+def test_only_a_job_agent_without_token_is_reported():
     agent = server(what="job agent", address="10.0.0.5", port=52365)
     assert everything(node(servers=[agent]))[0][0] == "error"
     assert everything(node(servers=[agent | {"token": True}])) == []

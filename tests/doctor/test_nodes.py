@@ -1,4 +1,4 @@
-"""Asking the nodes of a real Ray cluster: one that is well, one without es-ray and with another torch."""
+"""Queries to nodes of a real Ray cluster: a healthy one, and one without es-ray and with another torch."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ def find_spec(cls, name, path=None, target=None):
     return None if name.partition(".")[0] == "es_ray" else found(name, path, target)
 importlib.machinery.PathFinder.find_spec = classmethod(find_spec)
 """
-"""A sitecustomize.py: what a machine is like that has all but es-ray."""
+"""A sitecustomize.py for a machine that has everything but es-ray."""
 
 
 def cached_model(home: Path) -> Path:
@@ -97,7 +97,7 @@ def test_a_node_that_does_not_answer_is_named_and_does_not_stop_a_run(cluster, c
     assert f"{report.name} ({report.reached}): it does not answer within 3 s" in caplog.text
 
 
-def test_a_probe_that_fails_is_told(cluster):
+def test_a_probe_that_fails_is_reported(cluster):
     from es_ray.doctor.nodes import living, query_nodes
 
     reports = query_nodes(living(Config())[:1], probe.examine, ({},), 30)
@@ -105,7 +105,7 @@ def test_a_probe_that_fails_is_told(cluster):
     assert reports[0].facts == {}
 
 
-def test_doctor_tells_all_of_it(cluster, cli, tmp_path, monkeypatch):
+def test_doctor_reports_everything(cluster, cli, tmp_path, monkeypatch):
     """Token authentication is off here; the model lies in the driver's cache and in that of one node."""
     import ray
 
@@ -131,7 +131,7 @@ def test_doctor_tells_all_of_it(cluster, cli, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("gpus", "kind"), [(1, "sglang"), (0, "transformers")])
-def test_auto_is_settled_by_what_the_clusters_nodes_have(tmp_path, gpus, kind):
+def test_auto_is_resolved_by_what_the_clusters_nodes_have(tmp_path, gpus, kind):
     """A driver without GPU and SGLang, a node that declares a GPU and has SGLang's package."""
     import ray
     from ray.cluster_utils import Cluster

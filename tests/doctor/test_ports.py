@@ -1,4 +1,4 @@
-"""Finding Ray's HTTP servers: real sockets, and nothing but this machine's own addresses is asked."""
+"""Finding Ray's HTTP servers: with real sockets, on this machine's own addresses only."""
 
 import socket
 import threading

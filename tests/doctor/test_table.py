@@ -23,7 +23,7 @@ NODES = [node("gpu-node-1.example.internal", offers=8, gpus=EIGHT), node("n2")]
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-def test_it_fits_and_tells_everything_in_one_piece(width):
+def test_it_fits_and_breaks_no_value(width):
     lines = shown(width, head(), *NODES)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
@@ -68,6 +68,6 @@ def test_docker_has_64_mib_of_shared_memory():
     assert "/dev/shm 3.0/64 MiB" in "\n".join(shown(200, head(shm=shm)))
 
 
-def test_the_packages_of_an_own_engine_are_shown():
+def test_the_packages_of_a_users_own_engine_are_shown():
     package = Package("fast-llm", "FastLLM", (2,), "", "")
     assert "FastLLM 2.2" in "\n".join(shown(200, head(versions__fast_llm="2.2"), packages=[package]))

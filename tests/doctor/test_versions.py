@@ -36,7 +36,7 @@ def test_a_node_that_hosts_no_engine_may_lack_what_engines_need():
         ({"source": "bbbb", "versions__es_ray": "0.2.0"}, ("es-ray 0.2.0", "es-ray 0.1.0")),
     ],
 )
-def test_other_software_on_an_engines_node_is_an_error_that_names_both(change, words):
+def test_different_software_on_an_engines_node_is_an_error_that_names_both(change, words):
     (only,) = found(node("good"), node("bad", **change))
     assert only[:2] == ("error", "bad")
     for word in words:
@@ -60,13 +60,13 @@ def test_pythons_patch_and_a_checkout_that_is_not_installed_do_not_matter():
     assert found(node(versions__python="3.11.2", versions__es_ray="0+unknown")) == []
 
 
-def test_other_libraries_are_a_warning():
+def test_different_libraries_are_a_warning():
     assert found(node(versions__numpy="1.26.4")) == [
         ("warning", "n1", "numpy 1.26.4, the driver has 2.3.5"),
     ]
 
 
-def test_a_ray_with_the_known_hole_is_an_error_and_2_54_is_not():
+def test_a_ray_with_the_known_vulnerability_is_an_error_and_2_54_is_not():
     old = list(old_ray([head(versions__ray="2.53.1"), node(versions__ray="2.54.0")]))
     assert [(f.level, f.where) for f in old] == [("error", "the driver")]
     assert "CVE-2026-27482" in old[0].what

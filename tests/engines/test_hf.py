@@ -115,7 +115,7 @@ def test_in_bfloat16_every_token_is_within_rounding_of_plain_pefts_choice(archit
     s.engine.close()
 
 
-def test_a_row_is_answered_the_same_alone_and_in_any_company(tmp_path):
+def test_a_row_gets_the_same_answer_alone_and_in_any_batch(tmp_path):
     s = setting(small_model(tmp_path / "model"), {"rank": 2})
     asked = rows()
     together = s.generate(asked)
@@ -177,7 +177,7 @@ def test_without_generation_config_the_models_own_stop_id_counts(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_engine_tells_mean_weights_size_and_dtype(tmp_path, dtype):
+def test_the_engine_reports_mean_weights_size_and_dtype(tmp_path, dtype):
     folder = small_model(tmp_path / "model", dtype=dtype)
     s = setting(folder, {"rank": 1})
     model = plain_peft.base_model(folder)
@@ -215,7 +215,7 @@ def test_logits_that_are_not_finite_are_an_error_with_the_members_name(tmp_path)
     assert len(fine) == 2
     with pytest.raises(EvaluationError, match=f"^member 3 of generation {GENERATION}: .*not finite"):
         s.generate([centre, base, member])
-    # and the engine goes on
+    # and the engine still works
     assert s.generate([centre]) == fine[:1]
 
 

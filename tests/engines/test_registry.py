@@ -44,7 +44,7 @@ def test_a_registered_name_and_an_import_path_give_a_spec(own, tmp_path, monkeyp
         ("no_such_package:SPEC", ["no_such_package", "cannot be imported"]),
     ],
 )
-def test_what_is_no_engine_is_refused_in_one_line(kind, words, own):
+def test_what_is_not_an_engine_is_refused_in_one_line(kind, words, own):
     with pytest.raises(UserError) as error:
         engine_spec(kind.format(own=own))
     assert str(error.value).startswith("engine.kind: ")
@@ -73,7 +73,7 @@ def test_auto_is_the_first_engine_that_a_machine_can_host(machines, in_process, 
     assert automatic(EngineConfig(), machines, in_process) is ENGINES[name]
 
 
-def test_auto_leaves_too_few_gpus_to_a_message_that_says_so():
+def test_auto_leaves_too_few_gpus_to_a_later_message():
     assert automatic(EngineConfig(tensor_parallel=4), [machine(1, "sglang")], False).name == "sglang"
 
 
@@ -92,7 +92,7 @@ def test_gpus_of_an_engine():
 
 
 def test_transformers_refuses_a_model_over_several_gpus():
-    with pytest.raises(UserError, match=r"engine\.tensor_parallel: 2 is for sglang; transformers takes 1"):
+    with pytest.raises(UserError, match=r"engine\.tensor_parallel: 2 is for sglang; transformers needs 1"):
         ENGINES["transformers"].check(Config().replace(engine__tensor_parallel=2), True)
 
 

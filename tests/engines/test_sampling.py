@@ -68,12 +68,12 @@ def test_sampled_rows_are_those_of_the_reference_and_greedy_ones_stay(architectu
         if row.sampling is None:
             assert ours == plain
         else:
-            wanted = continued(models[row.variant.index], list(row.prompt_ids), row.sampling)
+            wanted = continued(models[row.variant.member], list(row.prompt_ids), row.sampling)
             assert ours.token_ids == wanted, row
             assert ours.finish_reason == ("stop" if wanted[-1] in STOP_IDS else "length")
 
 
-def test_a_seed_gives_the_same_tokens_in_any_company(tmp_path):
+def test_a_seed_gives_the_same_tokens_in_any_batch(tmp_path):
     s = setting(small_model(tmp_path / "model"), {"rank": 2})
     asked = sampled(rows())
     together = s.generate(asked)
@@ -154,7 +154,7 @@ def test_rows_without_sampling_keep_their_token_when_others_end():
     assert chosen.tolist()[0] == -1
 
 
-def test_of_equal_tokens_the_nucleus_holds_the_lowest_ids():
+def test_on_ties_the_nucleus_holds_the_lowest_ids():
     logits = torch.zeros(1000, 8)
     logits[:, 5] = 1.0
     top_p = torch.full((1000,), 0.5, dtype=torch.float64)  # e / (e + 7) = 0.28, and 0.103 for each other
@@ -163,7 +163,7 @@ def test_of_equal_tokens_the_nucleus_holds_the_lowest_ids():
     assert sorted(set(found.tolist())) == [0, 1, 2, 5]
 
 
-def test_impossible_tokens_are_never_drawn_and_lost_logits_give_a_token_that_exists():
+def test_impossible_tokens_are_never_sampled_and_nan_logits_give_a_valid_token():
     logits = torch.full((3, 10), -torch.inf)
     logits[:, 4] = logits[:, 6] = 2.0
     ends = torch.tensor([0.0, 0.5, 1.0 - 2**-33], dtype=torch.float64)

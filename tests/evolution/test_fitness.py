@@ -4,7 +4,7 @@ import pytest
 from es_ray.evolution.fitness import SHAPINGS
 
 
-def test_the_registry_has_the_shapings_of_the_contract():
+def test_the_registry_has_three_shapings():
     assert set(SHAPINGS) == {"zscore", "centered-rank", "none"}
 
 

@@ -74,7 +74,7 @@ def test_normals_equal_a_float64_form(seed, generation, member, stream):
         (CHUNK + 1, 2 * CHUNK + 9),
     ],
 )  # fmt: skip
-def test_a_slice_of_normals_equals_the_whole(start, stop):
+def test_a_slice_of_normals_equals_that_of_all_entries(start, stop):
     whole = normals(11, 2, 3, STREAM_NOISE, 0, 2 * CHUNK + 11)
     assert normals(11, 2, 3, STREAM_NOISE, start, stop).tobytes() == whole[start:stop].tobytes()
 

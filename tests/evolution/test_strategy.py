@@ -49,7 +49,7 @@ def test_initial_values_are_those_of_the_seed():
     assert np.allclose(initial, wanted, rtol=1e-6, atol=1e-9)
 
 
-def test_a_population_is_asked_for_by_numbers():
+def test_a_population_is_requested_by_numbers():
     assert strategy().ask(0) == [0, 1, 2, 3, 4, 5]
 
 

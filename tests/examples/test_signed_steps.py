@@ -42,7 +42,7 @@ def test_the_model_learns(run):
 def test_it_resumes_to_the_same_bytes_and_replays_what_was_pruned(run, tmp_path):
     stopped = tmp_path / "stopped"
     in_process("run", *OPTIONS, "--generations", 5, "--set", "output.keep=1", "--output", stopped)
-    for generation in range(5):  # the whole way from the initial values is computed again
+    for generation in range(5):  # recomputed from the initial values
         (stopped / f"generations/{generation:04d}/state.safetensors").unlink(missing_ok=True)
     in_process("run", "--resume", "--output", stopped, "--generations", 10, "--set", "output.keep=null")
     ours, theirs = evolved(stopped), evolved(run)
@@ -53,7 +53,7 @@ def test_it_resumes_to_the_same_bytes_and_replays_what_was_pruned(run, tmp_path)
 
 
 def test_the_same_bytes_with_ray_workers(run, tmp_path):
-    """The workers never see the rule's file: the step is the driver's."""
+    """Workers do not need the rule's file: the driver takes the step."""
     in_process("run", *OPTIONS[1:], "--workers", 2, "--generations", 2, "--output", tmp_path / "ray")
     for generation in range(2):
         name = f"generations/{generation:04d}/state.safetensors"

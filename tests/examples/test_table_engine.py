@@ -49,7 +49,7 @@ def test_two_workers_give_the_same_bytes(run, tmp_path):
     assert {line["workers"] for line in json_lines(tmp_path / "ray/metrics.jsonl")} == {2}
 
 
-def test_a_relative_path_is_recorded_as_an_absolute_one_and_the_run_goes_on_elsewhere(run, tmp_path):
+def test_a_relative_path_is_recorded_as_absolute_and_the_run_resumes_elsewhere(run, tmp_path):
     stopped = tmp_path / "stopped"
     options = [str(option).replace(str(EXAMPLE), "examples/table_engine.py") for option in OPTIONS]
     first = es_ray(

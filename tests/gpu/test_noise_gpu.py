@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from es_ray.engines import torch_noise
-from es_ray.engines.sglang.lora.pool_layout import runs, whole
+from es_ray.engines.sglang.lora.pool_layout import extents, unsharded
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.evolution.noise import Noise, normals
 from tests.engines.sglang.test_pool_layout import ALL, layout, perturbation, pool
@@ -61,8 +61,8 @@ def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, d
     members, slots, factors = [0, 3, -1, 5], [4, 0, 6, 2], [1.0, 0.5, 2.0, 3.0]
     buffers, digests = {}, {}
     for device in ("cpu", "cuda"):
-        buffers[device] = {k: b.to(device) for k, b in pool(made, whole(made), dtype).items()}
-        writer = PoolWriter(runs(made, whole(made)), buffers[device], triton=device == "cuda")
+        buffers[device] = {k: b.to(device) for k, b in pool(made, unsharded(made), dtype).items()}
+        writer = PoolWriter(extents(made, unsharded(made)), buffers[device], triton=device == "cuda")
         writer.write_adapters(theta.to(device), sigma.to(device), s.noise, 3, members, slots, factors)
         digests[device] = writer.digests(slots)
     same = total = 0
@@ -73,7 +73,7 @@ def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, d
         same, total = same + int((gpu == cpu).sum()), total + cpu.numel()
     assert same > 0.99 * total
     on_host = PoolWriter(
-        runs(made, whole(made)), {k: b.cpu() for k, b in buffers["cuda"].items()}, triton=False
+        extents(made, unsharded(made)), {k: b.cpu() for k, b in buffers["cuda"].items()}, triton=False
     )
     assert on_host.digests(slots) == digests["cuda"]
 
@@ -84,8 +84,8 @@ def test_a_factor_of_one_leaves_every_bit():
     sigma = torch.from_numpy(s.scale(3).dense(0, made.size)).cuda()
     written = []
     for factors in ([], [1.0] * 4):
-        buffers = {k: b.cuda() for k, b in pool(made, whole(made)).items()}
-        writer = PoolWriter(runs(made, whole(made)), buffers, triton=True)
+        buffers = {k: b.cuda() for k, b in pool(made, unsharded(made)).items()}
+        writer = PoolWriter(extents(made, unsharded(made)), buffers, triton=True)
         writer.write_adapters(theta, sigma, s.noise, 3, [0, 3, -1, 5], [4, 0, 6, 2], factors)
         written.append(buffers)
     assert all(torch.equal(written[0][key], buffer) for key, buffer in written[1].items())
@@ -97,8 +97,8 @@ def test_sums_over_members_do_not_depend_on_the_slices(antithetic):
 
     made = layout(8)
     s = perturbation(made.size, antithetic)
-    buffers = {k: b.cuda() for k, b in pool(made, whole(made)).items()}
-    writer = PoolWriter(runs(made, whole(made)), buffers, triton=True)
+    buffers = {k: b.cuda() for k, b in pool(made, unsharded(made)).items()}
+    writer = PoolWriter(extents(made, unsharded(made)), buffers, triton=True)
     weights = torch.randn(6, generator=torch.Generator().manual_seed(1))
     whole_sum = writer.weighted_sum(s.noise, 4, weights.cuda(), 0, made.size).cpu()
     wanted = torch_noise.weighted_sum(s.noise, 4, weights, 0, made.size)

@@ -39,7 +39,7 @@ def weights(folder) -> dict[str, np.ndarray]:
 
 
 def by_module(layout, dense: np.ndarray) -> dict[str, list[float]]:
-    """The distinct values that stand over each module's entries."""
+    """The distinct values of each module's entries."""
     values: dict[str, list[float]] = {}
     at = 0
     for module in layout.modules:
@@ -51,7 +51,7 @@ def by_module(layout, dense: np.ndarray) -> dict[str, list[float]]:
 
 
 def sigma(strategy, generation: int = 1) -> np.ndarray:
-    return strategy.scale(generation).dense(0, strategy.size)
+    return strategy.perturbation.scale(generation).dense(0, strategy.perturbation.size)
 
 
 def test_per_layer_noise_is_a_share_of_the_layers_mean_weight(folder):
@@ -87,14 +87,14 @@ def test_constant_noise_is_constant(folder):
 def test_a_and_b_start_at_random(folder):
     strategy, layout = strategy_and_layout(folder, init__std=0.05, init__scale=2.0, evolution__seed=77)
     wanted = 0.1 * np.array(philox.normals(77, 0, 0, 1, layout.size))
-    assert np.allclose(strategy.initial(), wanted, atol=1e-7)
+    assert np.allclose(strategy.initial()["theta"], wanted, atol=1e-7)
 
 
 def test_b_can_start_at_zero(folder):
     strategy, layout = strategy_and_layout(folder, init__b="zeros", evolution__seed=77)
     normal, _ = strategy_and_layout(folder, evolution__seed=77)
-    both = layout.matrices(normal.initial())
-    for name, (a, b) in layout.matrices(strategy.initial()).items():
+    both = layout.matrices(normal.initial()["theta"])
+    for name, (a, b) in layout.matrices(strategy.initial()["theta"]).items():
         assert np.array_equal(a, both[name][0])
         assert a.all()
         assert not b.any()
@@ -104,11 +104,11 @@ def test_mode_population_starts_with_independent_random_adapters(folder):
     strategy, layout = strategy_and_layout(
         folder, init__mode="population", init__std=0.02, init__scale=20.0, evolution__seed=77
     )
-    theta = strategy.initial()
+    theta = strategy.initial()["theta"]
     assert not theta.any()
     assert np.unique(sigma(strategy, 0)).tolist() == [pytest.approx(0.4, rel=1e-6)]
     for index in (0, 3):
         wanted = 0.4 * np.array(philox.normals(77, 0, index, 0, layout.size))
-        assert np.allclose(strategy.member(theta, 0, index), wanted, atol=1e-6)
+        assert np.allclose(strategy.perturbation.member(theta, 0, index), wanted, atol=1e-6)
     centred, _ = strategy_and_layout(folder, evolution__seed=77)
     assert np.array_equal(sigma(strategy, 1), sigma(centred, 1))

@@ -1,4 +1,4 @@
-"""Runs of other versions: 0.1.0's go on to the bytes that it would have written, newer ones are refused."""
+"""Runs of other versions: 0.1.0's resume to the bytes that it would have written, newer ones are refused."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def without(records: list[dict], *keys: str) -> list[dict]:
 
 
 def same_arithmetic(run: Path, tmp_path: Path, cli) -> bool:
-    """Whether this machine makes 0.1.0's state of generation 1 anew to the byte: another kind may not."""
+    """Whether this machine reproduces 0.1.0's state of generation 1 to the byte: other hardware may not."""
     bare = shutil.copytree(run, tmp_path / "bare")
     for generation in range(2):
         (bare / f"generations/{generation:04d}/state.safetensors").unlink()
@@ -55,7 +55,7 @@ def same_arithmetic(run: Path, tmp_path: Path, cli) -> bool:
     return np.sort(np.concatenate([t.ravel() for t in made.values()])).tobytes() == np.sort(stored).tobytes()
 
 
-def test_a_run_of_0_1_0_goes_on_to_the_bytes_that_it_would_have_written(resumed, tmp_path, cli):
+def test_a_run_of_0_1_0_resumes_to_the_bytes_that_it_would_have_written(resumed, tmp_path, cli):
     exact = same_arithmetic(WRITTEN / "run", tmp_path, cli)
     for generation in LATER:
         folder, wanted = resumed / f"generations/{generation:04d}", WRITTEN / f"later/{generation:04d}"

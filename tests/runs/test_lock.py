@@ -28,7 +28,7 @@ time.sleep(60)
 
 @pytest.fixture
 def other(tmp_path):
-    """A process that has the lock."""
+    """A process that holds the lock."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process
@@ -84,7 +84,7 @@ def test_a_child_that_outlives_the_driver_keeps_no_lock(tmp_path, how):
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         assert os.killpg(driver.pid, 0) is None, "the child lives"
-        deadline = time.monotonic() + 10  # the child may not have come to letting go yet
+        deadline = time.monotonic() + 10  # the child may not have closed it yet
         while holder(tmp_path):
             assert time.monotonic() < deadline, holder(tmp_path)
         RunLock(tmp_path).release()
@@ -100,7 +100,7 @@ def test_a_lock_file_that_was_torn_is_taken_over(tmp_path, content):
 
 
 def test_another_hosts_lock_is_taken_over_where_it_would_be_seen(tmp_path, monkeypatch):
-    """And only there: elsewhere a person has to say that its driver is dead."""
+    """And only there: elsewhere a person must confirm that its driver is dead."""
     (tmp_path / LOCK).write_text('{"host": "elsewhere", "pid": 7}')
     monkeypatch.setattr(lock, "flock_reaches_other_hosts", lambda folder: False)
     with pytest.raises(UserError, match=f"pid 7 on host elsewhere.*remove {tmp_path / LOCK}"):
@@ -139,7 +139,7 @@ def test_this_machines_own_disk_is_recognised(tmp_path):
     assert flock_reaches_other_hosts(tmp_path, Path("/no/such/file"))
 
 
-def test_a_folder_without_room_for_a_lock_is_told(tmp_path):
+def test_a_folder_that_cannot_hold_a_lock_is_reported(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         RunLock(tmp_path / "missing")
 

@@ -31,16 +31,16 @@ def test_the_last_and_the_best_generation_are_kept(pruned):
         assert (folder / "DONE").is_file()
         assert (folder / "population.jsonl").is_file()
         for name in ("adapter", "best", "state.safetensors"):
-            # the best member is made from the state before its generation; two states are there to go on from
+            # the best member is made from the state before its generation; two states are kept to resume from
             states = {best - 1, GENERATIONS - 2}
             wanted = generation in kept or (name == "state.safetensors" and generation in states)
             assert (folder / name).exists() == wanted, f"{name} of generation {generation}"
 
 
 def test_pruning_changes_nothing_of_what_is_kept(pruned, finished):
-    left, whole = evolved(pruned), evolved(finished.path)
-    assert set(left) < set(whole)
-    assert left == {name: whole[name] for name in left}
+    left, complete = evolved(pruned), evolved(finished.path)
+    assert set(left) < set(complete)
+    assert left == {name: complete[name] for name in left}
 
 
 @pytest.mark.parametrize("generation", range(GENERATIONS))
@@ -48,11 +48,11 @@ def test_members_and_centres_of_pruned_generations_have_the_same_bytes(
     pruned, finished, tmp_path, cli, generation
 ):
     for which in (("--index", 0), ("--index", POPULATION - 1), ("--centre",)):
-        for run, name in ((pruned, "pruned"), (finished.path, "whole")):
+        for run, name in ((pruned, "pruned"), (finished.path, "complete")):
             ended = cli("member", run, "--generation", generation, *which,
                         "--output", tmp_path / f"{name}{which[-1]}")  # fmt: skip
             assert ended.code == 0, ended.err
-        for file in (tmp_path / f"whole{which[-1]}").iterdir():
+        for file in (tmp_path / f"complete{which[-1]}").iterdir():
             assert (tmp_path / f"pruned{which[-1]}" / file.name).read_bytes() == file.read_bytes()
 
 
@@ -64,9 +64,9 @@ def test_a_rebuilt_centre_has_the_bytes_of_the_adapter_before_pruning(pruned, fi
         assert (output / "adapter_model.safetensors").read_bytes() == before.read_bytes()
 
 
-def test_a_pruned_run_is_evaluated_and_extended_like_a_whole_one(pruned, finished, tmp_path, cli):
+def test_a_pruned_run_is_evaluated_and_extended_like_a_complete_one(pruned, finished, tmp_path, cli):
     both = {}
-    for name, run in (("pruned", pruned), ("whole", finished.path)):
+    for name, run in (("pruned", pruned), ("complete", finished.path)):
         copy = shutil.copytree(run, tmp_path / name)
         longer = ("--resume", "--output", copy, "--generations", GENERATIONS + 1)
         assert cli("run", *longer).code == 0
@@ -75,4 +75,4 @@ def test_a_pruned_run_is_evaluated_and_extended_like_a_whole_one(pruned, finishe
         both[name] = (json_lines(copy / "metrics.jsonl")[-1]["centre_reward"], json.loads(evaluated.out))
         folder = copy / f"generations/{GENERATIONS:04d}/adapter/adapter_model.safetensors"
         both[name] += (folder.read_bytes(),)
-    assert both["pruned"] == both["whole"]
+    assert both["pruned"] == both["complete"]

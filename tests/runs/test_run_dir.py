@@ -1,4 +1,4 @@
-"""Resuming: what is whole is kept, what is torn is made again, what was edited is found."""
+"""Resuming: what is complete is kept, what is torn is redone, what was edited is detected."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ def lose_the_mark(run: Path) -> None:
 
 
 def die_between_the_line_and_the_name(run: Path) -> None:
-    """metrics.jsonl has the line already, the folder still lies tmp."""
+    """metrics.jsonl has the line already, the folder still has its temporary name."""
     (run / LAST).rename(run / f"generations/.{GENERATIONS - 1:04d}")
     (run / f"generations/.{GENERATIONS - 1:04d}" / "DONE").unlink()
 
@@ -62,7 +62,7 @@ def test_a_torn_run_is_resumed_to_equal_bytes(finished, copied, cli, damage):
     ended = cli("run", "--resume", "--output", copied)
     assert ended.code == 0, ended.err
     assert evolved(copied) == evolved(finished.path)
-    assert not [p for p in copied.rglob(".*")], "something was left lying aside"
+    assert not [p for p in copied.rglob(".*")], "temporary files were left behind"
 
 
 def test_a_run_can_be_extended_to_the_bytes_of_a_longer_one(finished, tmp_path, cli):
@@ -136,7 +136,7 @@ def empty_the_states_description(run: Path) -> Path:
     ids=lambda damage: damage.__name__,
 )
 def test_a_damaged_state_is_found(copied, tmp_path, cli, damage):
-    """How resuming goes on before it: tests/faults/test_damage.py."""
+    """Resuming from an earlier generation: tests/faults/test_damage.py."""
     file = damage(copied)
     ended = cli("member", copied, "--generation", GENERATIONS - 1, "--centre", "--output", tmp_path / "m")
     assert ended.code == 1

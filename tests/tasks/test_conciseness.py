@@ -67,7 +67,7 @@ def test_exact_is_nothing_but_the_target(target, completion, exact):
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 2), ("test", 8)])
-def test_the_papers_data_comes_along(split, count):
+def test_the_papers_data_is_bundled(split, count):
     task = TASKS["conciseness"]
     examples = read_examples({"train": task.train_file, "test": task.test_file}[split])
     assert len(examples) == count

@@ -1,1 +1,1 @@
-"""The transformers engine: a whole shard of members in one batch, on a CPU or a GPU."""
+"""The transformers engine: a shard of members in one batch, on a CPU or a GPU."""

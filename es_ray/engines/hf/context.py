@@ -1,4 +1,4 @@
-"""What a model has read of a batch of sequences: left-padded prompts, then tokens for every row."""
+"""What a model has read of a batch of sequences: left-padded prompts, then more tokens of every row."""
 
 import inspect
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class Context:
         """
         mask = torch.ones_like(tokens) if mask is None else mask
         self._mask = torch.cat([self._mask, mask], dim=1)
-        # a row that has ended stays at its position: models with learnt ones have no others
+        # a row that has ended stays at its position: models with learned positions have no more of them
         return self._read(tokens, self._position + mask.cumsum(dim=1), tokens.shape[1])
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows, by their present numbers."""
+        """Drop all rows but these, by their current numbers."""
         kept = torch.tensor(rows, device=self._mask.device)
         self._cache.batch_select_indices(kept)
         self._mask, self._position = self._mask[kept], self._position[kept]

@@ -1,4 +1,4 @@
-"""Decoding of a batch: argmax, or draws from a seed; no penalties, only the stop ids of the model."""
+"""Decoding of a batch: argmax, or seeded sampling; no penalties, only the model's stop ids."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,8 +26,8 @@ def decode(
 ) -> list[Completion]:
     """Continue each prompt until a stop id or max_new_tokens.
 
-    keep_rows: called with the numbers of the rows that go on, when half of the batch or more has finished;
-    samplings: of each row, none for argmax. Raises NonFiniteLogits.
+    keep_rows: called with the numbers of the rows that are not finished, when half of the batch or more is;
+    samplings: of each row, None for argmax. Raises NonFiniteLogits.
     """
     completions = _Completions(len(prompts), stop_ids, max_new_tokens, on_completion)
     sampler = Sampler(samplings, max_new_tokens, model.device) if any(samplings) else None
@@ -55,7 +55,7 @@ def decode(
 
 
 class _Completions:
-    """The completions of a batch as they grow. done: those that have ended, by row."""
+    """The completions of a batch as they grow. done: the finished ones, by row."""
 
     def __init__(
         self, rows: int, stop_ids: frozenset[int], max_new_tokens: int, on_completion: OnCompletion | None
@@ -90,13 +90,13 @@ class _Completions:
         )
         self.done[row] = completion
         if self._on_completion is not None:
-            with torch.inference_mode(False):  # a task may use torch in its own way
+            with torch.inference_mode(False):  # a task may use torch for itself
                 self._on_completion(row, completion)
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest logit of each row, not a number where there is one, and its first place."""
+    """The largest logit of each row, NaN if there is one, and its first index."""
     if logits.device.type != "cpu" or logits.dtype != torch.float32:
         return logits.max(dim=-1)
-    chosen = torch.from_numpy(logits.numpy().argmax(axis=-1))  # a tenth of torch's time on a CPU
+    chosen = torch.from_numpy(logits.numpy().argmax(axis=-1))  # ten times as fast as torch on a CPU
     return logits.gather(1, chosen[:, None])[:, 0], chosen

@@ -37,7 +37,7 @@ class TransformersEngine(Engine):
         self._deterministic_before = torch.are_deterministic_algorithms_enabled()
         torch.set_num_threads(config.engine.threads)
         if config.engine.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
             torch.use_deterministic_algorithms(True)
         try:
             self._load(experiment)
@@ -50,14 +50,14 @@ class TransformersEngine(Engine):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         source = experiment.source
         dtype = config.model.dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
-        logging.disable_progress_bar()  # a bar per engine would only clutter the terminal
+        logging.disable_progress_bar()  # one per engine would clutter the terminal
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 source.path, revision=source.revision, dtype=dtype
             ).to(device)
         except torch.OutOfMemoryError as error:
             raise RunError(f"out of memory while loading {source.path} on {device}") from error
-        except Exception as error:  # a torn file shows as an exception of whatever library reads it
+        except Exception as error:  # a torn file raises whatever its library raises
             what = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"model.path: {source.path} cannot be loaded: {what}") from error
         self._model = model.eval().requires_grad_(False)
@@ -109,7 +109,7 @@ class TransformersEngine(Engine):
             return continuation_log_probs(self._model, [row.prompt_ids for row in rows], continuations)
 
     def close(self) -> None:
-        """Drop the model and give the process its settings back."""
+        """Drop the model and restore the process's settings."""
         del self._model, self._adapters
         self._restore_settings()
         if torch.cuda.is_available():
@@ -123,7 +123,7 @@ class TransformersEngine(Engine):
     def _adapted(
         self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]
     ) -> Iterator[None]:
-        """The model with each row's adapter, and errors that name what they are about."""
+        """The model with each row's adapter; errors name the variant or the remedy."""
         try:
             variants = list(dict.fromkeys(row.variant for row in rows))
             vectors = torch.from_numpy(variant_vectors(centres, perturbation, variants))
@@ -147,7 +147,7 @@ def variant_vectors(
 ) -> Vector:
     """The variants' flat vectors, shape [N, P]; the base model's is zero."""
     vectors = np.zeros((len(variants), perturbation.size), dtype=np.float32)
-    members: dict[tuple[int, int], list[int]] = {}  # of one generation and centre, which are built together
+    members: dict[tuple[int, int], list[int]] = {}  # by generation and centre: those are built together
     for number, variant in enumerate(variants):
         if variant.member == CENTRE:
             vectors[number] = centres[variant.centre]

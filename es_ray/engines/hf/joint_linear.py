@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class JointLinear:
     """The outputs of several linear layers side by side; their weights become views of one matrix.
 
-    On a CPU the float32 matrix lies in memory as [in, out], which MKL multiplies up to 2.5 times as fast.
+    On a CPU the float32 matrix is stored as [in, out], which MKL multiplies up to 2.5 times as fast.
     Layers of other kinds (quantised ones) are called one by one.
     """
 

@@ -32,10 +32,10 @@ def continuation_log_probs(
     continuations: Sequence[Sequence[int]],
     logits_at_once: int = _LOGITS_AT_ONCE,
 ) -> list[NDArray[np.float32]]:
-    """Log-probabilities of each row's given tokens, in one batch: of each row as many as it has.
+    """Log-probabilities of each row's given tokens, in one batch; one array per row, as long as its tokens.
 
-    The prompts are read first and the given tokens after them in parts, as all their logits together
-    may not fit into memory. Raises NonFiniteLogits.
+    The prompts are read first, then the given tokens in chunks, as all their logits together may not fit
+    into memory. Raises NonFiniteLogits.
     """
     tokens, mask = (part.to(model.device) for part in _right_padded(continuations))
     longest = tokens.shape[1]

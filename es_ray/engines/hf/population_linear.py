@@ -1,8 +1,8 @@
-"""Linear layers in which every row of the batch has a LoRA adapter of its own.
+"""Linear layers in which every row of the batch has its own LoRA adapter.
 
-y_i = W x_i + scaling * B_i A_i x_i for row i. Layers that are given the same input (q, k and v; gate and up)
-share one product with W, one with all their A's, and one with their B's on the diagonal of a matrix. Rows of
-one adapter that follow each other share its products too.
+y_i = W x_i + scaling * B_i A_i x_i for row i. Layers with the same input (q, k and v; gate and up) share
+one product with W, one with all their A's, and one with their B's as a block-diagonal matrix. Consecutive
+rows with the same adapter share its products too.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ _FEW = 4  # up to this many A's, and for single rows, dot products beat batched 
 
 
 class Projections:
-    """The layers that receive one input. The first one to be called computes for all of them.
+    """Layers with the same input. The first one to be called computes for all of them.
 
-    The products run in float32 and are rounded once to the layers' dtype, as PEFT does it.
+    The products run in float32 and are rounded once to the layers' dtype, as in PEFT.
     """
 
     def __init__(self, names: list[str], layers: list[nn.Linear]) -> None:
         self.names = names
         self._base = JointLinear(layers)
         self._adapters: tuple[Tensor, Tensor] | None = None  # of all adapters
-        self._a: Tensor | None = None  # of the runs of rows
+        self._a: Tensor | None = None  # of the blocks of rows
         self._b: Tensor | None = None
         self._x: Tensor | None = None
         self._outputs: dict[int, Tensor] = {}
 
     def write(self, matrices: Sequence[tuple[Tensor, Tensor]], scaling: float) -> None:
-        """Take each layer's A, shape [adapters, rank, in], and B, shape [adapters, out, rank]; float32."""
+        """Store each layer's A, shape [adapters, rank, in], and B, shape [adapters, out, rank]; float32."""
         a = torch.cat([a for a, _ in matrices], dim=1)
         b = a.new_zeros(len(a), a.shape[1], sum(self._base.widths))
         row = column = 0
@@ -46,7 +46,7 @@ class Projections:
         self._adapters = a, b
 
     def assign(self, numbers: Sequence[int]) -> None:
-        """Give each run of rows, all runs being of one length, the adapter of that number."""
+        """Give each block of consecutive rows, all of the same length, the adapter of that number."""
         assert self._adapters is not None
         self._a, self._b = self._adapters
         if list(numbers) != list(range(len(self._a))):
@@ -58,9 +58,9 @@ class Projections:
         self._adapters = self._a = self._b = self._x = None
         self._outputs = {}
 
-    def output(self, place: int, x: Tensor) -> Tensor:
-        """The output of the layer at that place, shape [..., out], perhaps a view of a wider tensor."""
-        if x is not self._x or place not in self._outputs:
+    def output(self, index: int, x: Tensor) -> Tensor:
+        """The output of one layer of the group, shape [..., out], possibly a view of a wider tensor."""
+        if x is not self._x or index not in self._outputs:
             y = self._base(x)
             if self._a is not None:
                 y = self._adapted(x, y)
@@ -68,22 +68,22 @@ class Projections:
                 return y
             self._outputs = dict(enumerate(y.split_with_sizes(self._base.widths, dim=-1)))
             self._x = x
-        output = self._outputs.pop(place)
+        output = self._outputs.pop(index)
         if not self._outputs:
             self._x = None
         return output
 
     def _adapted(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add the adapters' part to y, in place where y is float32."""
+        """Add the adapters' products to y, in place if y is float32."""
         a, b = self._a, self._b
         assert a is not None and b is not None
-        runs, ranks, _ = a.shape
-        wide = x.reshape(runs, -1, x.shape[-1]).float()
+        blocks, ranks, _ = a.shape
+        wide = x.reshape(blocks, -1, x.shape[-1]).float()
         if wide.shape[1] == 1 and ranks <= _FEW:
             low = torch.linalg.vecdot(wide, a)[:, None]
         else:
             low = torch.bmm(wide, a.transpose(1, 2))
-        total = y.view(runs, -1, y.shape[-1]).float()
+        total = y.view(blocks, -1, y.shape[-1]).float()
         if ranks == 1:
             total.addcmul_(low, b)
         else:
@@ -92,16 +92,16 @@ class Projections:
 
 
 class PopulationLinear(nn.Module):
-    """A linear layer with an adapter for each row: one of its group's outputs."""
+    """A linear layer with an adapter for each row; its group computes the output."""
 
-    def __init__(self, base: nn.Linear, group: Projections, place: int) -> None:
+    def __init__(self, base: nn.Linear, group: Projections, index: int) -> None:
         super().__init__()
         self.base = base
-        self._group, self._place = group, place
+        self._group, self._index = group, index
 
     def forward(self, x: Tensor) -> Tensor:
         """x, shape [rows, tokens, in], or [rows * tokens, in], to [..., out]."""
-        return self._group.output(self._place, x)
+        return self._group.output(self._index, x)
 
 
 class PopulationAdapters:
@@ -115,9 +115,9 @@ class PopulationAdapters:
             layers = [model.get_submodule(name) for name in group_names]
             group = Projections(group_names, layers)
             self._groups.append(group)
-            for place, (name, layer) in enumerate(zip(group_names, layers, strict=True)):
+            for index, (name, layer) in enumerate(zip(group_names, layers, strict=True)):
                 parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, PopulationLinear(layer, group, place))
+                setattr(model.get_submodule(parent), child, PopulationLinear(layer, group, index))
 
     def write(self, matrices: dict[str, tuple[Tensor, Tensor]], adapter_of: Sequence[int]) -> None:
         """Give row i the adapter number adapter_of[i].
@@ -130,12 +130,12 @@ class PopulationAdapters:
         self._assign()
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows, by their present numbers."""
+        """Drop all rows but these, by their current numbers."""
         self._adapter_of = [self._adapter_of[row] for row in rows]
         self._assign()
 
     def clear(self) -> None:
-        """The model is the base model again."""
+        """Make the model the base model again."""
         for group in self._groups:
             group.clear()
 
@@ -146,9 +146,9 @@ class PopulationAdapters:
 
 
 def _sharing_input(model: Any, names: Sequence[str]) -> list[list[str]]:
-    """The names in groups that are given the very same tensor, as one forward pass of one token shows.
+    """The names, grouped by identical input tensor in a forward pass of one token.
 
-    Raises UserError for a layer that the pass does not reach: it would stay without its adapter in silence.
+    Raises UserError for a layer that the pass does not reach: its adapter would silently have no effect.
     """
     seen: list[tuple[Tensor, list[str]]] = []
 

@@ -1,4 +1,4 @@
-"""What the transformers engine needs: nothing beside es-ray's own dependencies, and a GPU if there is one."""
+"""The transformers engine's spec: it needs only es-ray's own dependencies, and uses a GPU if there is one."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ def load(experiment: "Experiment") -> "Engine":
 
 
 def gpus(engine: EngineConfig, available: bool) -> int:
-    """One where there is any: it runs on a CPU as well."""
+    """One if available: it runs on a CPU as well."""
     return int(available)
 
 
@@ -27,7 +27,7 @@ def check(config: Config, hosted: bool) -> None:
     """Raise UserError for a model that would have to be split over GPUs."""
     if config.engine.tensor_parallel > 1:
         raise UserError(
-            f"engine.tensor_parallel: {config.engine.tensor_parallel} is for sglang; transformers takes 1"
+            f"engine.tensor_parallel: {config.engine.tensor_parallel} is for sglang; transformers needs 1"
         )
 
 

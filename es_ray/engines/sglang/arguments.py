@@ -1,4 +1,4 @@
-"""SGLang's arguments for a population: ours from the configuration, the rest as the user gives them."""
+"""SGLang's arguments for a population: ours from the configuration, the rest from the user."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -10,10 +10,10 @@ from es_ray.errors import UserError
 from es_ray.models import ModelSource
 
 ROWS: Final = 512
-"""Rows that run at once at most, unless engine.sglang.max_running_requests says differently; more wait."""
+"""Most rows that run at once, unless engine.sglang.max_running_requests is set; the others wait."""
 
 BACKEND: Final = "es_ray"
-"""The name of the LoRA backend that is es-ray's own; engine.sglang.lora_backend may name another."""
+"""The name of es-ray's own LoRA backend; engine.sglang.lora_backend may name another."""
 
 OURS: Final[dict[str, str]] = {
     "model_path": "model.path",
@@ -34,11 +34,11 @@ OURS: Final[dict[str, str]] = {
     ),
     "",
 )  # fmt: skip
-"""Arguments that engine.sglang may not hold, and the key that sets each; none where es-ray must set it."""
+"""Arguments not allowed in engine.sglang, with the key that sets each; "" if es-ray sets it itself."""
 
 
-def check_handed_through(given: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise UserError for an engine.sglang key that is es-ray's, or that SGLang does not have.
+def check_passed_through(given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise UserError for an engine.sglang key that es-ray sets, or that SGLang does not have.
 
     known: the names of the installed version's arguments.
     """
@@ -57,13 +57,15 @@ def server_arguments(
 ) -> dict[str, Any]:
     """The keyword arguments of `sglang.Engine`.
 
-    rows: the largest batch that will be asked for; known: the names of the installed version's arguments;
-    lora: False starts the base model alone, with all else the same. Raises UserError.
+    rows: the largest batch that will be requested; known: the names of the installed version's arguments;
+    lora: False starts the base model alone, with everything else the same. Raises UserError.
     """
     given = config.engine.sglang
-    check_handed_through(given, known)
+    check_passed_through(given, known)
     if config.model.dtype == "float32":
-        raise UserError("model.dtype: SGLang has no float32; float16 or bfloat16, or the transformers engine")
+        raise UserError(
+            "model.dtype: SGLang has no float32; use float16 or bfloat16, or the transformers engine"
+        )
     running = int(given.get("max_running_requests") or min(rows, ROWS))
     arguments: dict[str, Any] = {
         "model_path": source.path,
@@ -73,18 +75,18 @@ def server_arguments(
         "random_seed": config.evolution.seed % 2**31,
         "enable_deterministic_inference": config.engine.deterministic,
         "skip_tokenizer_init": True,
-        "sampling_defaults": "openai",  # nothing of the model's generation_config
+        "sampling_defaults": "openai",  # ignores the model's generation_config
         "schedule_policy": "fcfs",
-        "pp_max_micro_batch_size": running,  # rows at once; without pipeline parallelism the batch is one
-        "cuda_graph_max_bs_decode": running,  # a batch beyond it would run without graphs
-        "disable_prefill_cuda_graph": True,  # most of the start-up time, for prompts that are short
-        "disable_radix_cache": True,  # each adapter's prompts are seen once
-        "log_level": "error",  # each adapter slot would warn of all others
+        "pp_max_micro_batch_size": running,  # rows at once; without pipeline parallelism there is one batch
+        "cuda_graph_max_bs_decode": running,  # a larger batch would run without graphs
+        "disable_prefill_cuda_graph": True,  # takes most of the start-up time, and prompts are short
+        "disable_radix_cache": True,  # an adapter sees each prompt once
+        "log_level": "error",  # otherwise each adapter slot warns about all others
     }
     if lora:
         arguments |= lora_arguments(config)
     arguments |= given
-    # a place more: 0.5.17 counts a prompt that it cuts in two twice, and the last row would wait for others
+    # one more: 0.5.17 counts a prompt that it splits twice, and the last row would wait for the others
     arguments["max_running_requests"] = running + 1
     missing = [key for key in arguments if key not in known]
     if missing:
@@ -93,8 +95,8 @@ def server_arguments(
 
 
 def lora_arguments(config: Config) -> dict[str, Any]:
-    """Arguments for as many adapters as a shard has candidates; the base model takes a slot of its own."""
-    slots = config.engine.shard + 1  # nothing is ever evicted: eviction would reload what was never there
+    """Arguments for as many adapters as a shard has candidates; the base model takes one more slot."""
+    slots = config.engine.shard + 1  # nothing is ever evicted: SGLang has no weights to reload it from
     return {
         "enable_lora": True,
         "max_loras_per_batch": slots,
@@ -106,7 +108,7 @@ def lora_arguments(config: Config) -> dict[str, Any]:
 
 
 def adapter_config(config: Config) -> dict[str, Any]:
-    """Each adapter's config for SGLang; its rank is the pool's, so that A's rows lie as in pool_layout."""
+    """Each adapter's config for SGLang; with the pool's rank, so that A's rows are as in pool_layout."""
     return {
         "peft_type": "LORA",
         "r": config.lora.rank,

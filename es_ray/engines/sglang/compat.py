@@ -1,18 +1,18 @@
-"""Every SGLang name that es-ray reaches into, and a check that the installed version has it.
+"""Every SGLang name that es-ray relies on, and a check that the installed version has it.
 
-The check reads SGLang's source and imports nothing of it: it takes a second, needs no GPU, and works on a
-machine that only unpacks the wheel. Run on a GPU with 0.5.17; 0.5.23 was read. What differs between them:
+The check reads SGLang's source and imports nothing of it: it takes a second, needs no GPU, and works on
+an unpacked wheel. es-ray was run on a GPU with 0.5.17; the source of 0.5.23 was read. They differ in this:
 
 - 0.5.23 asks the model's `should_apply_lora(module name)` before it wraps a module. 0.5.17 wraps the modules
-  of all layers, so `LoRAManager.update_lora_info` is wrapped and switches `set_lora` off in the others.
-  Both hooks are installed in both versions; each does nothing where the other has done it.
+  of all layers, so `LoRAManager.update_lora_info` is wrapped to switch `set_lora` off in the others.
+  Both hooks are installed in both versions; each does nothing where the other did it.
 - 0.5.17 calls `run_scheduler_process` with more ranks (attention CP, MoE DP and EP) than 0.5.23. They are
-  handed through as they come; only `tp_rank`, the tensor parallel rank, is read, by its name.
-- In 0.5.17 `ServerArgs` is a dataclass in `server_args.py`; 0.5.23 puts it together from
+  passed through unchanged; only `tp_rank`, the tensor parallel rank, is read, by name.
+- In 0.5.17 `ServerArgs` is a dataclass in `server_args.py`; 0.5.23 assembles it from
   `arg_groups/fields`, with all names in `arg_groups/field_order.py`. Those that es-ray sets are in both.
-- 0.5.23 holds max_loras_per_batch and other settings in `get_lora()`; es-ray reads them from neither.
+- 0.5.23 moved max_loras_per_batch and other settings to `get_lora()`; es-ray does not read them.
 - A LoRA backend's `init_cuda_graph_batch_info` is `init_decode_cuda_graph_batch_info` in 0.5.23, which passes
-  some of a batch's arguments by position; ours has both names, and names them alike.
+  some of a batch's arguments by position; ours has both names, and the same parameter names.
 - Both sample with a request's `sampling_seed` only with `enable_deterministic_inference`.
 """
 
@@ -33,12 +33,12 @@ from es_ray.errors import UserError
 log = logging.getLogger(__name__)
 
 OLDEST = (0, 5, 17)
-"""Older ones lack some of NAMES; before 0.5.15 SGLang's kernels could skip adapters in a CUDA graph, too."""
+"""Older ones lack some of NAMES; and before 0.5.15 SGLang's kernels could skip adapters in a CUDA graph."""
 NEWEST = (0, 5, 23)
 """The newest whose source was read."""
 SUPPORTED = "es-ray supports sglang 0.5.17 to 0.5.23 (run with 0.5.17; 0.5.23 read)"
 UNCHECKED = "ES_RAY_SGLANG_UNCHECKED"
-"""Environment variable; 1 makes a warning of what `check` finds, except for versions that are too old."""
+"""Environment variable; 1 turns errors of `check` into warnings, except for versions that are too old."""
 
 NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ("srt/entrypoints/engine.py", "Engine"): (
@@ -107,24 +107,24 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ("srt/layers/logits_processor.py", "LogitsProcessorOutput"): ("next_token_logits",),
     ("srt/layers/utils/common.py", ""): ("get_layer_id",),
 }
-"""What must be there: by file below the package and class (or none), methods and attributes."""
+"""What must exist: methods and attributes, by file in the package and class (or none)."""
 
 PARAMETERS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("srt/managers/scheduler.py", "", "run_scheduler_process"): ("tp_rank",),
     ("srt/layers/sampler.py", "Sampler", "forward"): ("logits_output", "sampling_info"),
 }
-"""Parameters that must be there: by file, class (or none) and function."""
+"""Parameters that must exist, by file, class (or none) and function."""
 
 
 def installed() -> Path | None:
-    """The folder of the installed sglang package, None where there is none. Imports nothing."""
+    """The folder of the installed sglang package, None if there is none. Imports nothing."""
     spec = importlib.util.find_spec("sglang")
     places = spec.submodule_search_locations if spec is not None else None
     return Path(next(iter(places))) if places else None
 
 
 def package() -> Path:
-    """The folder of the installed sglang package; raises UserError where there is none."""
+    """The folder of the installed sglang package; raises UserError if there is none."""
     root = installed()
     if root is None:
         raise UserError(
@@ -156,25 +156,25 @@ def check(root: Path) -> None:
         raise UserError(f"engine.kind: sglang {found} is too old: {SUPPORTED}")
     problems = list(_problems(root, found))
     if problems and os.environ.get(UNCHECKED) != "1":
-        raise UserError(f"engine.kind: {problems[0]}: {SUPPORTED}; {UNCHECKED}=1 runs it all the same")
+        raise UserError(f"engine.kind: {problems[0]}: {SUPPORTED}; set {UNCHECKED}=1 to run it anyway")
     if problems:
-        _warn_once(f"{'; '.join(problems)}: {SUPPORTED}; going on, as {UNCHECKED}=1")
+        _warn_once(f"{'; '.join(problems)}: {SUPPORTED}; continuing, as {UNCHECKED}=1")
     argument_names(root)
 
 
 def _problems(root: Path, found: str) -> Iterator[str]:
-    """What does not fit es-ray in an sglang package of that version."""
+    """What es-ray misses in an sglang package of that version."""
     if parsed(found) > NEWEST:
         yield f"sglang {found} is newer than any that was read"
     for (file, owner), names in NAMES.items():
-        there = defined_names(root / file, owner)
+        available = defined_names(root / file, owner)
         for name in names:
-            if name not in there:
+            if name not in available:
                 yield f"SGLang {found} has no {f'{owner}.{name}' if owner else f'{file}: {name}'}"
     for (file, owner, function), parameters in PARAMETERS.items():
-        there = parameter_names(root / file, owner, function)
+        available = parameter_names(root / file, owner, function)
         for name in parameters:
-            if name not in there:
+            if name not in available:
                 full = f"{owner}.{function}" if owner else f"{file}: {function}"
                 yield f"SGLang {found} has no parameter {name} of {full}"
 
@@ -186,7 +186,7 @@ def _warn_once(message: str) -> None:
 
 @cache
 def argument_names(root: Path) -> frozenset[str]:
-    """The names of ServerArgs' fields; raises UserError where they are not where they are known to be."""
+    """The names of ServerArgs' fields; raises UserError if they are not found in the known places."""
     fields = field_names(root / "srt/server_args.py", "ServerArgs")
     order = root / "srt/arg_groups/field_order.py"
     if not fields and order.is_file():
@@ -200,11 +200,11 @@ def argument_names(root: Path) -> frozenset[str]:
     return frozenset(fields)
 
 
-def hands_to_activation(forward: str) -> bool:
-    """Whether an MLP gives what gate_up_proj returns to act_fn, and does nothing else with it.
+def passes_to_activation(forward: str) -> bool:
+    """Whether an MLP passes the output of gate_up_proj to act_fn, and uses it nowhere else.
 
-    forward: the source of its method. 0.5.23 gives it to another method together with act_fn, which calls
-    that unless the model is quantised.
+    forward: the source of that method. 0.5.23 passes both to another method, which calls act_fn unless the
+    model is quantised.
     """
     nodes = list(ast.walk(ast.parse(textwrap.dedent(forward))))
     given = [node for node in nodes if isinstance(node, ast.Assign) and _calls(node.value, "gate_up_proj")]
@@ -214,14 +214,14 @@ def hands_to_activation(forward: str) -> bool:
     if not isinstance(output, ast.Name):
         return False
     uses = [node for node in nodes if isinstance(node, ast.Name) and node.id == output.id]
-    handed = [
+    passed = [
         node.args[0]
         for node in nodes
         if isinstance(node, ast.Call)
         and node.args
         and (_calls(node, "act_fn") or any(_is_own(argument, "act_fn") for argument in node.args[1:]))
     ]
-    return bool(handed) and all(use is output or any(use is item for item in handed) for use in uses)
+    return bool(passed) and all(use is output or any(use is item for item in passed) for use in uses)
 
 
 def _calls(node: ast.expr, name: str) -> bool:
@@ -229,5 +229,5 @@ def _calls(node: ast.expr, name: str) -> bool:
 
 
 def _is_own(node: ast.expr, name: str) -> bool:
-    """Whether it is self.name."""
+    """Whether the node is self.name."""
     return isinstance(node, ast.Attribute) and node.attr == name and getattr(node.value, "id", "") == "self"

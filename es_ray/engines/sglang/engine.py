@@ -1,4 +1,4 @@
-"""The SGLang engine: one serving engine on one GPU (or several), all variants of a shard in one batch."""
+"""The SGLang engine: one serving engine on one GPU (or several), a shard's variants in one batch."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Row, Variant
 from es_ray.engines.sglang import compat, lifecycle, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
-from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, about_noise, group_arrays
+from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
 from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.engines.sglang.lora.pool_layout import fused_name
@@ -23,7 +23,7 @@ from es_ray.experiment import Experiment
 log = logging.getLogger(__name__)
 
 SLICE = 1 << 20
-"""Entries that one call to the scheduler may sum: a GPU makes them in a millisecond."""
+"""Entries that one call to the scheduler sums at most: they take a GPU a millisecond."""
 
 
 class SGLangEngine(Engine):
@@ -40,7 +40,7 @@ class SGLangEngine(Engine):
         self.stop_ids = experiment.source.stop_ids()
         self.max_new_tokens = config.task.max_new_tokens
         self.ignore_stop = False
-        """Run every row to its full length: for benchmarks."""
+        """Run every row to its full length, for benchmarks."""
         arguments = server_arguments(
             config, experiment.source, _rows(experiment), compat.argument_names(root)
         )
@@ -61,15 +61,15 @@ class SGLangEngine(Engine):
             raise
         self._watchdog = lifecycle.ProcessWatchdog(self._engine.get_all_child_pids(), self._log_file)
         self.write_seconds: float | None = None
-        """What the last writing of adapters took inside the scheduler."""
+        """Seconds that the last writing of adapters took inside the scheduler."""
         self.digests: dict[Variant, int] = {}
-        """The hash of the weights that each adapter of the last call had."""
+        """The hash of each adapter's weights in the last call."""
         try:
             self._register(adapter_config(config))
             self.info = self._describe()
             if probed:
                 probe(self, self.slots, experiment)
-            # what lives for good is not looked through again: that took 0.7 s of every 2500 requests
+            # exclude permanent objects from garbage collection, which took 0.7 s of every 2500 requests
             self._engine.freeze_gc()
         except BaseException:
             self.close()
@@ -86,10 +86,10 @@ class SGLangEngine(Engine):
     ) -> list[Completion]:
         """Completions of the rows, in their order; in one batch unless there are too few slots.
 
-        on_completion is called for the rows of a batch when all of it has ended: SGLang returns it at once.
-        Greedy rows, rows that are sampled with top_p 1 and those with less run one kind after the other.
-        SGLang takes the seed of a sampled row into account only with `engine.deterministic`: without it
-        samples do not repeat.
+        on_completion is called for a batch's rows when all of them are complete: SGLang returns them
+        together. Greedy rows, rows sampled with top_p 1 and rows sampled with less run one kind after the
+        other. SGLang uses the seed of a sampled row only with `engine.deterministic`: without it samples are
+        not repeatable.
         """
         completions: dict[int, Completion] = {}
         self.digests = {}
@@ -119,18 +119,18 @@ class SGLangEngine(Engine):
     ) -> list[NDArray[np.float32]]:
         """Log-probabilities of given tokens after each row's prompt, which is one token at least.
 
-        SGLang reads both as one prompt and generates a token more: all must fit into the model's positions.
+        SGLang reads both as one prompt and generates one more token: all must fit into the model's positions.
         """
         found: dict[int, NDArray[np.float32]] = {}
         self.digests = {}
-        whole = [
+        extended = [
             row._replace(prompt_ids=(*row.prompt_ids, *continuation), sampling=None)
             for row, continuation in zip(rows, continuations, strict=True)
         ]
         for numbers in batches(rows, self.slots):
-            batch = [whole[number] for number in numbers]
+            batch = [extended[number] for number in numbers]
             slot_of = self.write_adapters(centres, perturbation, batch)
-            # SGLang gives none for the first token from a start on: that is the prompt's last
+            # SGLang returns none for the first token at the start: so that is the prompt's last
             starts = [len(rows[number].prompt_ids) - 1 for number in numbers]
             outputs = self.generate_raw(batch, slot_of, 1, return_logprob=True, logprob_start_len=starts)
             for number, row, output in zip(numbers, batch, outputs, strict=True):
@@ -148,13 +148,13 @@ class SGLangEngine(Engine):
         start: int,
         stop: int,
     ) -> Vector:
-        """Entries [start, stop) of `Perturbation.noise_sum` on the GPU: the same bytes however it is cut."""
+        """Entries [start, stop) of `Perturbation.noise_sum` on the GPU: the same bytes for any slicing."""
         found = np.empty(stop - start, dtype=np.float32)
-        about = about_noise(perturbation, generation)
+        noise = noise_values(perturbation, generation)
         arrays = {"advantages": advantages.astype(np.float32)}
         for low in range(start, stop, SLICE):
             high = min(low + SLICE, stop)
-            answers = self._client.call("noise_sum", Message(about | {"start": low, "stop": high}, arrays))
+            answers = self._client.call("noise_sum", Message(noise | {"start": low, "stop": high}, arrays))
             found[low - start : high - start] = answers[0].arrays["noise_sum"]
         return found
 
@@ -170,8 +170,8 @@ class SGLangEngine(Engine):
             self._finite()  # forgets the logits of earlier calls, as writing does
         self.write_seconds = 0.0
         for group in groups(slot_of):
-            about = about_noise(perturbation, group.generation)
-            values = about | self._client.about_centre(centres[group.centre])
+            noise = noise_values(perturbation, group.generation)
+            values = noise | self._client.centre_values(centres[group.centre])
             arrays = group_arrays(group, perturbation.scale(group.generation))
             answers = self._client.call("write_adapters", Message(values, arrays))
             self.write_seconds += max(answer.values["seconds"] for answer in answers)

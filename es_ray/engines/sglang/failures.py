@@ -1,4 +1,4 @@
-"""Why an engine did not start, or died, as one line that says what to do about it."""
+"""Why an engine did not start, or died: one line that says what to do."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ _KNOWN = (
 
 
 def reason(text: str) -> str:
-    """The cause in an engine's output: a known one with its remedy, else the last error, else nothing."""
+    """The cause from an engine's output: a known one with its remedy, else the last error, else ''."""
     for marks, meaning in _KNOWN:
         if any(mark in text for mark in marks):
             return meaning
@@ -37,7 +37,7 @@ def reason(text: str) -> str:
 
 
 def tail(file: Path) -> str:
-    """The end of a log file; empty where there is none."""
+    """The end of a log file; empty if there is none."""
     if not file.is_file():
         return ""
     with file.open("rb") as opened:

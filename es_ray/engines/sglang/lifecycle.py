@@ -23,15 +23,15 @@ DIED = 70
 
 
 def ignore_sigquit(signum: int, frame: Any) -> None:
-    """SGLang's processes send SIGQUIT when they fail to start, which kills their parent unless this takes it.
+    """SGLang's processes send SIGQUIT when they fail to start, which would kill their parent without this.
 
-    The start then ends in an exception, as the failed process's pipe is closed.
+    The start then raises an exception, as the failed process's pipe is closed.
     """
-    log.error("a process of SGLang's failed")
+    log.error("an SGLang process failed")
 
 
 def start(arguments: dict[str, Any], options: Options) -> Any:
-    """A running `sglang.Engine` whose scheduler runs our hooks; raises RunError with the cause.
+    """Start an `sglang.Engine` whose scheduler has our hooks; raises RunError with the cause.
 
     Call it from the main thread only.
     """
@@ -56,7 +56,7 @@ def log_file() -> str:
 
 
 def kill_children() -> None:
-    """End what this process started, and wait for it, so that the GPU's memory is free."""
+    """Kill what this process started, and wait for it, so that the GPU's memory is free."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
@@ -67,25 +67,25 @@ def kill_children() -> None:
 
 
 class ProcessWatchdog:
-    """Ends this process when one of the engine's dies: a call that waits for an answer would wait forever.
+    """Ends this process when one of the engine's dies: a call to it would wait forever.
 
-    A Ray actor that ends so is a lost worker, which the pool notices at once and replaces.
+    To the pool a Ray actor that ends this way is a lost worker, noticed at once and replaced.
     """
 
     def __init__(self, pids: list[int], log_file: str) -> None:
         self._pids = pids
         self._log_file = log_file
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         threading.Thread(target=self._poll, name="es-ray-process-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """The engine is about to be shut down."""
-        self._over.set()
+        """Stop watching: the engine is about to be shut down."""
+        self._stopped.set()
 
     def _poll(self) -> None:
-        while not self._over.wait(POLL_SECONDS):
+        while not self._stopped.wait(POLL_SECONDS):
             dead = [pid for pid in self._pids if not running(pid)]
-            if dead and not self._over.is_set():
+            if dead and not self._stopped.is_set():
                 cause = reason(tail(Path(self._log_file)))
                 print(
                     f"es-ray: SGLang's process {dead[0]} died: {cause} (its log: {self._log_file})",
@@ -95,7 +95,7 @@ class ProcessWatchdog:
 
 
 def running(pid: int) -> bool:
-    """Whether a process lives; one that has ended but was not waited for does not."""
+    """Whether a process is alive; a zombie is not."""
     import psutil
 
     try:

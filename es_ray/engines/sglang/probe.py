@@ -1,7 +1,7 @@
-"""The start-up probe: adapters really act, each in its own slot, and an empty one does nothing.
+"""The start-up probe: adapters have an effect, each in its own slot, and an empty one has none.
 
-A serving engine that ignores an adapter answers as the base model without a word, and a run would then
-train on nothing. So before the first generation a fixed prompt is scored, token by token, by the base
+A serving engine that ignores an adapter silently answers as the base model, and a run would train on
+nothing. So before the first generation a fixed prompt is scored, token by token, by the base
 model, by a zero adapter, and by a random member in every slot.
 """
 
@@ -27,7 +27,7 @@ LogProbs = NDArray[np.float32]
 
 
 def probe(engine: Engine, slots: int, experiment: Experiment) -> None:
-    """Raise EvaluationError, with the check that failed, unless every one of the slots acts as it must."""
+    """Raise EvaluationError, with the check that failed, unless every slot behaves as it must."""
     size = experiment.layout.size
     theta = np.zeros(size, dtype=np.float32)
     perturbation = Perturbation(
@@ -48,7 +48,7 @@ def score(
 ) -> dict[int, LogProbs]:
     """Log-probabilities of a prompt's tokens after the first, by member of generation 0, CENTRE or BASE.
 
-    The prompt's last token is scored once more after the prompt, so that a prompt of one has a score, too.
+    The prompt's last token is scored once more after the prompt, so that a prompt of one token has a score.
     """
     rows = [Row(Variant(index), tuple(prompt[:1])) for index in indices]
     scored = [[*prompt[1:], prompt[-1]]] * len(rows)
@@ -61,7 +61,7 @@ def judge(base: LogProbs, zero: LogProbs, members: Sequence[LogProbs]) -> None:
     if not apart <= TOLERANCE:
         raise EvaluationError(
             f"start-up probe: a zero adapter is not the base model: log-probabilities are {apart:.3g} apart "
-            f"(at most {TOLERANCE} is allowed); the LoRA backend is not to be trusted"
+            f"(at most {TOLERANCE} is allowed); use another LoRA backend (engine.sglang.lora_backend)"
         )
     for number, member in enumerate(members):
         if not np.isfinite(member).all():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def field_names(file: Path, owner: str) -> set[str]:
-    """The annotated fields of a class; none where there is no such file or class."""
+    """The annotated fields of a class; none without such a file or class."""
     return {
         item.target.id
         for node in _body(file)

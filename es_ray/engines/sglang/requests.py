@@ -16,7 +16,7 @@ Output = Mapping[str, Any]
 def sampling_params(rows: Sequence[Row], common: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
     """SGLang's sampling parameters: one dict if all rows are greedy, else one for each row.
 
-    common: what all rows have.
+    common: parameters of all rows.
     """
     greedy = {"temperature": 0.0, **common}
     if all(row.sampling is None for row in rows):
@@ -35,10 +35,10 @@ def sampling_params(rows: Sequence[Row], common: Mapping[str, Any]) -> dict[str,
 
 
 def by_sampler(rows: Sequence[Row]) -> list[list[int]]:
-    """Numbers of the rows by the way in which SGLang's sampler takes their tokens: one call for each.
+    """Numbers of the rows by the method of SGLang's sampler: one call for each.
 
-    It takes one way for a whole batch: argmax, a draw from the softmax, or a draw from the sorted softmax, in
-    which the same seed gives another token. A row's tokens would depend on the rows beside it.
+    It uses one method for a batch: argmax, a sample from the softmax, or a sample from the sorted softmax,
+    for which the same seed gives another token. A row's tokens would depend on the other rows.
     """
     found: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
@@ -53,7 +53,7 @@ def _sampler(sampling: Sampling | None) -> str:
 
 
 def check_finished(output: Output, who: str) -> None:
-    """Raise EvaluationError, with the variant's name, for a request that SGLang gave up."""
+    """Raise EvaluationError, with the variant's name, for a request that SGLang aborted."""
     finish = output["meta_info"]["finish_reason"] or {}
     if finish.get("type") not in ("stop", "length"):
         raise EvaluationError(f"{who}: SGLang did not finish: {finish.get('message', finish)}")
@@ -70,7 +70,7 @@ def completion(output: Output, stop_ids: Collection[int], log_probs: bool) -> Co
 
 
 def output_log_probs(output: Output, count: int) -> NDArray[np.float32]:
-    """The log-probabilities of the tokens that were generated, `count` of them."""
+    """The log-probabilities of the first `count` generated tokens."""
     return _values(output["meta_info"]["output_token_logprobs"][:count])
 
 
@@ -81,5 +81,5 @@ def input_log_probs(output: Output, count: int) -> NDArray[np.float32]:
 
 
 def _values(entries: Sequence[Sequence[Any]]) -> NDArray[np.float32]:
-    """An entry is log-probability, token id and text."""
+    """Each entry is log-probability, token id and text."""
     return np.array([entry[0] for entry in entries], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Which adapter slot each variant of a batch has, and which calls write them."""
+"""Which adapter slot each variant of a batch gets, and which calls write them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 from es_ray.engines.base import BASE, CENTRE, Row, Variant
 
 SlotOf = Mapping[Variant, int]
-"""The slot of each adapter: of a variant as `adapter_of` gives it."""
+"""The slot of each adapter, as returned by `adapter_of`."""
 
 
 class AdapterGroup(NamedTuple):
-    """Adapters of one centre and generation, which one call writes, and the slot of each."""
+    """Adapters of one centre and generation, written by one call, and the slot of each."""
 
     centre: int
     generation: int
@@ -41,7 +41,7 @@ def batches(rows: Sequence[Row], slots: int) -> Iterator[list[int]]:
 
 
 def groups(slot_of: SlotOf) -> list[AdapterGroup]:
-    """The adapters by centre and generation; a centre itself goes with the first members that start there."""
+    """The adapters by centre and generation; a centre joins the first members that start from it."""
     generation_of: dict[int, int] = {}
     for adapter in slot_of:
         if adapter.member != CENTRE:

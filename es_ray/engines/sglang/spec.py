@@ -1,4 +1,4 @@
-"""What the SGLang engine needs: GPUs, its package, Ray workers, and shared memory for its processes."""
+"""The SGLang engine's spec: it needs GPUs, its package, Ray workers, and shared memory for its processes."""
 
 from typing import TYPE_CHECKING
 
@@ -21,17 +21,17 @@ def load(experiment: "Experiment") -> "Engine":
 
 
 def gpus(engine: EngineConfig, available: bool) -> int:
-    """As many as the model is split over, always."""
+    """As many as the model is split over."""
     return engine.tensor_parallel
 
 
 def check(config: Config, hosted: bool) -> None:
-    """Raise UserError for an SGLang that is missing, too old or another one, and for arguments it lacks."""
+    """Raise UserError for an SGLang that is missing or unsupported, and for arguments that it lacks."""
     if not hosted and compat.installed() is None:
-        return  # each worker checks what its node has
+        return  # each worker checks its own node
     root = compat.package()
     compat.check(root)
-    arguments.check_handed_through(config.engine.sglang, compat.argument_names(root))
+    arguments.check_passed_through(config.engine.sglang, compat.argument_names(root))
 
 
 SPEC = EngineSpec(
@@ -41,7 +41,7 @@ SPEC = EngineSpec(
     packages=(PACKAGE,),
     check=check,
     in_process=False,
-    slice_size=1 << 20,  # a GPU makes them in a millisecond
+    slice_size=1 << 20,  # takes a GPU a millisecond
     weights_in_memory=False,
     needs_shm=True,
     exact_replay=False,  # the GPU's logarithm, sine and cosine round in their own way

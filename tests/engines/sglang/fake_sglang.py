@@ -15,7 +15,7 @@ from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.finite_logits import logits_check
 from es_ray.engines.sglang.ipc.scheduler_host import Options, SchedulerHost
 from es_ray.engines.sglang.lora.pool_layout import FUSED, fused_name
-from tests.engines.sglang.test_pool_layout import FULL, SLOTS, WIDTH, layout, share
+from tests.engines.sglang.test_pool_layout import FULL, SLOTS, WIDTH, layout, tp_slice
 
 LAYOUT = layout(2)
 KEYS = sorted({(fused_name(m)[0], m.layer) for m in LAYOUT.modules})
@@ -28,14 +28,14 @@ class Wrapped:
     """A module with LoRA: its base layer, and how it slices for its rank."""
 
     def __init__(self, fused: str, layer: int, rank: int, ranks: int) -> None:
-        self._share = share(fused, rank, ranks)
+        self._tp_slice = tp_slice(fused, rank, ranks)
         parts = [
             WEIGHTS[next(m.name for m in LAYOUT.modules if m.layer == layer and m.name.endswith(p))]
             for p in FUSED[fused]
         ]
         full = torch.cat(parts)
         self.base_layer = SimpleNamespace(
-            weight=full[self._share.rows][:, self._share.columns],
+            weight=full[self._tp_slice.rows][:, self._tp_slice.columns],
             num_kv_head_replicas=1,
             output_sizes=list(FULL[fused]),
             output_size=sum(FULL[fused]),
@@ -43,10 +43,10 @@ class Wrapped:
         )
 
     def slice_lora_a_weights(self, a):
-        return a[:, self._share.columns]
+        return a[:, self._tp_slice.columns]
 
     def slice_lora_b_weights(self, b):
-        return b[self._share.rows]
+        return b[self._tp_slice.rows]
 
 
 class FakeManager:
@@ -56,7 +56,7 @@ class FakeManager:
         self.lora_modules: list[dict] = [{}, {}]
         a, b = {}, {}
         for fused, layer in KEYS:
-            part = share(fused, rank, ranks)
+            part = tp_slice(fused, rank, ranks)
             self.lora_modules[layer][f"model.layers.{layer}.x.{fused}"] = Wrapped(fused, layer, rank, ranks)
             a.setdefault(fused, []).append(
                 torch.zeros(SLOTS, len(FUSED[fused]) * LAYOUT.rank, len(part.columns), dtype=self.dtype)
@@ -82,12 +82,12 @@ class FakeManager:
 
 
 class FakeEngine:
-    """Hands a call to every rank's host, as SGLang does, and says no more than that it was made."""
+    """Hands a call to every rank's host, as SGLang does, and returns nothing but success."""
 
     def __init__(self, ranks: int, options: Options | None = None) -> None:
         self.busy = 0
         self.calls: list[str] = []
-        """What was asked of the scheduler."""
+        """The calls to the scheduler."""
         self.requests: list[dict] = []
         """The arguments of every `generate`."""
         self.abort: str | None = None
@@ -158,7 +158,7 @@ class FakeEngine:
         tokens: list[int] = []
         while len(tokens) < sampling["max_new_tokens"]:
             logits = self._logits([*ids, *tokens], name)
-            logits_check.look(torch.tensor(logits)[None], torch.tensor([int(np.argmax(logits))]))
+            logits_check.observe(torch.tensor(logits)[None], torch.tensor([int(np.argmax(logits))]))
             if sampling["temperature"] > 0:
                 noise = np.random.default_rng([sampling["sampling_seed"], len(tokens)]).gumbel(
                     size=VOCABULARY

@@ -42,7 +42,7 @@ def test_what_the_configuration_says_is_what_sglang_gets():
     assert got["skip_tokenizer_init"] is True
 
 
-def test_arguments_are_handed_through_and_beat_the_defaults():
+def test_arguments_are_passed_through_and_override_the_defaults():
     got = made(
         engine__sglang={
             "mem_fraction_static": 0.7, "attention_backend": "triton", "disable_radix_cache": False,
@@ -56,7 +56,7 @@ def test_arguments_are_handed_through_and_beat_the_defaults():
     assert got["max_running_requests"] == 9
 
 
-def test_slots_are_never_shared_through_a_prefix_and_the_kernels_are_ours():
+def test_prefixes_are_not_cached_and_the_kernels_are_ours():
     got = made()
     assert got["disable_radix_cache"] is True
     assert got["lora_backend"] == arguments.BACKEND

@@ -28,7 +28,7 @@ def test_a_prefill_batch_has_a_row_for_each_token():
     assert rows.slots.tolist() == [3, 3, 3, NO_SLOT, 0, 0]
 
 
-def test_a_graph_reads_one_tensor_whose_further_rows_belong_to_nobody():
+def test_a_graph_reads_one_tensor_whose_unused_rows_have_no_slot():
     slots = made()
     first = slots.rows([0, 1, 3, 3, 1], RANKS, SCALES, None, graph=True)
     assert first.slots.tolist() == [0, 1, 3, 3, 1, NO_SLOT]
@@ -84,7 +84,7 @@ def test_every_row_has_its_adapter_whatever_ran_before(seed):
     assert repeats > 20
 
 
-def test_another_slot_for_an_adapter_is_not_a_repetition():
+def test_another_slot_for_an_adapter_is_not_a_repeat():
     slots = made()
     assert slots.repeated(["a"], {"a": 1}) is None
     slots.rows([1], RANKS, SCALES, None, graph=True)
@@ -94,7 +94,9 @@ def test_another_slot_for_an_adapter_is_not_a_repetition():
 
 def test_the_device_is_written_only_where_something_changes(monkeypatch):
     slots, sent = made(), []
-    monkeypatch.setattr(slots, "_send", lambda there, here: (sent.append(here.tolist()), there.copy_(here)))
+    monkeypatch.setattr(
+        slots, "_copy", lambda target, source: (sent.append(source.tolist()), target.copy_(source))
+    )
     slots.rows([1, 0], RANKS, SCALES, None, graph=True)
     assert sent == [SCALES, [1, 0] + [NO_SLOT] * 4]
     slots.rows([1, 0], RANKS, SCALES, None, graph=True)
@@ -103,7 +105,7 @@ def test_the_device_is_written_only_where_something_changes(monkeypatch):
     assert len(sent) == 3
 
 
-def test_room_made_anew_is_written_anew():
+def test_rows_are_written_again_after_reserve():
     slots = made()
     slots.repeated(["a"], {"a": 1})
     slots.rows([1], RANKS, SCALES, None, graph=True)
@@ -112,6 +114,6 @@ def test_room_made_anew_is_written_anew():
     assert slots.rows([1], RANKS, SCALES, None, graph=True).slots.tolist() == [1] + [NO_SLOT] * 5
 
 
-def test_a_graph_that_was_not_announced_is_an_error():
+def test_a_graph_that_was_not_reserved_is_an_error():
     with pytest.raises(RuntimeError, match="7 rows"):
         made().rows([0] * 7, RANKS, SCALES, None, graph=True)

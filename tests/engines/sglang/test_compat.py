@@ -1,4 +1,4 @@
-"""What es-ray needs of SGLang, against the source of real versions where they are at hand.
+"""What es-ray needs of SGLang, against the source of real versions where available.
 
 ES_RAY_SGLANG_SOURCES: folders of unpacked sglang packages, separated by colons; without it, the installed
 one, if any.
@@ -63,11 +63,11 @@ def test_real_versions_have_every_argument_that_is_set(root):
     ("file", "name", "fine"),
     [("qwen2.py", "Qwen2MLP", True), ("llama.py", "LlamaMLP", True), ("falcon_h1.py", "FalconH1MLP", False)],
 )
-def test_which_real_mlps_give_gate_and_up_to_the_activation_alone(root, file, name, fine):
+def test_which_real_mlps_pass_gate_and_up_only_to_the_activation(root, file, name, fine):
     text = (root / "srt/models" / file).read_text()
     mlp = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name)
     forward = next(n for n in mlp.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
-    assert compat.hands_to_activation(ast.get_source_segment(text, forward)) == fine
+    assert compat.passes_to_activation(ast.get_source_segment(text, forward)) == fine
     assert "self.act_fn = SiluAndMul()" in ast.get_source_segment(text, mlp)
 
 
@@ -88,17 +88,17 @@ def test_qwen3_has_the_mlp_of_qwen2(root):
         "y, _ = self.gate_up_proj(x); z, _ = self.gate_up_proj(y); return self.act_fn(z)",
     ],
 )
-def test_an_mlp_that_does_more_with_gate_and_up_is_found_out(body):
-    assert not compat.hands_to_activation(f"    def forward(self, x):\n        {body}")
+def test_an_mlp_that_does_more_with_gate_and_up_is_detected(body):
+    assert not compat.passes_to_activation(f"    def forward(self, x):\n        {body}")
 
 
 def test_a_name_near_a_real_argument_is_suggested(root):
     known = compat.argument_names(root)
     with pytest.raises(UserError, match="engine.sglang.mem_fraction: .*mem_fraction_static"):
-        arguments.check_handed_through({"mem_fraction": 0.5}, known)
+        arguments.check_passed_through({"mem_fraction": 0.5}, known)
 
 
-def test_a_whole_package_passes(tmp_path):
+def test_a_complete_package_passes(tmp_path):
     compat.check(fake(tmp_path))
 
 
@@ -155,13 +155,13 @@ def test_old_versions_are_refused(tmp_path, monkeypatch, version, fine):
 
 
 @pytest.mark.parametrize("version", ["0.5.23.1", "0.5.24", "0.6.0rc1", "1.0"])
-def test_versions_that_nobody_read_are_refused_with_a_way_around(tmp_path, version):
+def test_untested_versions_are_refused_with_a_workaround(tmp_path, version):
     with pytest.raises(UserError, match=rf"{version} is newer than any.* ES_RAY_SGLANG_UNCHECKED=1") as error:
         compat.check(fake(tmp_path, version))
     assert "\n" not in str(error.value)
 
 
-def test_unchecked_versions_are_warned_of_once(tmp_path, monkeypatch, caplog):
+def test_unchecked_versions_are_warned_about_once(tmp_path, monkeypatch, caplog):
     root = fake(tmp_path, "0.7.0")
     file = root / "srt/lora/lora_manager.py"
     file.write_text(file.read_text().replace("def update_lora_info(", "def other("))

@@ -184,7 +184,7 @@ def test_logits_that_are_not_finite_are_an_error_with_the_variants_name(engine):
     engine.generate(CENTRES, PERTURBATION, rows(Variant(BASE)))
 
 
-def test_a_request_that_sglang_gives_up_is_an_error_with_the_variants_name(engine):
+def test_a_request_that_sglang_aborts_is_an_error_with_the_variants_name(engine):
     engine.fake.abort = "too long"
     with pytest.raises(EvaluationError, match="member 2 of generation 1: .*too long"):
         engine.generate(CENTRES, PERTURBATION, rows(Variant(2, 1)))

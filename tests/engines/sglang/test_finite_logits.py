@@ -14,8 +14,8 @@ def seen(*batches: list[list[float]]) -> bool:
     check = FiniteLogitsCheck()
     for batch in batches:
         logits = torch.tensor(batch)
-        check.look(logits, logits.argmax(dim=-1).int())
-    return check.answer()
+        check.observe(logits, logits.argmax(dim=-1).int())
+    return check.take_result()
 
 
 @pytest.mark.parametrize("row", [[0.0, NAN, 1.0], [NAN, INF, 0.0], [INF, 0.0, 0.0], [-INF, -INF, -INF]])
@@ -29,14 +29,14 @@ def test_a_row_without_a_finite_maximum_is_seen_in_any_batch(row):
 @pytest.mark.parametrize("row", [[0.0, NAN, 1.0], [NAN, INF, 0.0], [INF, 0.0, 0.0], [-INF, -INF, -INF]])
 def test_before_a_draw_such_a_row_is_seen_and_made_harmless(row):
     check, logits = FiniteLogitsCheck(), torch.tensor([[1.0, -INF, 3.0], row])
-    check.look_before_draw(logits)
-    assert not check.answer()
+    check.observe_before_draw(logits)
+    assert not check.take_result()
     assert logits.tolist() == [[1.0, -INF, 3.0], [0.0, 0.0, 0.0]]
-    check.look_before_draw(logits)
-    assert check.answer()
-    check.look_before_draw(torch.empty(0, 3))
-    check.look_before_draw(None)
-    assert check.answer()
+    check.observe_before_draw(logits)
+    assert check.take_result()
+    check.observe_before_draw(torch.empty(0, 3))
+    check.observe_before_draw(None)
+    assert check.take_result()
 
 
 class Sampler:
@@ -62,7 +62,7 @@ def test_the_sampler_is_checked_whichever_way_it_takes_tokens(monkeypatch, greed
         output = SimpleNamespace(next_token_logits=torch.tensor([[0.0, 50.0, 1.0], row]))
         tokens = sampler().forward(output, info, return_logprob=False)
         assert tokens[0] == 1
-        assert finite_logits.logits_check.answer() is fine
+        assert finite_logits.logits_check.take_result() is fine
 
 
 def test_tokens_that_are_ruled_out_are_not_an_error():
@@ -71,14 +71,14 @@ def test_tokens_that_are_ruled_out_are_not_an_error():
 
 def test_no_rows_are_not_an_error():
     check = FiniteLogitsCheck()
-    check.look(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
-    assert check.answer()
+    check.observe(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    assert check.take_result()
 
 
-def test_an_answer_starts_anew():
+def test_taking_the_result_resets_it():
     check = FiniteLogitsCheck()
-    check.look(torch.tensor([[NAN, 0.0]]), torch.tensor([0]))
-    assert not check.answer()
-    assert check.answer()
-    check.look(None, torch.tensor([0]))  # a batch that computes no logits
-    assert check.answer()
+    check.observe(torch.tensor([[NAN, 0.0]]), torch.tensor([0]))
+    assert not check.take_result()
+    assert check.take_result()
+    check.observe(None, torch.tensor([0]))  # a batch that computes no logits
+    assert check.take_result()

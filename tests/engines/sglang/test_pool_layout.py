@@ -1,10 +1,10 @@
-"""Members in a LoRA memory pool: the fused layout, tensor parallel shares, and what a pool then computes."""
+"""Members in a LoRA memory pool: the fused layout, tensor parallel slices, and what a pool then computes."""
 
 import numpy as np
 import pytest
 import torch
 
-from es_ray.engines.sglang.lora.pool_layout import FUSED, Buffer, TPSlice, fused_name, runs, whole
+from es_ray.engines.sglang.lora.pool_layout import FUSED, Buffer, TPSlice, extents, fused_name, unsharded
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.errors import UserError
 from es_ray.evolution.noise import Noise
@@ -32,8 +32,8 @@ def layout(rank: int, names=ALL, layers=(0, 1)) -> LoraLayout:
     return LoraLayout(rank, 2.0, tuple(modules))
 
 
-def share(fused: str, rank: int, ranks: int) -> TPSlice:
-    """A rank's part, as tensor parallelism cuts: rows of column-parallel modules, columns of the others."""
+def tp_slice(fused: str, rank: int, ranks: int) -> TPSlice:
+    """A rank's slice under tensor parallelism: rows of column-parallel modules, columns of the others."""
     outputs, columns = FULL[fused], np.arange(WIDTH[fused])
     if fused in ("o_proj", "down_proj"):
         return TPSlice(np.array_split(columns, ranks)[rank], np.arange(sum(outputs)), outputs)
@@ -45,9 +45,9 @@ def share(fused: str, rank: int, ranks: int) -> TPSlice:
     return TPSlice(columns, np.concatenate(rows), outputs)
 
 
-def pool(lay: LoraLayout, shares, dtype=torch.float16) -> dict[Buffer, torch.Tensor]:
+def pool(lay: LoraLayout, slices, dtype=torch.float16) -> dict[Buffer, torch.Tensor]:
     buffers = {}
-    for (fused, layer), part in shares.items():
+    for (fused, layer), part in slices.items():
         a = (SLOTS, len(FUSED[fused]) * lay.rank, len(part.columns))
         buffers[Buffer("A", fused, layer)] = torch.zeros(a, dtype=dtype)
         buffers[Buffer("B", fused, layer)] = torch.zeros(SLOTS, len(part.rows), lay.rank, dtype=dtype)
@@ -88,14 +88,14 @@ def test_a_pool_computes_what_peft_computes(rank, names, ranks):
     keys = {(fused_name(m)[0], m.layer) for m in lay.modules}
     summed: dict = {}
     for number in range(ranks):
-        shares = {key: share(key[0], number, ranks) for key in keys}
-        buffers = pool(lay, shares)
-        writer = PoolWriter(runs(lay, shares), buffers, triton=False)
+        slices = {key: tp_slice(key[0], number, ranks) for key in keys}
+        buffers = pool(lay, slices)
+        writer = PoolWriter(extents(lay, slices), buffers, triton=False)
         writer.write_adapters(torch.from_numpy(theta), sigma, s.noise, 2, candidates, slots)
         rng = np.random.default_rng(1)
         for fused, layer in sorted(keys):
             x = rng.normal(size=WIDTH[fused])
-            part = shares[fused, layer]
+            part = slices[fused, layer]
             for candidate, slot in zip(candidates, slots, strict=True):
                 out = summed.setdefault((fused, layer, candidate), np.zeros(sum(part.outputs)))
                 # row-parallel modules are summed over the ranks, the others put side by side
@@ -120,23 +120,23 @@ def test_a_pool_computes_what_peft_computes(rank, names, ranks):
 @pytest.mark.parametrize(("rank", "names"), [(1, ALL), (3, ALL[:3])])
 def test_a_single_rank_holds_every_entry_once(rank, names):
     lay = layout(rank, names)
-    found = runs(lay, whole(lay))
+    found = extents(lay, unsharded(lay))
     assert sorted(e for r in found for e in range(r.source, r.source + r.length)) == list(range(lay.size))
     places = [(r.buffer, r.offset + e) for r in found for e in range(r.length)]
     assert len(set(places)) == len(places)
 
 
-def test_digests_tell_members_and_places_apart():
+def test_digests_depend_on_members_and_positions():
     lay = layout(2)
     s, theta = perturbation(lay.size), torch.zeros(lay.size)
     sigma = torch.from_numpy(s.scale(1).dense(0, lay.size))
-    buffers = pool(lay, whole(lay))
-    writer = PoolWriter(runs(lay, whole(lay)), buffers, triton=False)
+    buffers = pool(lay, unsharded(lay))
+    writer = PoolWriter(extents(lay, unsharded(lay)), buffers, triton=False)
     writer.write_adapters(theta, sigma, s.noise, 1, [0, 1, 2, -1], [0, 1, 2, 3])
     digests = writer.digests([0, 1, 2, 3])
     assert len(set(digests)) == 4
     writer.write_adapters(theta, sigma, s.noise, 1, [1, 0, -1, 2], [0, 1, 2, 3])
-    assert writer.digests([1, 0, 3, 2]) == digests  # the same members elsewhere
+    assert writer.digests([1, 0, 3, 2]) == digests  # the same members in other slots
     buffers[Buffer("B", "o_proj", 1)].flatten()[0] += 1
     assert writer.digests([1, 0, 3, 2])[1] != digests[1]
     a = buffers[Buffer("A", "o_proj", 0)]
@@ -149,8 +149,8 @@ def test_digests_tell_members_and_places_apart():
 def test_members_are_rounded_once_to_the_pools_dtype(antithetic, dtype):
     lay = layout(1)
     s, theta = perturbation(lay.size, antithetic), np.full(lay.size, 0.75, np.float32)
-    buffers = pool(lay, whole(lay), dtype)
-    writer = PoolWriter(runs(lay, whole(lay)), buffers, triton=False)
+    buffers = pool(lay, unsharded(lay), dtype)
+    writer = PoolWriter(extents(lay, unsharded(lay)), buffers, triton=False)
     sigma = torch.from_numpy(s.scale(4).dense(0, lay.size))
     writer.write_adapters(torch.from_numpy(theta), sigma, s.noise, 4, list(range(6)), list(range(6)))
     for index in range(6):
@@ -161,8 +161,8 @@ def test_members_are_rounded_once_to_the_pools_dtype(antithetic, dtype):
 
 
 def pieces(lay: LoraLayout, buffers, slot: int) -> torch.Tensor:
-    """The flat vector that lies in a slot."""
-    found = sorted(runs(lay, whole(lay)), key=lambda r: r.source)
+    """The flat vector of the adapter in a slot."""
+    found = sorted(extents(lay, unsharded(lay)), key=lambda r: r.source)
     return torch.cat([buffers[r.buffer].flatten(1)[slot, r.offset : r.offset + r.length] for r in found])
 
 
@@ -171,8 +171,8 @@ def writers(lay: LoraLayout, triton: bool, dtype=torch.float16):
         pytest.importorskip("triton")
         if torch.cuda.is_available():
             pytest.skip("Triton compiles here: tests/gpu checks the kernels")
-    buffers = pool(lay, whole(lay), dtype)
-    return PoolWriter(runs(lay, whole(lay)), buffers, triton=triton), buffers
+    buffers = pool(lay, unsharded(lay), dtype)
+    return PoolWriter(extents(lay, unsharded(lay)), buffers, triton=triton), buffers
 
 
 @pytest.mark.parametrize("triton", [False, True])
@@ -186,7 +186,7 @@ def test_factors_on_sigma_are_the_perturbations(antithetic, triton):
     writer.write_adapters(torch.from_numpy(theta), sigma, s.noise, 4, members, list(range(6)), factors)
     for slot, (member, factor) in enumerate(zip(members, factors, strict=True)):
         right = torch.from_numpy(theta if member < 0 else s.member(theta, 4, member, factor))
-        # the interpreter cuts off where a GPU rounds
+        # the interpreter truncates where a GPU rounds
         assert torch.allclose(pieces(lay, buffers, slot).float(), right, rtol=2**-10, atol=1e-5)
 
 

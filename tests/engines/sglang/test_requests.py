@@ -59,7 +59,7 @@ def test_the_inputs_last_tokens_have_log_probabilities():
 
 
 @pytest.mark.parametrize("finish", [None, {"type": "abort", "message": "too long"}])
-def test_a_request_that_was_given_up_is_an_error_with_the_variants_name(finish):
+def test_an_aborted_request_is_an_error_with_the_variants_name(finish):
     requests.check_finished(OUTPUT, "member 3")
     with pytest.raises(EvaluationError, match="member 3: SGLang did not finish"):
         requests.check_finished({"output_ids": [], "meta_info": {"finish_reason": finish}}, "member 3")

@@ -7,7 +7,7 @@ import torch
 from es_ray.engines.base import CENTRE, Variant
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.finite_logits import logits_check
-from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, about_noise, group_arrays
+from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.engines.sglang.slots import AdapterGroup
 from es_ray.errors import RunError
@@ -30,7 +30,7 @@ def write(client, theta, generation: int, members: list[int], factors=None, slot
     factors, slots = factors or [1.0] * len(members), slots or range(len(members))
     adapters = tuple(Variant(m, generation, 0, f) for m, f in zip(members, factors, strict=True))
     arrays = group_arrays(AdapterGroup(0, generation, adapters, tuple(slots)), PERTURBATION.scale(generation))
-    values = about_noise(PERTURBATION, generation) | client.about_centre(theta)
+    values = noise_values(PERTURBATION, generation) | client.centre_values(theta)
     return client.call("write_adapters", Message(values, arrays))
 
 
@@ -61,7 +61,7 @@ def test_members_are_written_with_the_theta_that_was_sent(client):
     assert digests(client, THETA, 3, [])[0] == []
 
 
-def test_members_lie_in_the_slots_that_the_call_names(client):
+def test_members_are_written_to_the_slots_of_the_call(client):
     first = digests(client, THETA, 3, [0, 4], slots=[5, 2])
     assert digests(client, THETA, 3, [4, 0, 1], slots=[0, 3, 1])[0][:2] == first[0][::-1]
     if len(client.engine.managers) == 1:
@@ -83,17 +83,17 @@ def test_a_factor_scales_sigma_and_one_changes_nothing(client):
 
 def test_logits_from_before_a_write_are_forgotten(client):
     logits, tokens = torch.tensor([[torch.nan, 0.0]]), torch.tensor([0])
-    logits_check.look(logits, tokens)
+    logits_check.observe(logits, tokens)
     write(client, THETA, 0, [0])
     assert client.call("finite")[0].values["finite"] is True
-    logits_check.look(logits, tokens)
+    logits_check.observe(logits, tokens)
     assert client.call("finite")[0].values["finite"] is False
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_the_noise_sum_is_the_perturbations(client, antithetic):
     p, advantages = perturbation(LAYOUT.size, antithetic), np.random.default_rng(0).normal(size=6)
-    values = about_noise(p, 2) | {"start": 5, "stop": 300}
+    values = noise_values(p, 2) | {"start": 5, "stop": 300}
     message = Message(values, {"advantages": advantages.astype(np.float32)})
     answers = client.call("noise_sum", message)
     found = answers[0].arrays["noise_sum"]
@@ -102,16 +102,16 @@ def test_the_noise_sum_is_the_perturbations(client, antithetic):
     assert all(not answer.arrays for answer in answers[1:])
 
 
-def test_a_busy_scheduler_is_asked_again(client):
+def test_a_call_to_a_busy_scheduler_is_retried(client):
     client.engine.busy = 5
     write(client, THETA, 0, [0])
     assert client.engine.busy < 0
 
 
-def test_what_fails_there_is_reported_here(client):
+def test_failures_in_the_scheduler_are_reported_to_the_caller(client):
     with pytest.raises(RunError, match="write_adapters: KeyError"):
         write(client, THETA, 0, list(range(SLOTS)))  # more than there are adapters
-    values = about_noise(PERTURBATION, 0) | client.about_centre(THETA + 1)
+    values = noise_values(PERTURBATION, 0) | client.centre_values(THETA + 1)
     client._theta._memory.buf[2000] ^= 1
     adapters = AdapterGroup(0, 0, (Variant(0),), (0,))
     with pytest.raises(RunError, match="DamagedMessage.*checksum"):
@@ -124,7 +124,9 @@ def test_the_largest_call_fits():
     sigma = type(PERTURBATION.sigma)(tuple(sizes.tolist()), (0.5,) * len(sizes))
     adapters = tuple(Variant(n, 2**32 - 1, 9, 0.1) for n in range(500))
     arrays = group_arrays(AdapterGroup(9, 2**32 - 1, adapters, tuple(range(500))), sigma)
-    client._request.write(Message(about_noise(PERTURBATION, 2**32 - 1) | client.about_centre(THETA), arrays))
+    client._request.write(
+        Message(noise_values(PERTURBATION, 2**32 - 1) | client.centre_values(THETA), arrays)
+    )
     arrays = {"advantages": np.zeros(500, np.float32)}
-    client._request.write(Message(about_noise(PERTURBATION, 2**32 - 1), arrays))
+    client._request.write(Message(noise_values(PERTURBATION, 2**32 - 1), arrays))
     client.close()

@@ -84,7 +84,7 @@ def test_a_vector_of_another_length_is_refused(shared):
     assert shared.version == 0
 
 
-def test_memory_that_somebody_may_write_is_read_again(shared):
+def test_writable_memory_is_read_again(shared):
     writable = theta(shared)
     view = writable[:]
     view.flags.writeable = False
@@ -100,7 +100,7 @@ def fixed(shared, seed=0):
     return np.frombuffer(theta(shared, seed).tobytes(), dtype=np.float32)
 
 
-def test_the_same_memory_is_not_looked_at_again(shared):
+def test_the_same_read_only_memory_is_not_read_again(shared):
     sent = fixed(shared)
     checksum = shared.write(sent)
     shared._memory.buf[0] ^= 1  # so that one sees who looks
@@ -127,12 +127,12 @@ def test_what_was_sent_last_keeps_its_memory(shared):
         (lambda v: v.copy(), False),
     ],
 )
-def test_same_memory_is_the_same_place_length_type_and_order(other, same):
+def test_same_memory_is_the_same_address_length_type_and_order(other, same):
     vector = np.frombuffer(np.arange(6, dtype=np.float32).tobytes(), dtype=np.float32)
     assert shm_vector._same_memory(other(vector), vector) is same
 
 
-def test_memory_that_does_not_say_is_not_trusted():
+def test_memory_of_unknown_access_is_not_trusted():
     vector = torch.arange(6.0).numpy()
     vector.flags.writeable = False
     assert not shm_vector._same_memory(vector, vector)

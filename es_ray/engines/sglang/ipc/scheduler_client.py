@@ -13,16 +13,16 @@ from es_ray.errors import RunError
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
 
 _MEMBER_BYTES = 8 + 4 + 8
-"""Of a call for each member: number, factor and slot; an advantage is smaller."""
-REST_SECONDS = 10.0
-"""How long the scheduler may take to come to rest after a batch."""
+"""Bytes of a call for each member: number, factor and slot; an advantage is smaller."""
+IDLE_SECONDS = 10.0
+"""Seconds that the scheduler may take to become idle after a batch."""
 
 
 class SchedulerClient:
-    """The channels of one engine, and the calls that go through them.
+    """The channels of one engine, and the calls through them.
 
-    size: entries of theta; members, segments: the most members or advantages, and pieces of sigma, that a
-    call may carry; reply: the most entries that come back.
+    size: entries of theta; members, segments: the most members or advantages, and pieces of sigma, in a
+    call; reply: the most entries in a reply.
     """
 
     def __init__(self, ranks: int, size: int, members: int, segments: int, reply: int) -> None:
@@ -32,11 +32,11 @@ class SchedulerClient:
         self._reply = ReplyChannel.create(ranks, 4 * reply + 8 * members + 16 * size_of_layout(segments))
         self._number = 0
         self.engine: Any = None
-        """The `sglang.Engine`, once it runs."""
+        """The `sglang.Engine`, once it is running."""
 
     def call(self, what: str, message: Message | None = None) -> list[Message]:
-        """Have every rank do something; their answers by rank. Raises RunError with what went wrong."""
-        deadline = time.monotonic() + REST_SECONDS
+        """Make a call on every rank; returns their answers by rank. Raises RunError with the cause."""
+        deadline = time.monotonic() + IDLE_SECONDS
         checksum = self._request.write(message or Message())
         while True:
             self._number += 1
@@ -56,8 +56,8 @@ class SchedulerClient:
                 raise RunError(f"SGLang's scheduler: {what}: {errors[0]}")
             time.sleep(0.001)
 
-    def about_centre(self, theta: Vector) -> dict[str, Any]:
-        """What a call says of the centre; theta itself goes into its shared memory if it is another."""
+    def centre_values(self, theta: Vector) -> dict[str, Any]:
+        """A call's values for the centre; theta itself is written to shared memory if it changed."""
         checksum = self._theta.write(theta)
         return {
             "theta": self._theta.name,
@@ -72,21 +72,21 @@ class SchedulerClient:
 
 
 def size_of_layout(segments: int) -> int:
-    """Room for two numbers about each adapted module, with a margin for alignment."""
+    """Space for two numbers per adapted module, with a margin for alignment."""
     return segments + 64
 
 
-def about_noise(perturbation: Perturbation, generation: int) -> dict[str, Any]:
-    """What a call says of a generation's noise."""
+def noise_values(perturbation: Perturbation, generation: int) -> dict[str, Any]:
+    """A call's values for a generation's noise."""
     return {
-        "seed": str(perturbation.noise.seed),  # JSON's numbers end before 64 bits
+        "seed": str(perturbation.noise.seed),  # JSON numbers are exact only up to 53 bits
         "antithetic": perturbation.noise.antithetic,
         "generation": generation,
     }
 
 
 def group_arrays(group: AdapterGroup, sigma: PiecewiseConstant) -> dict[str, NDArray[Any]]:
-    """Adapters that are to be written, with their slots, and sigma, as arrays of a message."""
+    """The adapters to write, with their slots, and sigma, as arrays of a message."""
     return {
         "members": np.array([adapter.member for adapter in group.adapters], dtype=np.int64),
         "factors": np.array([adapter.sigma_factor for adapter in group.adapters], dtype=np.float32),

@@ -1,4 +1,4 @@
-"""The calls that es-ray makes in SGLang's scheduler process, answered there."""
+"""The scheduler process's side of es-ray's calls."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.finite_logits import logits_check
 from es_ray.engines.sglang.ipc.shm_channel import Message, ReplyChannel, ShmChannel
 from es_ray.engines.sglang.ipc.shm_vector import ShmVector
-from es_ray.engines.sglang.lora.pool_layout import Buffer, TPSlice, fused_name, runs
+from es_ray.engines.sglang.lora.pool_layout import Buffer, TPSlice, extents, fused_name
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.evolution.noise import Noise
 from es_ray.lora.layout import LoraLayout
@@ -27,7 +27,7 @@ _BUSY = "busy"
 
 @dataclass(frozen=True)
 class Options:
-    """What the scheduler's process needs to know at its start. log_file: where its output goes."""
+    """What the scheduler's process needs at its start. log_file: where its output goes."""
 
     layout: LoraLayout
     ranks: int
@@ -35,12 +35,12 @@ class Options:
     log_file: str
 
 
-class Busy(Exception):  # noqa: N818 - ask again
-    """The scheduler has not come to rest yet."""
+class Busy(Exception):  # noqa: N818 - the caller retries
+    """The scheduler is not idle yet."""
 
 
 class SchedulerHost:
-    """Answers es-ray's calls in one scheduler process, which may be one of several tensor parallel ranks."""
+    """Answers es-ray's calls in one scheduler process, possibly one of several tensor parallel ranks."""
 
     def __init__(self, scheduler: Any, rank: int, options: Options) -> None:
         self._scheduler = scheduler
@@ -50,16 +50,16 @@ class SchedulerHost:
         runner = scheduler.tp_worker.model_runner
         self._model = runner.model
         self._manager = runner.lora_manager
-        scheduler.model_config.hf_eos_token_id = set(options.stop_ids)  # those, and no others
+        scheduler.model_config.hf_eos_token_id = set(options.stop_ids)  # these and no others
         self._modules = self._find_modules()
-        self._shares = {key: _share(*key, module) for key, module in self._modules.items()}
+        self._tp_slices = {key: _tp_slice(*key, module) for key, module in self._modules.items()}
         self._shared: dict[str, Any] = {}
         self._theta: Tensor | None = None
         self._theta_version = 0
         self._writer: PoolWriter | None = None
 
     def call(self, what: str, number: int, request: str, checksum: int, reply: str) -> None:
-        """Do what is asked in a channel, and answer in another; whatever fails is reported in the answer."""
+        """Handle a request in one channel and answer in another; failures are reported in the answer."""
         answer = self._opened(reply, lambda name: ReplyChannel.open(name, self._ranks))
         try:
             message = self._opened(request, ShmChannel.open).read(checksum)
@@ -72,7 +72,7 @@ class SchedulerHost:
         answer.write(self._rank, number, result)
 
     def do_describe(self, _: Message) -> Message:
-        """What the engine is: sums of |W| of the adapted modules, entries, parameters, device, dtype."""
+        """Describe the engine: sums of |W| of the adapted modules, entries, parameters, device, dtype."""
         sums = [self._abs_sum(module) for module in self._layout.modules]
         return Message(
             {
@@ -89,7 +89,7 @@ class SchedulerHost:
     def do_write_adapters(self, message: Message) -> Message:
         """Write the message's members, of one centre and generation, into their adapter slots.
 
-        Their digests come back, and the seconds it took.
+        Returns their digests, and the seconds it took.
         """
         started = time.perf_counter()
         if not self._scheduler.flush_cache(empty_cache=False):
@@ -108,7 +108,7 @@ class SchedulerHost:
         )
         digests = writer.digests(slots)
         self._synchronize()  # the forward pass runs on another stream
-        logits_check.answer()
+        logits_check.take_result()
         return Message(
             {"seconds": time.perf_counter() - started}, {"digests": np.array(digests, dtype=np.int64)}
         )
@@ -125,12 +125,12 @@ class SchedulerHost:
         return Message(arrays={"noise_sum": total.cpu().numpy()})
 
     def do_finite(self, _: Message) -> Message:
-        """Whether all logits since adapters were last written, or the last such question, were finite."""
+        """Whether all logits since adapters were last written, or the last such call, were finite."""
         self._synchronize()
-        return Message({"finite": logits_check.answer()})
+        return Message({"finite": logits_check.take_result()})
 
     def _opened(self, name: str, open_: Callable[[str], Any]) -> Any:
-        """Shared memory by its name, opened once."""
+        """Shared memory by name, opened once."""
         if name not in self._shared:
             self._shared[name] = open_(name)
         return self._shared[name]
@@ -150,12 +150,12 @@ class SchedulerHost:
 
     def _abs_sum(self, module: Any) -> tuple[float, int]:
         """The sum of |W| over this rank's part of a projection, and how many weights those are."""
-        fused, place = fused_name(module)
-        share = self._shares[fused, module.layer]
-        before = sum(share.outputs[:place])
-        mine = np.flatnonzero((share.rows >= before) & (share.rows < before + share.outputs[place]))
+        fused, index = fused_name(module)
+        tp_slice = self._tp_slices[fused, module.layer]
+        before = sum(tp_slice.outputs[:index])
+        mine = np.flatnonzero((tp_slice.rows >= before) & (tp_slice.rows < before + tp_slice.outputs[index]))
         weight = self._modules[fused, module.layer].base_layer.weight
-        if not weight.is_floating_point() or weight.shape[0] != len(share.rows):
+        if not weight.is_floating_point() or weight.shape[0] != len(tp_slice.rows):
             raise TypeError(
                 f"the weight of {module.name} is not a plain matrix; quantised models are not supported"
             )
@@ -169,12 +169,12 @@ class SchedulerHost:
             for fused, layer in self._modules:
                 buffers[Buffer("A", fused, layer)] = pool.A_buffer[fused][layer]
                 buffers[Buffer("B", fused, layer)] = pool.B_buffer[fused][layer]
-            found = runs(self._layout, self._shares)
+            found = extents(self._layout, self._tp_slices)
             self._writer = PoolWriter(found, buffers, triton=next(iter(buffers.values())).is_cuda)
         return self._writer
 
     def _pool_slots(self, slots: Sequence[int]) -> list[int]:
-        """The pool's slots of some of our adapters, all of which are made to stay in the pool."""
+        """The pool's slots of some of our adapters, after loading all of ours into the pool."""
         ids = {ref.lora_name: lora_id for lora_id, ref in self._manager.lora_refs.items()}
         self._manager.fetch_new_loras({None, *ids.values()})
         slot_of = self._manager.memory_pool.uid_to_buffer_id
@@ -208,8 +208,8 @@ def _noise(values: Any) -> Noise:
     return Noise(int(values["seed"]), values["antithetic"])
 
 
-def _share(fused: str, layer: int, module: Any) -> TPSlice:
-    """What this rank holds of a module, by the module's own slicing."""
+def _tp_slice(fused: str, layer: int, module: Any) -> TPSlice:
+    """A module's slice on this rank, by the module's own slicing."""
     base = module.base_layer
     outputs: tuple[int, ...]
     if fused == "qkv_proj":

@@ -1,8 +1,8 @@
-"""The start of SGLang's scheduler process, with our hooks.
+"""Starts SGLang's scheduler process with our hooks.
 
-`Engine` starts its scheduler with a function that a subclass may name. Ours, `run`, is that function: in the
-new process it adds `es_ray_call` to `Scheduler`, registers our LoRA backend, keeps LoRA out of the layers
-that are not adapted, and then runs SGLang's own.
+`Engine` starts its scheduler with a function that a subclass may set: ours is `run`. In the new process it
+adds `es_ray_call` to `Scheduler`, registers our LoRA backend, keeps LoRA out of layers that are not adapted,
+and then runs SGLang's own function.
 """
 
 import inspect
@@ -19,7 +19,7 @@ _ATTRIBUTE = "_es_ray_host"
 def run(*args: Any, options: Options, **kwargs: Any) -> None:
     """Run SGLang's scheduler process with our hooks; the arguments are SGLang's."""
     _redirect_output(options.log_file)
-    os.environ["SGLANG_SANITIZE_NAN_LOGITS"] = "0"  # or finite_logits would see numbers in their place
+    os.environ["SGLANG_SANITIZE_NAN_LOGITS"] = "0"  # or finite_logits would not see NaN
     from sglang.srt.layers import sampler
     from sglang.srt.managers.scheduler import Scheduler, run_scheduler_process
 
@@ -38,7 +38,7 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     backend.register()
     hooks.install(frozenset(options.layout.layers))
     check_logits()
-    # log-probabilities at temperature 1, whatever a row is sampled at; its environment may be read already
+    # log-probabilities at temperature 1 for any sampling; its environment variable may be read already
     sampler.SGLANG_RETURN_ORIGINAL_LOGPROB = True
     run_scheduler_process(*args, **kwargs)
 
@@ -49,7 +49,7 @@ def tensor_parallel_rank(function: Callable[..., Any], args: Sequence[Any], kwar
 
 
 def _redirect_output(log_file: str) -> None:
-    """The process writes where its failure can be read later, whatever its parent's output is."""
+    """Write the process's output to a file, where its failure can be read later."""
     file = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -1,7 +1,7 @@
 """Arrays between this process and the scheduler's, through shared memory and with a checksum.
 
-SGLang's call into its scheduler carries JSON that is logged, and brings back nothing but success. So a call
-names a channel and the checksum of what lies in it, and the reply lies in another.
+SGLang's call into its scheduler takes JSON, which is logged, and returns nothing but success. So a call names
+a channel and its content's checksum, and the reply is in another channel.
 
 A message is: the header's length (8 bytes), the header (JSON: values, and names, dtypes and shapes of the
 arrays), then the arrays, each at a multiple of 64 bytes.
@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-HEADER_ROOM = 1 << 16
+HEADER_SPACE = 1 << 16
 _ALIGN = 64
 BLOCK = 4096
 
 
-class DamagedMessage(Exception):  # noqa: N818 - what was found, whoever is to blame
-    """A message that is not what its writer said it wrote."""
+class DamagedMessage(Exception):  # noqa: N818 - says what was found, not who failed
+    """A message that differs from what its writer reported."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,34 @@ class Message:
 
 
 class ShmChannel:
-    """A block of shared memory, made by the one who calls and opened by the one who is called."""
+    """A block of shared memory, created by the caller and opened by the callee."""
 
     def __init__(self, memory: SharedMemory, owner: bool) -> None:
         self._memory = memory
         self._owner = owner
 
     @classmethod
-    def create(cls, room: int) -> "ShmChannel":
-        """A new channel with room for that many bytes of arrays."""
-        return cls(SharedMemory(create=True, size=room + HEADER_ROOM), owner=True)
+    def create(cls, space: int) -> "ShmChannel":
+        """A new channel with space for that many bytes of arrays."""
+        return cls(SharedMemory(create=True, size=space + HEADER_SPACE), owner=True)
 
     @classmethod
     def open(cls, name: str) -> "ShmChannel":
-        """The channel of that name, made by another process."""
+        """The channel of that name, created by another process."""
         return cls(SharedMemory(name=name), owner=False)
 
     @property
     def name(self) -> str:
-        """What the other process opens it by."""
+        """The name that the other process opens."""
         return self._memory.name
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Total bytes."""
         return self._memory.size
 
     def write(self, message: Message, start: int = 0, stop: int | None = None) -> int:
-        """Put a message into bytes [start, stop), over the last one, and return its checksum.
+        """Write a message to bytes [start, stop), over the last one, and return its checksum.
 
         Raises ValueError for a message that is too large.
         """
@@ -76,7 +76,7 @@ class ShmChannel:
         ).encode()
         at = 8 + len(header)
         if _needed(at, [array.nbytes for array in arrays.values()]) > len(space):
-            raise ValueError(f"a message of {at} bytes and more for a channel of {len(space)}")
+            raise ValueError(f"a message of more than {at} bytes for a channel of {len(space)}")
         space[:8] = np.frombuffer(len(header).to_bytes(8, "little"), np.uint8)
         space[8:at] = np.frombuffer(header, np.uint8)
         checksum = zlib.crc32(header)
@@ -113,7 +113,7 @@ class ShmChannel:
         return Message(content["values"], arrays)
 
     def close(self) -> None:
-        """Let go of the memory; the one who made it also frees it."""
+        """Close the memory; its creator also frees it."""
         self._memory.close()
         if self._owner:
             self._memory.unlink()
@@ -131,7 +131,7 @@ def _checksum(data: NDArray[np.uint8], before: int) -> int:
 
 
 def block_sums(words: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sums of every 4 KiB of whole blocks: CRC-32 of them is had five times as fast as of the bytes."""
+    """The sum of each 4 KiB block: CRC-32 of the sums is five times as fast as of the bytes."""
     return words.reshape(-1, BLOCK // 8).sum(axis=1)
 
 
@@ -146,7 +146,7 @@ def _needed(at: int, sizes: list[int]) -> int:
 
 
 class ReplyChannel:
-    """A channel with a place for each rank: it says which call the reply is to, then the reply."""
+    """A channel with a section for each rank: the number of the call, then the reply to it."""
 
     _MARK = 16
 
@@ -155,30 +155,30 @@ class ReplyChannel:
         self._ranks = ranks
 
     @classmethod
-    def create(cls, ranks: int, room: int) -> "ReplyChannel":
-        """Room for that many bytes of arrays from each rank."""
-        return cls(ShmChannel.create(ranks * (room + HEADER_ROOM + 2 * _ALIGN)), ranks)
+    def create(cls, ranks: int, space: int) -> "ReplyChannel":
+        """A new channel with space for that many bytes of arrays from each rank."""
+        return cls(ShmChannel.create(ranks * (space + HEADER_SPACE + 2 * _ALIGN)), ranks)
 
     @classmethod
     def open(cls, name: str, ranks: int) -> "ReplyChannel":
-        """The channel of that name, made by another process."""
+        """The channel of that name, created by another process."""
         return cls(ShmChannel.open(name), ranks)
 
     @property
     def name(self) -> str:
-        """What the other process opens it by."""
+        """The name that the other process opens."""
         return self._channel.name
 
     def write(self, rank: int, call: int, message: Message) -> None:
-        """A rank's reply to a call, by the call's number."""
-        start, stop = self._place(rank)
+        """Write a rank's reply to a call, by the call's number."""
+        start, stop = self._section(rank)
         checksum = self._channel.write(message, start + self._MARK, stop)
         mark = self._channel._bytes(start, start + self._MARK)
         mark[:] = np.array([call, checksum], dtype=np.uint64).view(np.uint8)
 
     def read(self, rank: int, call: int) -> Message:
         """A rank's reply to that call; raises DamagedMessage if there is none, or it is incomplete."""
-        start, stop = self._place(rank)
+        start, stop = self._section(rank)
         number, checksum = (
             int(word) for word in self._channel._bytes(start, start + self._MARK).copy().view(np.uint64)
         )
@@ -187,9 +187,9 @@ class ReplyChannel:
         return self._channel.read(checksum, start + self._MARK, stop)
 
     def close(self) -> None:
-        """Let go of the memory; the one who made it also frees it."""
+        """Close the memory; its creator also frees it."""
         self._channel.close()
 
-    def _place(self, rank: int) -> tuple[int, int]:
+    def _section(self, rank: int) -> tuple[int, int]:
         size = self._channel.size // self._ranks // _ALIGN * _ALIGN
         return rank * size, (rank + 1) * size

@@ -1,4 +1,4 @@
-"""The centre on its way to the scheduler's process: it is large, and new in every generation."""
+"""The centre in shared memory, for the scheduler's process: it is large, and new in every generation."""
 
 import contextlib
 import os
@@ -18,13 +18,13 @@ from es_ray.evolution.perturbation import Vector
 
 THREADS = min(8, os.cpu_count() or 1)
 PART = 1 << 20
-"""Entries below which another thread is not worth its start; whole blocks."""
+"""Entries below which another thread is not worth starting; a multiple of a block."""
 
 
 class ShmVector:
-    """Shared memory for one vector, made by the one who writes it and opened by the one who reads.
+    """Shared memory for one vector, created by the writer and opened by the reader.
 
-    Its checksum is CRC-32 of the sums of every 4 KiB; on the reader's side the device sums, after the copy.
+    Its checksum is CRC-32 of the sums of every 4 KiB; the reader sums on the device, after the copy.
     size: entries of the vector.
     """
 
@@ -35,10 +35,10 @@ class ShmVector:
         self._pinning_tried = False
         self._checksum: int | None = None
         self._last: Vector | None = None
-        # a core alone cannot use the memory's speed
+        # one core cannot saturate the memory's bandwidth
         self._threads = ThreadPoolExecutor(THREADS, "theta") if owner else None
         self.version = 0
-        """How often another vector was written."""
+        """Incremented whenever another vector is written."""
 
     @classmethod
     def create(cls, size: int) -> "ShmVector":
@@ -47,52 +47,52 @@ class ShmVector:
 
     @classmethod
     def open(cls, name: str, size: int) -> "ShmVector":
-        """The shared memory of that name, made by another process."""
+        """The shared memory of that name, created by another process."""
         return cls(SharedMemory(name=name), size, owner=False)
 
     @property
     def name(self) -> str:
-        """What the other process opens it by."""
+        """The name that the other process opens."""
         return self._memory.name
 
     def write(self, theta: Vector) -> int:
-        """Put a vector in, float32, shape [P], unless it is there already; returns its checksum.
+        """Write a vector, float32, shape [P], unless it is the current one; returns its checksum.
 
         Raises ValueError for another shape.
         """
         if self._checksum is not None and _same_memory(theta, self._last):
             return self._checksum
-        there, words = self._words(np.int32)[: self._size], self._words(np.int64)
+        stored, words = self._words(np.int32)[: self._size], self._words(np.int64)
         bits = np.ascontiguousarray(theta, dtype=np.float32).view(np.int32)
-        if bits.shape != there.shape:
-            raise ValueError(f"theta of shape {bits.shape} for shared memory of {there.shape}")
+        if bits.shape != stored.shape:
+            raise ValueError(f"theta of shape {bits.shape} for shared memory of {stored.shape}")
         sums = np.empty(words.nbytes // BLOCK, dtype=np.int64)
 
         def equal(part: slice) -> bool:
-            return np.array_equal(there[part], bits[part])
+            return np.array_equal(stored[part], bits[part])
 
         def copy(part: slice) -> None:
-            there[part] = bits[part]
+            stored[part] = bits[part]
             first, last = part.start * 4 // BLOCK, -(-part.stop * 4 // BLOCK)
             sums[first:last] = block_sums(words[first * BLOCK // 8 : last * BLOCK // 8])
 
-        # another one differs from the start: that is soon found
+        # another vector differs early, which is found quickly
         if self._checksum is None or not equal(slice(0, BLOCK)) or not all(self._in_parts(equal)):
             for _ in self._in_parts(copy):
                 pass
             self._checksum = zlib.crc32(sums.tobytes())
             self.version += 1
-        self._last = theta  # held, so that its memory is not another's
+        self._last = theta  # kept alive, so that its memory is not reused
         return self._checksum
 
     def read(self, checksum: int, device: torch.device) -> Tensor:
         """The vector on a device; raises DamagedMessage unless it has that checksum."""
         words = torch.from_numpy(self._words(np.int64))
         if device.type == "cuda" and not self._pinning_tried:
-            # what the device may read by itself it copies faster; where it may not, all else is the same
+            # pinned memory is copied faster; where pinning fails, everything else works the same
             if int(torch.cuda.cudart().cudaHostRegister(words.data_ptr(), words.nbytes, 0)):
                 with contextlib.suppress(RuntimeError):
-                    torch.ones(1, device=device)  # the next kernel reports, and so clears, what failed
+                    torch.ones(1, device=device)  # the next kernel reports the error, which clears it
             self._pinning_tried = True
         copied = words.to(device, copy=True)
         found = zlib.crc32(copied.view(-1, BLOCK // 8).sum(dim=1).cpu().numpy().tobytes())
@@ -101,7 +101,7 @@ class ShmVector:
         return copied.view(torch.float32)[: self._size]
 
     def close(self) -> None:
-        """Let go of the memory; the one who made it also frees it."""
+        """Close the memory; its creator also frees it."""
         if self._threads is not None:
             self._threads.shutdown()
         self._memory.close()
@@ -109,7 +109,7 @@ class ShmVector:
             self._memory.unlink()
 
     def _in_parts(self, work: Callable[[slice], Any]) -> Iterable[Any]:
-        """The work's results for one part of the vector after the other, done side by side."""
+        """The results of the work on each part of the vector, in order; the parts run in parallel."""
         each = max(PART, BLOCK * -(-self._size // (THREADS * BLOCK)))
         parts = [slice(low, min(low + each, self._size)) for low in range(0, self._size, each)]
         if self._threads is None or len(parts) == 1:
@@ -122,9 +122,9 @@ class ShmVector:
 
 
 def _same_memory(one: Vector, other: Vector | None) -> bool:
-    """Whether two vectors lie in the same memory, which nobody may write, as Ray's do in calls of one put.
+    """Whether two vectors are the same read-only memory, as when Ray passes one object to several calls.
 
-    Whoever lent memory as read-only is trusted not to write it.
+    Owners of read-only memory are trusted not to write it.
     """
     if other is None or one.dtype != other.dtype or one.shape != other.shape:
         return False
@@ -133,13 +133,13 @@ def _same_memory(one: Vector, other: Vector | None) -> bool:
 
 
 def _is_read_only(vector: Vector) -> bool:
-    owner: Any = vector.base  # of the memory: an array, or what another library gave
+    owner: Any = vector.base  # the memory's owner: an array, or another library's object
     try:
         return not vector.flags.writeable and (owner is None or memoryview(owner).readonly)
-    except TypeError:  # it does not say
+    except TypeError:  # no buffer protocol
         return False
 
 
 def _bytes(size: int) -> int:
-    """Bytes of whole blocks for that many entries; the memory itself may be longer."""
+    """Bytes for that many entries, rounded up to blocks; the memory itself may be longer."""
     return BLOCK * -(-4 * size // BLOCK)

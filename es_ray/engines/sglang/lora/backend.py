@@ -1,7 +1,7 @@
-"""A LoRA backend for SGLang that is made for populations: `kernels`, behind SGLang's interface.
+"""A LoRA backend for populations: `kernels`, behind SGLang's interface.
 
-Only for the scheduler's process, as it imports SGLang. It knows what holds for a population alone: adapters
-of one rank, in slots that never change, each row with one of them or none.
+Only for the scheduler's process, as it imports SGLang. It relies on what is true of populations: adapters of
+one rank, in slots that never change, each row with one of them or none.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from es_ray.engines.sglang.lora import kernels
 from es_ray.engines.sglang.lora.batch_info import LoraBatches, SlotOf
 
 BESIDE_ROWS = 128
-"""Rows up to which A's products run beside the base product; beyond, that one needs all of the GPU."""
-_INSTEAD = "es-ray's LoRA kernels do not fit this model; engine.sglang.lora_backend=csgmv takes SGLang's"
+"""Most rows for which A's products overlap the base product; with more, that needs all of the GPU."""
+_REMEDY = "es-ray's LoRA kernels do not fit this model; set engine.sglang.lora_backend=csgmv for SGLang's"
 
 
 class PopulationBackend(BaseLoRABackend):
     """Adds B (A x) to the base model's products, in place or in the activation that follows.
 
-    A's products need only the input, as the base product does: `begin` starts them on a stream of their own
-    before the base product, and whatever needs them waits for them there. Without it, they run in their turn.
-    In both cases the same kernels compute the same bits. What `leave_to_activation` names is not added by
-    `run_gate_up_lora` but by the activation that follows, through `activated`.
+    A's products need only the input, as does the base product: `begin` starts them on their own stream before
+    the base product, and their consumers wait for them. Without it, they run in order. In both cases the same
+    kernels compute the same bits. Products named by `leave_to_activation` are not added by `run_gate_up_lora`
+    but by the activation that follows, through `activated`.
     """
 
     name = BACKEND
@@ -42,7 +42,7 @@ class PopulationBackend(BaseLoRABackend):
         self._left: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def init_cuda_graph_batch_info(self, max_bs_in_cuda_graph: int, num_tokens_per_req: int) -> None:
-        """Make room for the largest decode graph."""
+        """Allocate for the largest decode graph."""
         self._rows_per_request = num_tokens_per_req
         self._batches.reserve(max_bs_in_cuda_graph * num_tokens_per_req)
 
@@ -57,7 +57,7 @@ class PopulationBackend(BaseLoRABackend):
         use_cuda_graph: bool,
         use_prefill_cuda_graph: bool = False,
     ) -> None:
-        """Note which slot each row of the coming batch belongs to."""
+        """Set which slot each row of the next batch belongs to."""
         self._check_none_left()
         if use_cuda_graph:
             each = self._rows_per_request
@@ -70,10 +70,10 @@ class PopulationBackend(BaseLoRABackend):
         )
 
     def repeats(self, forward_batch: Any, slot_of: SlotOf) -> bool:
-        """Whether a batch's rows are those that the CUDA graphs read already: then nothing needs preparing.
+        """Whether the CUDA graphs already have a batch's rows, so that nothing needs preparing.
 
-        slot_of: the slot of each adapter's id. As long as no request ends, a step differs from the one before
-        in nothing that concerns adapters; SGLang would look each of them up again.
+        slot_of: the slot of each adapter's id. As long as no request ends, no step changes anything about
+        adapters, but SGLang would look each of them up again.
         """
         if not forward_batch.forward_mode.is_cuda_graph():
             return False
@@ -84,7 +84,7 @@ class PopulationBackend(BaseLoRABackend):
         return True
 
     def begin(self, x: Tensor, a: Tensor) -> None:
-        """Start the products of x with A, which `run_lora_a_sgemm` with the same tensors will ask for."""
+        """Start the products of x with A, for `run_lora_a_sgemm` with the same tensors."""
         if self.batch_info is None or x.shape[0] > BESIDE_ROWS:
             return
         out = kernels.shrunk_like(x, a)
@@ -131,7 +131,7 @@ class PopulationBackend(BaseLoRABackend):
     def run_gate_up_lora(
         self, x: Tensor, gate_up_lora_a: Tensor, gate_up_lora_b: Tensor, *_: Any, **named: Any
     ) -> Tensor:
-        """The same for gate and up, at once or in the activation."""
+        """The same for gate and up, right away or in the activation."""
         if gate_up_lora_b.data_ptr() not in self._for_activation:
             return self.run_qkv_lora(x, gate_up_lora_a, gate_up_lora_b, **named)
         self._check_none_left()
@@ -144,24 +144,22 @@ class PopulationBackend(BaseLoRABackend):
         self._for_activation.add(b.data_ptr())
 
     def activated(self, gate_up: Tensor) -> Tensor | None:
-        """silu(gate) * up of base products whose adapters' were left; None if none were."""
+        """silu(gate) * up with the adapters' products that were left; None if none were."""
         if self._left is None:
             return None
         base_output, x, a, b = self._left
         if base_output is not gate_up:
-            raise RuntimeError(
-                f"an activation was given something else than gate and up before it; {_INSTEAD}"
-            )
+            raise RuntimeError(f"an activation did not receive gate and up unchanged; {_REMEDY}")
         self._left = None
         return kernels.silu_and_mul(gate_up, self.run_lora_a_sgemm(x, a), b, self.batch_info)
 
     def _check_none_left(self) -> None:
-        if self._left is not None:  # a member would be evaluated without its gate and up
-            raise RuntimeError(f"no activation asked for gate and up with their adapters; {_INSTEAD}")
+        if self._left is not None:  # a member would be evaluated without its gate and up adapters
+            raise RuntimeError(f"no activation took gate and up with their adapters; {_REMEDY}")
 
 
 def begin_before(module: Any) -> None:
-    """Have a wrapped module's A products begin before its base product."""
+    """Start a wrapped module's A products before its base product."""
 
     def begin(module: Any, arguments: tuple[Any, ...]) -> None:
         module.lora_backend.begin(arguments[0], module_a(module))
@@ -175,5 +173,5 @@ def module_a(module: Any) -> Tensor:
 
 
 def register() -> None:
-    """Make the backend known to SGLang, in this process."""
+    """Register the backend with SGLang, in this process."""
     register_lora_backend(BACKEND)(lambda: PopulationBackend)

@@ -2,8 +2,8 @@
 
 Layers without adapters cost nothing: no pool memory, and no kernels in the forward pass. In the others A's
 products begin before the base product, and those of gate and up are added in the activation. A step prepares
-nothing that the step before had prepared. Both SGLang versions' ways are covered (see `compat`); where
-there is nothing to change, each hook calls SGLang's own function.
+nothing that the last step already did. The hooks cover both SGLang versions (see `compat`); where there is
+nothing to change, each calls SGLang's own function.
 """
 
 import functools
@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from es_ray.engines.sglang.compat import hands_to_activation
+from es_ray.engines.sglang.compat import passes_to_activation
 
 
 def install(layers: frozenset[int]) -> None:
-    """Put the hooks in, for adapters in these layers."""
+    """Install the hooks, for adapters in these layers."""
     from sglang.srt.layers.activation import SiluAndMul
     from sglang.srt.layers.utils.common import get_layer_id
     from sglang.srt.lora.lora_manager import LoRAManager
@@ -25,14 +25,14 @@ def install(layers: frozenset[int]) -> None:
 
     from es_ray.engines.sglang.lora.backend import PopulationBackend, begin_before
 
-    def shape_with_rank_0_elsewhere(original: Callable[..., Any]) -> Callable[..., Any]:
+    def rank_0_in_other_layers(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def shape(pool: Any, module_name: str, base_model: Any, rank: int, layer: int) -> Any:
             return original(pool, module_name, base_model, rank if layer in layers else 0, layer)
 
         return shape
 
-    def asking_the_layer(original: Callable[..., Any]) -> Callable[..., Any]:
+    def only_in_layers(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def init_lora_modules(manager: Any) -> Any:
             before = getattr(manager.base_model, "should_apply_lora", None)
@@ -40,7 +40,7 @@ def install(layers: frozenset[int]) -> None:
             def should_apply_lora(name: str) -> bool:
                 return get_layer_id(name + ".") in layers and (before is None or before(name))
 
-            manager.base_model.should_apply_lora = should_apply_lora  # asked from 0.5.23 on
+            manager.base_model.should_apply_lora = should_apply_lora  # called from 0.5.23 on
             return original(manager)
 
         return init_lora_modules
@@ -52,7 +52,7 @@ def install(layers: frozenset[int]) -> None:
             for layer, modules in enumerate(manager.lora_modules):
                 for name, module in modules.items():
                     if layer not in layers:
-                        module.set_lora = False  # 0.5.17 has wrapped the module; it runs as if it had not
+                        module.set_lora = False  # 0.5.17 wrapped the module; now it runs as if unwrapped
                     elif isinstance(manager.lora_backend, PopulationBackend):
                         begin_before(module)
                         parent = manager.base_model.get_submodule(name.rpartition(".")[0])
@@ -69,34 +69,34 @@ def install(layers: frozenset[int]) -> None:
 
         return prepare_lora_batch
 
-    def unless_there(original: Callable[..., Any]) -> Callable[..., Any]:
+    def unless_in_pool(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def fetch_new_loras(manager: Any, new: set[str | None], running: Any = frozenset()) -> None:
-            # what is in the pool stays there: nothing is evicted, so who was used last does not matter
+            # nothing is ever evicted from the pool, so the order of last use does not matter
             if not manager.memory_pool.uid_to_buffer_id.keys() >= new | running:
                 original(manager, new, running)
 
         return fetch_new_loras
 
-    LoRAMemoryPool.get_lora_A_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_A_shape)
-    LoRAMemoryPool.get_lora_B_shape = shape_with_rank_0_elsewhere(LoRAMemoryPool.get_lora_B_shape)
-    LoRAManager.init_lora_modules = asking_the_layer(LoRAManager.init_lora_modules)
+    LoRAMemoryPool.get_lora_A_shape = rank_0_in_other_layers(LoRAMemoryPool.get_lora_A_shape)
+    LoRAMemoryPool.get_lora_B_shape = rank_0_in_other_layers(LoRAMemoryPool.get_lora_B_shape)
+    LoRAManager.init_lora_modules = only_in_layers(LoRAManager.init_lora_modules)
     LoRAManager.update_lora_info = then_prepare_modules(LoRAManager.update_lora_info)
     LoRAManager.prepare_lora_batch = unless_repeated(LoRAManager.prepare_lora_batch)
-    LoRAManager.fetch_new_loras = unless_there(LoRAManager.fetch_new_loras)
+    LoRAManager.fetch_new_loras = unless_in_pool(LoRAManager.fetch_new_loras)
 
 
 def add_in_activation(module: Any, parent: Any, silu_and_mul: type[Any]) -> None:
-    """Have the adapters' products of a wrapped gate_up_proj added in the activation of its parent, an MLP.
+    """Add the adapters' products of a wrapped gate_up_proj in the activation of its parent, an MLP.
 
-    Only where that activation is a `silu_and_mul` and the MLP does nothing else with gate and up: Falcon-H1's
-    multiplies them in between. Elsewhere they are added at once.
+    Only if that activation is a `silu_and_mul` and the MLP uses gate and up nowhere else: Falcon-H1's
+    multiplies them in between. Otherwise they are added right away.
     """
     activation: Any = getattr(parent, "act_fn", None)
     if (
         not getattr(module, "use_gate_up_lora", False)
         or type(activation) is not silu_and_mul
-        or not hands_to_activation(inspect.getsource(type(parent).forward))
+        or not passes_to_activation(inspect.getsource(type(parent).forward))
     ):
         return
     backend, original = module.lora_backend, activation.forward

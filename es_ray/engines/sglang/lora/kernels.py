@@ -1,12 +1,12 @@
-"""Triton kernels for the products of a population: every row has an adapter of its own, all of one rank.
+"""Triton kernels for the products of a population: every row has its own adapter, all of one rank.
 
 For a row x with adapter slot s, and each of the c projections that a fused module holds,
 
     y += scale[s] * B[s] (A[s] x)        (Hu et al. 2021, arXiv 2106.09685, eq. 3)
 
 A row costs a dot product for each of A's rows and a scaled add for each of B's columns, whatever the number
-of adapters: nothing is sorted or grouped, and no number of the batch is needed on the host. A slot below 0 is
-the base model's: to such a row nothing is added. Sums are in float32, in an order that depends on neither the
+of adapters: nothing is sorted or grouped, and the host needs no data of the batch. A slot below 0 is
+the base model's: nothing is added to such a row. Sums are in float32, in an order that depends on neither the
 batch nor the grid, so a row's result doesn't either. Import this only where Triton is installed.
 """
 

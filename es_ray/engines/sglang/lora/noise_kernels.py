@@ -1,8 +1,8 @@
-"""Triton kernels: members straight into the LoRA memory pool, their digests, and sums over members.
+"""Triton kernels: members written straight into the LoRA memory pool, their digests, and sums over members.
 
-A member never exists as a whole: each program draws the noise of one tile of the flat vector for one member,
-adds it to theta and stores the result, in the pool's dtype, where the entries belong. Import this module only
-where Triton is installed.
+A complete member never exists: each program draws the noise of one tile of the flat vector for one member,
+adds it to theta and stores the result, in the pool's dtype, at the entries' addresses. Import this module
+only where Triton is installed.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -100,7 +100,7 @@ def _digest_kernel(
     tl.atomic_add(digests + tl.program_id(1), tl.sum(((bits + 1) * factor).to(tl.int32) * inside, axis=0))
 
 
-# one program for all slices, so that equal bytes do not rest on two that Triton makes for different starts
+# not specialised: equal bytes for all slices must not depend on two compilations being equal
 @triton.jit(do_not_specialize=["start", "stop"])
 def _sum_kernel(
     out,
@@ -132,7 +132,7 @@ def _normals_kernel(out, numbers, words, start, stop, TILE: tl.constexpr):
     tl.store(out + row + (entry - start), noise, mask=(entry >= start) & (entry < stop))
 
 
-# products are rounded before they are added, as NumPy does it; a GPU would fuse the two
+# round products before adding them, as NumPy does; a GPU would fuse the two
 _EXACT: Final[dict[str, Any]] = {"enable_fp_fusion": False}
 
 
@@ -142,9 +142,9 @@ def words_of(seed: int, generation: int, device: torch.device | str) -> Tensor:
 
 
 class TileTable:
-    """The runs of a pool as tensors on its device, cut into tiles.
+    """The extents of a pool as tensors on its device, cut into tiles.
 
-    sources, stops: entries of the flat vector; addresses: of each run's first entry in slot 0; strides:
+    sources, stops: entries of the flat vector; addresses: of each extent's first entry in slot 0; strides:
     elements from slot to slot.
     """
 
@@ -172,8 +172,8 @@ class TileTable:
     ) -> None:
         """Write members into their slots: theta + sigma * sign * noise, rounded to the pool's dtype.
 
-        theta, sigma: float32, shape [P]; slots, numbers: int64, signs: float32, shape [members], with the
-        factors on the members' sigma; sign 0 is theta itself.
+        theta, sigma: float32, shape [P]; slots, numbers: int64, signs: float32, shape [members], multiplied
+        by the factors on sigma; sign 0 is theta itself.
         """
         grid = (len(self._columns[0]), len(slots))
         _write_kernel[grid](

@@ -1,4 +1,4 @@
-"""Where the entries of the flat vector lie in SGLang's LoRA memory pool: arithmetic, without SGLang.
+"""Where the entries of the flat vector are in SGLang's LoRA memory pool: arithmetic, without SGLang.
 
 The pool has, for each fused module and layer, A [slots, c * rank, in] and B [slots, out, rank]. A fused
 module is c projections on one input: q, k and v; gate and up. A's rows are those of each projection in turn,
@@ -27,7 +27,7 @@ Rows = NDArray[np.int64]
 
 
 def fused_name(module: AdaptedModule) -> tuple[str, int]:
-    """The engine's module that a projection is part of, and its place there; raises UserError for others."""
+    """The engine's module that a projection is part of, and its index there; raises UserError for others."""
     projection = module.name.rsplit(".", 1)[-1]
     for fused, parts in FUSED.items():
         if projection in parts:
@@ -57,10 +57,10 @@ class Extent:
 
 @dataclass(frozen=True)
 class TPSlice:
-    """What a rank holds of a fused module.
+    """A tensor parallel rank's slice of a fused module.
 
-    columns: those of A, of the input's; rows: those of B, of the concatenated full outputs, whose sizes are
-    `outputs`. Both in the rank's order.
+    columns: of A, as indices of the input; rows: of B, as indices of the concatenated full outputs, whose
+    sizes are `outputs`. Both in the rank's order.
     """
 
     columns: Rows
@@ -68,14 +68,14 @@ class TPSlice:
     outputs: tuple[int, ...]
 
 
-def whole(layout: LoraLayout) -> dict[tuple[str, int], TPSlice]:
-    """The shares of the only rank, by fused module and layer, with all projections taken from the layout."""
+def unsharded(layout: LoraLayout) -> dict[tuple[str, int], TPSlice]:
+    """The slices of a single rank, by fused module and layer, with all projections taken from the layout."""
     outputs: dict[tuple[str, int], list[int]] = {}
     columns: dict[tuple[str, int], int] = {}
     for module in layout.modules:
-        fused, place = fused_name(module)
+        fused, index = fused_name(module)
         sizes = outputs.setdefault((fused, module.layer), [0] * len(FUSED[fused]))
-        sizes[place] = module.out_features
+        sizes[index] = module.out_features
         columns[fused, module.layer] = module.in_features
     return {
         key: TPSlice(np.arange(columns[key]), np.arange(sum(sizes)), tuple(sizes))
@@ -83,51 +83,52 @@ def whole(layout: LoraLayout) -> dict[tuple[str, int], TPSlice]:
     }
 
 
-def runs(layout: LoraLayout, shares: Mapping[tuple[str, int], TPSlice]) -> list[Extent]:
-    """All pieces of the flat vector that a rank holds, each contiguous on both sides."""
+def extents(layout: LoraLayout, slices: Mapping[tuple[str, int], TPSlice]) -> list[Extent]:
+    """All extents of the flat vector that a rank holds, each contiguous on both sides."""
     found = []
     starts = {(part.module.name, part.matrix): part.start for part in layout.tensors}
     for module in layout.modules:
-        fused, place = fused_name(module)
-        share = shares[fused, module.layer]
-        width, rank = len(share.columns), layout.rank
+        fused, index = fused_name(module)
+        tp_slice = slices[fused, module.layer]
+        width, rank = len(tp_slice.columns), layout.rank
         a = Buffer("A", fused, module.layer)
         for row in range(rank):
             source = starts[module.name, "A"] + row * module.in_features
-            at = (place * rank + row) * width
-            pieces = _pieces(share.columns, np.arange(width))
+            at = (index * rank + row) * width
+            pieces = _pieces(tp_slice.columns, np.arange(width))
             found += [Extent(a, source + first, count, at + to) for first, count, to in pieces]
         b = Buffer("B", fused, module.layer)
-        before = sum(share.outputs[:place])
-        mine = np.flatnonzero((share.rows >= before) & (share.rows < before + module.out_features))
-        for first, count, to in _pieces(share.rows[mine] - before, mine):
+        before = sum(tp_slice.outputs[:index])
+        mine = np.flatnonzero((tp_slice.rows >= before) & (tp_slice.rows < before + module.out_features))
+        for first, count, to in _pieces(tp_slice.rows[mine] - before, mine):
             source = starts[module.name, "B"] + first * rank
             found.append(Extent(b, source, count * rank, to * rank))
     return _joined(found)
 
 
-def _pieces(sources: Rows, places: Rows) -> list[tuple[int, int, int]]:
-    """Stretches in which both go up by one: the first source, how many, and the first place."""
+def _pieces(sources: Rows, positions: Rows) -> list[tuple[int, int, int]]:
+    """Ranges in which both increase by one: the first source, the length, and the first position."""
     if not len(sources):
         return []
-    breaks = np.flatnonzero((np.diff(sources) != 1) | (np.diff(places) != 1)) + 1
+    breaks = np.flatnonzero((np.diff(sources) != 1) | (np.diff(positions) != 1)) + 1
     edges = [0, *breaks.tolist(), len(sources)]
     return [
-        (int(sources[low]), high - low, int(places[low])) for low, high in zip(edges, edges[1:], strict=False)
+        (int(sources[low]), high - low, int(positions[low]))
+        for low, high in zip(edges, edges[1:], strict=False)
     ]
 
 
 def _joined(pieces: Sequence[Extent]) -> list[Extent]:
     joined: list[Extent] = []
-    for run in pieces:
+    for extent in pieces:
         last = joined[-1] if joined else None
         if (
             last
-            and last.buffer == run.buffer
-            and last.source + last.length == run.source
-            and last.offset + last.length == run.offset
+            and last.buffer == extent.buffer
+            and last.source + last.length == extent.source
+            and last.offset + last.length == extent.offset
         ):
-            joined[-1] = Extent(run.buffer, last.source, last.length + run.length, last.offset)
+            joined[-1] = Extent(extent.buffer, last.source, last.length + extent.length, last.offset)
         else:
-            joined.append(run)
+            joined.append(extent)
     return joined

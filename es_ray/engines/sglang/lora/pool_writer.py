@@ -1,4 +1,4 @@
-"""Writes members into the buffers of a LoRA memory pool, wherever the buffers lie."""
+"""Writes members into the buffers of a LoRA memory pool, on any device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,17 +10,17 @@ import es_ray.engines.torch_noise as torch_noise
 from es_ray.engines.sglang.lora.pool_layout import Buffer, Extent
 from es_ray.evolution.noise import Noise
 
-_MEMBERS_AT_ONCE = 4  # of the plain form: bounds its temporaries
+_MEMBERS_AT_ONCE = 4  # in plain torch: bounds its temporaries
 
 
 class PoolWriter:
-    """The buffers of a pool with the runs that lie in them; Triton on CUDA, plain torch elsewhere.
+    """The buffers of a pool with their extents; Triton on CUDA, plain torch elsewhere.
 
     buffers: A [slots, c * rank, in] and B [slots, out, rank], contiguous and of one dtype.
     """
 
-    def __init__(self, runs: Sequence[Extent], buffers: Mapping[Buffer, Tensor], triton: bool) -> None:
-        self._runs = list(runs)
+    def __init__(self, extents: Sequence[Extent], buffers: Mapping[Buffer, Tensor], triton: bool) -> None:
+        self._extents = list(extents)
         self._flat = {key: buffer.flatten(1) for key, buffer in buffers.items()}
         some = next(iter(buffers.values()))
         if any(not b.is_contiguous() or b.dtype != some.dtype for b in buffers.values()):
@@ -32,10 +32,13 @@ class PoolWriter:
 
             self._kernels = noise_kernels
             self._table = noise_kernels.TileTable(
-                [run.source for run in self._runs],
-                [run.source + run.length for run in self._runs],
-                [buffers[r.buffer].data_ptr() + r.offset * some.element_size() for r in self._runs],
-                [buffers[run.buffer].stride(0) for run in self._runs],
+                [extent.source for extent in self._extents],
+                [extent.source + extent.length for extent in self._extents],
+                [
+                    buffers[extent.buffer].data_ptr() + extent.offset * some.element_size()
+                    for extent in self._extents
+                ],
+                [buffers[extent.buffer].stride(0) for extent in self._extents],
                 some,
             )
 
@@ -49,9 +52,9 @@ class PoolWriter:
         slots: Sequence[int],
         factors: Sequence[float] = (),
     ) -> None:
-        """Make slot i hold member i of the indices (below 0: the centre), rounded to the pool's dtype.
+        """Write member i of the indices (below 0: the centre), rounded to the pool's dtype.
 
-        theta, sigma: float32, shape [P], on the pool's device; factors: on each member's sigma, 1 by default.
+        theta, sigma: float32, shape [P], on the pool's device; factors: multiply each sigma, 1 by default.
         """
         if not indices:
             return
@@ -82,13 +85,13 @@ class PoolWriter:
                 self._write(vector, slot)
 
     def _write(self, vector: Tensor, slot: int) -> None:
-        for run in self._runs:
-            self._flat[run.buffer][slot, run.offset : run.offset + run.length] = vector[
-                run.source : run.source + run.length
+        for extent in self._extents:
+            self._flat[extent.buffer][slot, extent.offset : extent.offset + extent.length] = vector[
+                extent.source : extent.source + extent.length
             ]
 
     def digests(self, slots: Sequence[int]) -> list[int]:
-        """A number for each slot that depends on every entry there and on its place: 0 to 2**32 - 1."""
+        """A number for each slot that depends on every entry and its position: 0 to 2**32 - 1."""
         if self._kernels is not None and slots:
             found = self._table.digests(torch.tensor(slots, device=self._device))
             return [value & 0xFFFFFFFF for value in found.tolist()]
@@ -96,10 +99,10 @@ class PoolWriter:
 
     def _digest(self, slot: int) -> int:
         total = 0
-        for run in self._runs:
-            part = self._flat[run.buffer][slot, run.offset : run.offset + run.length]
+        for extent in self._extents:
+            part = self._flat[extent.buffer][slot, extent.offset : extent.offset + extent.length]
             bits = part.view(torch.int16).long() & 0xFFFF
-            entries = torch.arange(run.source, run.source + run.length, device=part.device)
+            entries = torch.arange(extent.source, extent.source + extent.length, device=part.device)
             factors = ((2 * entries + 1) * 2654435761) & 0xFFFFFFFF
             total += int((((bits + 1) * factors) & 0xFFFFFFFF).sum())
         return total & 0xFFFFFFFF

@@ -7,7 +7,7 @@ import torch
 
 from es_ray.config import ClusterConfig, Config
 from es_ray.errors import UserError
-from es_ray.judge.recorded import judging_config
+from es_ray.judge.past_run import judging_config
 
 OWN = """
 from es_ray.engines.spec import EngineSpec

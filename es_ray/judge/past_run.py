@@ -11,7 +11,7 @@ from es_ray.imports import absolute
 from es_ray.interrupts import interrupts_once
 from es_ray.judge.evaluate import compare
 from es_ray.preparation import resolve_config
-from es_ray.runs.past_run import RecordedRun
+from es_ray.runs.past_run import PastRun
 from es_ray.workers import open_pool
 
 
@@ -54,7 +54,7 @@ def _check_gpus(config: Config) -> None:
 
 
 @interrupts_once()
-def judge(past: RecordedRun, config: Config, split: str) -> dict[str, Any]:
+def judge(past: PastRun, config: Config, split: str) -> dict[str, Any]:
     """`compare` for a run as it was recorded, by the workers of `judging_config`; writes nothing.
 
     Raises UserError for workers that cannot be had, RunError for a model with other weights than the one that
