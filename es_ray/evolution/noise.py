@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 STREAM_NOISE: Final = 0
 STREAM_INITIAL: Final = 1
-STREAM_SAMPLING: Final = 2
+STREAM_PROMPTS: Final = 2
+STREAM_SAMPLES: Final = 3
+STREAM_ROUNDING: Final = 4
+"""What numbers are for: noise, initial values, the order of prompts, samples, stochastic rounding."""
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)

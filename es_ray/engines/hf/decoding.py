@@ -1,70 +1,96 @@
-"""Greedy decoding of a left-padded batch: pure argmax, no penalties, only the stop ids of the model."""
+"""Decoding of a batch: argmax, or draws from a seed; no penalties, only the stop ids of the model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from es_ray.engines.base import Completion
-from es_ray.engines.hf.kv_cache import growing_cache
+from es_ray.engines.base import Completion, OnCompletion, Sampling
+from es_ray.engines.hf.context import Context
+from es_ray.engines.hf.log_probs import NonFiniteLogits, log_probs_of
+from es_ray.engines.hf.sampling import Sampler
 
 
-class NonFiniteLogits(Exception):  # noqa: N818 - a fact about a row, which the engine turns into an error
-    """A row whose logits are not finite; `row` is its number."""
-
-    def __init__(self, row: int) -> None:
-        super().__init__(row)
-        self.row = row
-
-
-def greedy(
+def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
     stop_ids: frozenset[int],
     max_new_tokens: int,
     keep_rows: Callable[[list[int]], None],
+    *,
+    samplings: Sequence[Sampling | None] = (),
+    log_probs: bool = False,
+    on_completion: OnCompletion | None = None,
 ) -> list[Completion]:
     """Continue each prompt until a stop id or max_new_tokens.
 
-    keep_rows: called with the numbers of the rows that go on, when half of the batch or more has finished.
-    Raises NonFiniteLogits.
+    keep_rows: called with the numbers of the rows that go on, when half of the batch or more has finished;
+    samplings: of each row, none for argmax. Raises NonFiniteLogits.
     """
-    ids, mask = _left_padded(prompts, model.device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = growing_cache(model.config)
-    tokens: list[list[int]] = [[] for _ in prompts]
-    finished = [False] * len(prompts)
+    completions = _Completions(len(prompts), stop_ids, max_new_tokens, on_completion)
+    sampler = Sampler(samplings, max_new_tokens, model.device) if any(samplings) else None
     alive = list(range(len(prompts)))
-    for _ in range(max_new_tokens):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+    context = Context(model)
+    logits = context.read_prompts(prompts)
+    for position in range(max_new_tokens):
         best, chosen = _largest(logits)
-        for row, value, token in zip(alive, best.isfinite().tolist(), chosen.tolist(), strict=True):
-            if finished[row]:
-                continue
-            if not value:
-                raise NonFiniteLogits(row)
-            tokens[row].append(token)
-            finished[row] = token in stop_ids
-        running = [number for number, row in enumerate(alive) if not finished[row]]
+        if sampler is not None:
+            sampler.draw(logits, position, chosen)
+        scores = log_probs_of(chosen, logits).tolist() if log_probs else None
+        completions.append(alive, best.isfinite().tolist(), chosen.tolist(), scores)
+        running = [number for number, row in enumerate(alive) if completions.done[row] is None]
         if not running:
             break
-        ids, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
         if 2 * len(running) <= len(alive):
-            kept = torch.tensor(running, device=ids.device)
-            cache.batch_select_indices(kept)
+            context.keep(running)
             keep_rows(running)
-            ids, positions, mask = ids[kept], positions[kept], mask[kept]
+            if sampler is not None:
+                sampler.keep(running)
+            chosen = chosen[torch.tensor(running, device=chosen.device)]
             alive = [alive[number] for number in running]
-    return [Completion(t, "stop" if f else "length") for t, f in zip(tokens, finished, strict=True)]
+        logits = context.read(chosen[:, None])[:, -1]
+    return [completion for completion in completions.done if completion is not None]
+
+
+class _Completions:
+    """The completions of a batch as they grow. done: those that have ended, by row."""
+
+    def __init__(
+        self, rows: int, stop_ids: frozenset[int], max_new_tokens: int, on_completion: OnCompletion | None
+    ) -> None:
+        self.done: list[Completion | None] = [None] * rows
+        self._tokens: list[list[int]] = [[] for _ in range(rows)]
+        self._log_probs: list[list[float]] = [[] for _ in range(rows)]
+        self._stop_ids, self._max_new_tokens = stop_ids, max_new_tokens
+        self._on_completion = on_completion
+
+    def append(
+        self, rows: list[int], finite: list[bool], chosen: list[int], log_probs: list[float] | None
+    ) -> None:
+        """Add a token to each of these rows that has not ended."""
+        for number, row in enumerate(rows):
+            if self.done[row] is not None:
+                continue
+            if not finite[number]:
+                raise NonFiniteLogits(row)
+            self._tokens[row].append(chosen[number])
+            if log_probs is not None:
+                self._log_probs[row].append(log_probs[number])
+            stopped = chosen[number] in self._stop_ids
+            if stopped or len(self._tokens[row]) == self._max_new_tokens:
+                self._end(row, stopped, log_probs is not None)
+
+    def _end(self, row: int, stopped: bool, log_probs: bool) -> None:
+        completion = Completion(
+            self._tokens[row],
+            "stop" if stopped else "length",
+            np.array(self._log_probs[row], dtype=np.float32) if log_probs else None,
+        )
+        self.done[row] = completion
+        if self._on_completion is not None:
+            self._on_completion(row, completion)
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,13 +99,3 @@ def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
         return logits.max(dim=-1)
     chosen = torch.from_numpy(logits.numpy().argmax(axis=-1))  # a tenth of torch's time on a CPU
     return logits.gather(1, chosen[:, None])[:, 0], chosen
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)

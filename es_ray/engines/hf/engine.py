@@ -1,7 +1,8 @@
 """The transformers engine: any Hugging Face causal model with linear projections."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -9,17 +10,27 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from es_ray.engines.base import CENTRE, Completion, Engine, EngineInfo, Row, candidate_name
+from es_ray.engines.base import (
+    BASE,
+    CENTRE,
+    Completion,
+    Engine,
+    EngineInfo,
+    OnCompletion,
+    Row,
+    Variant,
+)
 from es_ray.engines.hf.attention import use_one_token_attention
-from es_ray.engines.hf.decoding import NonFiniteLogits, greedy
+from es_ray.engines.hf.decoding import decode
+from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
 from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.errors import EvaluationError, RunError, UserError
-from es_ray.evolution.strategy import Strategy, Vector
+from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 
 
 class TransformersEngine(Engine):
-    """All rows of a call run in one batch, each with the adapter of its candidate."""
+    """All rows of a call run in one batch, each with the adapter of its variant."""
 
     def __init__(self, experiment: Experiment) -> None:
         config = experiment.config
@@ -66,27 +77,38 @@ class TransformersEngine(Engine):
 
     @torch.inference_mode()
     def generate(
-        self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]
+        self,
+        centres: Sequence[Vector],
+        perturbation: Perturbation,
+        rows: Sequence[Row],
+        *,
+        log_probs: bool = False,
+        on_completion: OnCompletion | None = None,
     ) -> list[Completion]:
-        """Greedy completions of the rows, in their order, as one batch."""
-        self._place(theta, strategy, generation, rows)
-        try:
-            return greedy(
+        """Completions of the rows, in their order, as one batch."""
+        with self._adapted(centres, perturbation, rows):
+            return decode(
                 self._model,
                 [row.prompt_ids for row in rows],
                 self.stop_ids,
                 self._max_new_tokens,
                 self._adapters.keep,
+                samplings=[row.sampling for row in rows],
+                log_probs=log_probs,
+                on_completion=on_completion,
             )
-        except NonFiniteLogits as error:
-            who = candidate_name(rows[error.row].candidate, generation)
-            raise EvaluationError(f"{who}: the model's logits are not finite") from error
-        except torch.OutOfMemoryError as error:
-            raise EvaluationError(
-                f"out of GPU memory with {len(rows)} rows at once; lower engine.shard"
-            ) from error
-        finally:
-            self._adapters.clear()
+
+    @torch.inference_mode()
+    def log_probs(
+        self,
+        centres: Sequence[Vector],
+        perturbation: Perturbation,
+        rows: Sequence[Row],
+        continuations: Sequence[Sequence[int]],
+    ) -> list[NDArray[np.float32]]:
+        """Log-probabilities of given tokens after each row's prompt, as one batch."""
+        with self._adapted(centres, perturbation, rows):
+            return continuation_log_probs(self._model, [row.prompt_ids for row in rows], continuations)
 
     def close(self) -> None:
         """Drop the model and give the process its settings back."""
@@ -99,22 +121,48 @@ class TransformersEngine(Engine):
         torch.set_num_threads(self._threads_before)
         torch.use_deterministic_algorithms(self._deterministic_before)
 
-    def _place(self, theta: Vector, strategy: Strategy, generation: int, rows: Sequence[Row]) -> None:
-        candidates = list(dict.fromkeys(row.candidate for row in rows))
-        vectors = self._vectors(theta, strategy, generation, np.array(candidates))
-        place = {candidate: number for number, candidate in enumerate(candidates)}
-        matrices = self._layout.matrices(torch.from_numpy(vectors).to(self._model.device))
-        self._adapters.place(matrices, [place[row.candidate] for row in rows])
+    @contextmanager
+    def _adapted(
+        self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]
+    ) -> Iterator[None]:
+        """The model with each row's adapter, and errors that name what they are about."""
+        try:
+            variants = list(dict.fromkeys(row.variant for row in rows))
+            vectors = torch.from_numpy(variant_vectors(centres, perturbation, variants))
+            number_of = {variant: number for number, variant in enumerate(variants)}
+            matrices = self._layout.matrices(vectors.to(self._model.device))
+            self._adapters.write(matrices, [number_of[row.variant] for row in rows])
+            yield
+        except NonFiniteLogits as error:
+            who = rows[error.row].variant
+            raise EvaluationError(f"{who}: the model's logits are not finite") from error
+        except torch.OutOfMemoryError as error:
+            raise EvaluationError(
+                f"out of GPU memory with {len(rows)} rows at once; lower engine.shard"
+            ) from error
+        finally:
+            self._adapters.clear()
 
-    def _vectors(
-        self, theta: Vector, strategy: Strategy, generation: int, candidates: NDArray[np.int64]
-    ) -> Vector:
-        """The candidates' flat vectors, shape [N, P]; the base model's is zero."""
-        vectors = np.zeros((len(candidates), len(theta)), dtype=np.float32)
-        members = candidates >= 0
-        vectors[members] = strategy.members(theta, generation, candidates[members].tolist())
-        vectors[candidates == CENTRE] = theta
-        return vectors
+
+def variant_vectors(
+    centres: Sequence[Vector], perturbation: Perturbation, variants: Sequence[Variant]
+) -> Vector:
+    """The variants' flat vectors, shape [N, P]; the base model's is zero."""
+    vectors = np.zeros((len(variants), perturbation.size), dtype=np.float32)
+    members: dict[tuple[int, int], list[int]] = {}  # of one generation and centre, which are built together
+    for number, variant in enumerate(variants):
+        if variant.index == CENTRE:
+            vectors[number] = centres[variant.centre]
+        elif variant.index != BASE:
+            members.setdefault((variant.generation, variant.centre), []).append(number)
+    for (generation, centre), numbers in members.items():
+        vectors[numbers] = perturbation.members(
+            centres[centre],
+            generation,
+            [variants[number].index for number in numbers],
+            [variants[number].sigma_factor for number in numbers],
+        )
+    return vectors
 
 
 def _mean_abs(weight: torch.Tensor) -> float:

@@ -34,7 +34,7 @@ class Projections:
         self._x: Tensor | None = None
         self._outputs: dict[int, Tensor] = {}
 
-    def place(self, matrices: Sequence[tuple[Tensor, Tensor]], scaling: float) -> None:
+    def write(self, matrices: Sequence[tuple[Tensor, Tensor]], scaling: float) -> None:
         """Take each layer's A, shape [adapters, rank, in], and B, shape [adapters, out, rank]; float32."""
         a = torch.cat([a for a, _ in matrices], dim=1)
         b = a.new_zeros(len(a), a.shape[1], sum(self._base.widths))
@@ -119,13 +119,13 @@ class PopulationAdapters:
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, PopulationLinear(layer, group, place))
 
-    def place(self, matrices: dict[str, tuple[Tensor, Tensor]], adapter_of: Sequence[int]) -> None:
+    def write(self, matrices: dict[str, tuple[Tensor, Tensor]], adapter_of: Sequence[int]) -> None:
         """Give row i the adapter number adapter_of[i].
 
         matrices: A, shape [adapters, rank, in], and B, shape [adapters, out, rank], by layer; float32.
         """
         for group in self._groups:
-            group.place([matrices[name] for name in group.names], self._scaling)
+            group.write([matrices[name] for name in group.names], self._scaling)
         self._adapter_of = list(adapter_of)
         self._assign()
 
