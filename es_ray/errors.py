@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that could not go on: the command exits with 1, finished generations are whole."""
+    """A run that could not go on: the command exits with 1, finished generations are complete."""
 
 
 class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
@@ -19,6 +19,17 @@ class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
 
 class EvaluationError(Exception):
     """A candidate that could not be evaluated; the message names it. Never turned into a reward."""
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - the cause of an error, itself none
+    """The traceback of an exception in another process, as the cause of the error raised here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
 
 
 def last_line(error: BaseException) -> str:
