@@ -66,13 +66,14 @@ class BrokenTask:
 
 @contextmanager
 def seen_actors() -> Iterator[set[int]]:
-    """The pids of all worker actors that run meanwhile in this process's Ray."""
+    """The pids of all worker actors that begin meanwhile in this process's Ray."""
     pids: set[int] = set()
+    before = {process.pid for process in offspring("ray::WorkerActor")}  # of an earlier run, about to end
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.05):
-            pids.update(process.pid for process in offspring("ray::WorkerActor"))
+            pids.update({process.pid for process in offspring("ray::WorkerActor")} - before)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
