@@ -6,7 +6,14 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that could not go on: the command exits with 1, finished generations are complete."""
+    """A run that could not go on: the command exits with 1, finished generations are complete.
+
+    reported: its message is on standard error already.
+    """
+
+    def __init__(self, message: str, reported: bool = False) -> None:
+        super().__init__(message)
+        self.reported = reported
 
 
 class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error

@@ -105,7 +105,7 @@ class RayPool(Pool):
     def _check_raylet(self) -> None:
         """Raise RunError once the local raylet is gone: whatever needs Ray then would end this process."""
         if self._raylet is not None and self._raylet.gone:
-            raise RunError(loss_message(self.config.output.dir))
+            raise RunError(loss_message(self.config.output.dir), reported=True)
 
     def _placement(self) -> tuple[int, int]:
         """How many workers, and how many GPUs each; raises UserError where the cluster cannot have them."""

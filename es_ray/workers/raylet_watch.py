@@ -2,18 +2,16 @@
 
 import contextlib
 import os
+import select
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import ray
 
-REPORT_SECONDS = 5.0
-"""How long the main thread has to end the run by itself before the loss is printed here."""
 EXIT_SECONDS = 60.0
-"""How long it has after that, before the process is ended."""
+"""How long the main thread has to end the run by itself before the process is ended here."""
 
 
 def loss_message(output: str | None) -> str:
@@ -25,20 +23,25 @@ def loss_message(output: str | None) -> str:
 
 
 class RayletWatch:
-    """Holds a connection to the raylet's socket, which the kernel closes when that process ends.
+    """Holds connections to the raylet and to its object store, which the kernel closes when they end.
 
-    on_gone: called once, in a thread, when the raylet is gone. message: the line for standard error if the
-    main thread does not close the watch in time, because it is busy elsewhere or stuck in Ray.
+    message: the line to print. It is printed from a thread and at once, as Ray may end the process at any
+    moment from then on. on_gone: called in that thread, to have the main thread end the run; if it does not
+    close the watch in time, because it is busy elsewhere or stuck in Ray, the process is ended.
     """
 
     def __init__(self, on_gone: Callable[[], None], message: Callable[[], str]) -> None:
         self._on_gone, self._message = on_gone, message
-        self._closed = threading.Event()
         self._gone = False
-        node = ray.get_runtime_context().get_node_id()
-        path = next(found["RayletSocketName"] for found in ray.nodes() if found["NodeID"] == node)
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(path)
+        self._closed = threading.Event()
+        node_id = ray.get_runtime_context().get_node_id()
+        node = next(found for found in ray.nodes() if found["NodeID"] == node_id)
+        self._sockets = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for connection, name in zip(
+            self._sockets, ("RayletSocketName", "ObjectStoreSocketName"), strict=True
+        ):
+            connection.connect(node[name])
+        self._waker, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._watch, name="es-ray-raylet-watch", daemon=True)
         self._thread.start()
 
@@ -46,34 +49,34 @@ class RayletWatch:
     def gone(self) -> bool:
         """Whether the raylet has ended, as of now: no call of Ray's is needed to know."""
         if not self._gone and not self._closed.is_set():
-            try:
-                self._gone = not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return False
-            except OSError:
-                self._gone = True
+            self._gone = any(map(_is_closed, self._sockets))
         return self._gone
 
     def close(self) -> None:
-        """Stop watching; from here on nothing is printed, and the process is not ended."""
+        """Stop watching; the process is not ended any more."""
         _ = self.gone  # so that it is still known afterwards
         self._closed.set()
-        with contextlib.suppress(OSError):  # the raylet is gone, and the thread awake
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._wake.close()
         self._thread.join()
-        self._socket.close()
+        for connection in (*self._sockets, self._waker):
+            connection.close()
 
     def _watch(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._socket.recv(1):
-                pass
-        if self._closed.is_set():
+        while not self.gone and not self._closed.is_set():
+            select.select([*self._sockets, self._waker], [], [])
+        if not self._gone:
             return
-        self._gone = True
-        self._on_gone()
-        if self._closed.wait(REPORT_SECONDS):
-            return
-        sys.stdout.flush()
         os.write(2, f"es-ray: {self._message()}\n".encode())
+        self._on_gone()
         if not self._closed.wait(EXIT_SECONDS):
             os._exit(1)
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the other side has closed a connection on which it sends nothing."""
+    with contextlib.suppress(BlockingIOError):
+        try:
+            return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except ConnectionError:
+            return True
+    return False
