@@ -40,5 +40,5 @@ class RemoteTraceback(Exception):  # noqa: N818 - the cause of an error, itself 
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an exception that may carry a whole traceback of another process."""
+    """The last line of an exception that may hold the traceback of another process."""
     return next((line for line in reversed(str(error).splitlines()) if line.strip()), "").strip()[:200]
