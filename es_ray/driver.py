@@ -59,7 +59,7 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
             experiment = Experiment(config)
             experiment.check()
             start = last_intact(directory, experiment) if resume else None
-            with open_pool(config) as pool:
+            with open_pool(config.replace(output__dir=str(directory.path))) as pool:
                 results = _evolve(pool, experiment, directory, resume, start, listeners)
             listeners.on_run_end(results)
         except KeyboardInterrupt as error:

@@ -1,4 +1,4 @@
-"""Joining or starting Ray, with answers instead of silence."""
+"""Joining or starting Ray, with an error in one line instead of a hang."""
 
 import os
 import re
@@ -36,13 +36,13 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     """
     if ray.is_initialized():
         return False, False
-    with _sigterm_kept():
+    with _keep_sigterm_handler():
         return _connect(config, cpus)
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself and would end the process: what took it before takes it again."""
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Restore the SIGTERM handler: Ray installs its own, which ends the process."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -57,7 +57,7 @@ def _connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            with _whole():
+            with _undivided_start():
                 ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), **options)
         except Exception as error:  # Ray raises all kinds, a bare Exception where its node took over 30 s
             reason = " ".join(str(error).split())[:300]
@@ -75,8 +75,8 @@ def _connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
 
 
 @contextmanager
-def _whole() -> Iterator[None]:
-    """Ctrl-C while Ray starts waits until all of it is there: of a half of it, processes would stay."""
+def _undivided_start() -> Iterator[None]:
+    """Defer Ctrl-C until Ray has started: a half-started one would leave processes behind."""
     try:
         with defer_interrupts("es-ray: stopping, as soon as Ray has started and can be stopped"):
             yield
@@ -87,17 +87,17 @@ def _whole() -> Iterator[None]:
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """Connected to the configured Ray, and no longer than that; raises UserError where no Ray answers."""
+    """Connect to the configured Ray for the duration of the block; raises UserError where no Ray answers."""
     started, joined = connect(config, cpus=1)
     try:
         yield
     finally:
-        if started or joined:  # one that was there before us stays
+        if started or joined:  # a connection that existed before is kept
             ray.shutdown()
 
 
 def _known(text: str) -> str | None:
-    """What to say about a refusal that Ray explains at length; None for any other."""
+    """One line for a refusal that Ray explains at length; None for any other."""
     found = RAY_MISMATCH.search(text)
     if found is not None:
         there, here = found.groups()

@@ -88,6 +88,10 @@ class Command:
             os.killpg(self._process.pid, signal.SIGINT)
         return self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         self._process.kill()
 

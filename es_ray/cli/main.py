@@ -80,7 +80,7 @@ def main() -> None:
     except _UsageError as error:
         code = _failed(2, _usage_message(error), debug)
     except RunError as error:
-        code = _failed(1, str(error), debug)
+        code = _failed(1, str(error), debug, error.reported)
     except Exception as error:
         code = _failed(1, f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
     sys.exit(code)
@@ -94,12 +94,13 @@ def _usage_message(error: Any) -> str:
     return f"{message}; got {given[0]!r}" if given else f"{message} ({command} --help)"
 
 
-def _failed(code: int, message: str, debug: bool) -> int:
+def _failed(code: int, message: str, debug: bool, reported: bool = False) -> int:
     if debug:
         import traceback
 
         traceback.print_exc()
-    print(f"es-ray: {' '.join(message.split())}", file=sys.stderr)
+    if not reported:
+        print(f"es-ray: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -2,11 +2,14 @@
 
 import json
 import math
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from es_ray.errors import EvaluationError, UserError
 
@@ -92,13 +95,40 @@ def _example(line: str, where: str) -> Example:
     return Example(record["prompt"], record["target"], metadata, where)
 
 
-def checked(score: Score, who: str, example: Example) -> Score:
-    """The score, if its numbers are finite; raises EvaluationError with the candidate's name otherwise."""
-    named = {"reward": score.reward, **score.metrics}
-    for name, value in named.items():
-        if not math.isfinite(value):
-            raise EvaluationError(f"{who}: {name} {value} for the prompt {example.prompt!r} is not finite")
+def example_name(example: Example) -> str:
+    """How messages name an example: where it was read from, or its prompt."""
+    return example.where or f"the prompt {textwrap.shorten(example.prompt, 80, placeholder=' ...')!r}"
+
+
+def checked(score: object, who: str, example: Example) -> Score:
+    """The score, if it is one, of finite numbers; raises EvaluationError with the candidate's name if not."""
+    if not isinstance(score, Score) or not isinstance(score.metrics, Mapping):
+        what = "a Score" if not isinstance(score, Score) else "metrics as a mapping of names to numbers"
+        given = score.metrics if isinstance(score, Score) else score
+        raise EvaluationError(
+            f"{who}: the task must return {what}, not {_shown(given)}, for {example_name(example)}"
+        )
+    for name, value in {"reward": score.reward, **score.metrics}.items():
+        if not isinstance(name, str):
+            raise EvaluationError(f"{who}: a metric's name must be a string, not {_shown(name)}")
+        if not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
+            raise EvaluationError(
+                f"{who}: {name} must be a number, not {_shown(value)}, for {example_name(example)}"
+            )
+        if not _is_finite(value):
+            raise EvaluationError(f"{who}: {name} {value} for {example_name(example)} is not finite")
     taken = [name for name in score.metrics if name in RESERVED]
     if taken:
         raise EvaluationError(f"{who}: a metric cannot be called {taken[0]!r}: files use that name")
     return score
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the range of floats
+        return False
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__} {textwrap.shorten(repr(value), 60, placeholder=' ...')}"

@@ -1,52 +1,62 @@
-"""What runs in Ray's processes: a worker in an actor, and the actor that the workers' heartbeats go to."""
+"""What runs in Ray's processes: a worker in an actor, and the actor that receives heartbeats."""
 
 import logging
 import threading
 import time
 import traceback
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
-from es_ray.errors import EvaluationError, RunError, UserError
+from es_ray.errors import EvaluationError, RemoteTraceback, RunError, UserError
+from es_ray.workers.heartbeats import Beat, Report
 
 BEATS = 4
-"""Heartbeats within the time after which a silent worker is given up."""
+"""Heartbeats within cluster.heartbeat, after which a silent worker is dropped."""
 
 
 class HeartbeatMonitor:
-    """When each worker was last heard of. Light, and apart: it answers while every worker computes."""
+    """Receives the workers' heartbeats. An actor of its own, so that it answers while all workers compute."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, float] = {}
+        self._id = uuid.uuid4().hex
+        self._beats: dict[int, tuple[float, int, int]] = {}
 
-    def beat(self, key: int) -> None:
-        """The worker lives."""
-        self._heard[key] = time.monotonic()
+    def beat(self, key: int, batch: int, rows: int) -> None:
+        """A worker is alive, on its nth batch of calls, with so many completions made in it."""
+        self._beats[key] = (time.monotonic(), batch, rows)
 
-    def ages(self) -> dict[int, float]:
-        """Seconds since each worker's last beat, for those that were heard at all."""
+    def report(self) -> Report:
+        """The last beat of each worker from which there was one."""
         now = time.monotonic()
-        return {key: now - heard for key, heard in self._heard.items()}
+        beats = {key: Beat(now - at, batch, rows) for key, (at, batch, rows) in self._beats.items()}
+        return Report(self._id, beats)
 
 
 @dataclass(frozen=True)
 class Failure:
     """An exception as plain text: classes of another process may not exist here.
 
-    kind: user, run, evaluation, or internal for what nobody foresaw.
+    kind: user, run, evaluation, or internal for any other exception; trace: its traceback there, if any.
     """
 
     kind: str
     text: str
+    trace: str = ""
+
+    @property
+    def cause(self) -> RemoteTraceback | None:
+        """The traceback, to raise an error from."""
+        return RemoteTraceback(self.trace) if self.trace else None
 
 
 class WorkerActor:
-    """A Worker in an actor. Exceptions return as Failure, their tracebacks stay in the worker's log.
+    """A Worker in an actor. Exceptions are returned as Failure, and logged in the worker's log.
 
-    Its methods run in the process's main thread, as SGLang needs it, one at a time; so what tells that it
-    lives is a thread of its own.
+    Its methods run in the process's main thread, as SGLang requires, one at a time; heartbeats are sent from
+    a second thread.
     """
 
     def __init__(self, config: Config, heartbeats: Any, key: int) -> None:
@@ -54,11 +64,13 @@ class WorkerActor:
         logging.getLogger("es_ray").setLevel(logging.INFO)  # into the worker's log, which Ray keeps
         self._config = config
         self._over = threading.Event()
+        self._batch = 0
+        self._progress = (0, 0)  # the batch of calls and its completions: one object, so read together
         every = config.cluster.heartbeat / BEATS
 
         def beat() -> None:
             while not self._over.is_set():
-                heartbeats.beat.remote(key)
+                heartbeats.beat.remote(key, *self._progress)
                 self._over.wait(every)
 
         threading.Thread(target=beat, name="es-ray-heartbeat", daemon=True).start()
@@ -73,7 +85,7 @@ class WorkerActor:
 
     def load(self, config: Config) -> Any:
         """The worker, with its engine loaded."""
-        # here, not above: where torch is slow to load, the heartbeat has begun
+        # imported here: torch may be slow to load, and by now heartbeats are sent
         from es_ray.workers.worker import Worker
 
         return Worker(config)
@@ -93,16 +105,24 @@ class WorkerActor:
         shared: the arguments before those; not in a list, so that Ray puts objects for references.
         """
         results: list[Any] = []
+        self._batch += 1
+        self._progress = (self._batch, 0)
         for arguments in each:
+            before = self._progress[1]
+            self._worker.on_rows = lambda rows, before=before: self._count(before + rows)
             try:
                 results.append(getattr(self._worker, method)(*shared, *arguments))
             except Exception as error:
                 return [*results, _failure(error)]
         return results
 
+    def _count(self, rows: int) -> None:
+        self._progress = (self._batch, rows)
+
 
 def _failure(error: Exception) -> Failure:
     traceback.print_exc()
     expected = {EvaluationError: "evaluation", UserError: "user", RunError: "run"}
     kind = next((kind for cls, kind in expected.items() if isinstance(error, cls)), "internal")
-    return Failure(kind, str(error) if kind != "internal" else f"{type(error).__name__}: {error}")
+    text = str(error) if kind != "internal" else f"{type(error).__name__}: {error}"
+    return Failure(kind, text, traceback.format_exc())

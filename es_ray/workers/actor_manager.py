@@ -1,4 +1,4 @@
-"""The actors of a pool: started where there is room, watched, given up when they fail or fall silent."""
+"""The actors of a pool: started where there is room, monitored, dropped when they fail or go silent."""
 
 import itertools
 import logging
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,11 +19,12 @@ from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import last_line
 from es_ray.workers.actor import BEATS, Failure, HeartbeatMonitor, WorkerActor
+from es_ray.workers.heartbeats import Heartbeats
 
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 30.0
-"""How long engines may take to give their memory back before their actors are killed."""
+"""How long engines may take to free their memory before their actors are killed."""
 PING_SECONDS = 5.0
 
 
@@ -32,7 +33,7 @@ NODE = re.compile("its node has died|actor's node|never ran", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class WorkerLost(Failure):
-    """A worker that is gone, or was given up; text says how. node: it went with its machine."""
+    """A worker that died or was dropped; text says how. node: whether its machine was lost with it."""
 
     node: bool = False
 
@@ -41,8 +42,8 @@ class WorkerLost(Failure):
 class ActorHandle:
     """One actor.
 
-    numbers: of the calls that it has in hand; since: when it began those, or its start, monotonic seconds,
-    None while its process is still to come.
+    numbers: of the calls that it is making; since: when it began those, or its start, monotonic seconds,
+    None while its process does not run yet; batch: how many times it was given calls.
     """
 
     key: int
@@ -50,6 +51,7 @@ class ActorHandle:
     info: EngineInfo | None = None
     numbers: tuple[int, ...] = ()
     since: float | None = None
+    batch: int = 0
 
     @property
     def idle(self) -> bool:
@@ -59,10 +61,10 @@ class ActorHandle:
 
 @dataclass(frozen=True)
 class CallResult:
-    """A start (no numbers) or calls that came to an end.
+    """A start (no numbers) or calls that have ended.
 
-    result: an EngineInfo, or the calls' results, as far as there are any; else why there are none. seconds:
-    what they took.
+    result: an EngineInfo, or the calls' results up to the first failure, or the Failure of all. seconds: how
+    long they took.
     """
 
     numbers: tuple[int, ...]
@@ -70,18 +72,11 @@ class CallResult:
     seconds: float
 
 
-@dataclass
-class _Seen:
-    """What the heartbeats said last: seconds of silence by actor, and when that was asked."""
-
-    ages: dict[int, float] = field(default_factory=dict)
-    asked: float = 0.0
-
-
 class ActorManager:
-    """N actors. Ray neither restarts them nor repeats their calls: what ends is told, once, by `wait`.
+    """N actors. Ray neither restarts them nor retries their calls: `wait` returns whatever ended, once.
 
-    Futures are waited for and not `ray.wait`, which scans every reference at each call.
+    It waits for futures, as `ray.wait` scans every reference at each call. on_rows: called with the
+    completions made so far by all calls under way, when a report of the heartbeats comes in.
     """
 
     def __init__(self, config: Config, wanted: int, gpus: int, actor_class: type[WorkerActor]) -> None:
@@ -100,9 +95,11 @@ class ActorManager:
         self._actors: dict[int, ActorHandle] = {}
         self._keys = itertools.count()
         self._events: queue.SimpleQueue[Callable[[], CallResult | None]] = queue.SimpleQueue()
-        self._seen = _Seen()
+        self.on_rows: Callable[[int], None] = lambda rows: None
+        self._seen = Heartbeats()
+        self._asked = 0.0
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        # this one may restart: all it holds is how long ago a worker was heard
+        # this one may restart: all that it holds comes again with the next heartbeats
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
         self._heartbeats = ray.remote(HeartbeatMonitor).options(**options).remote()
 
@@ -138,11 +135,12 @@ class ActorManager:
     ) -> None:
         """Have an idle actor make calls, known by their numbers; see WorkerActor.calls."""
         actor.numbers, actor.since = numbers, time.monotonic()
+        actor.batch += 1
         self._follow(actor, actor.handle.calls.remote(method, each, *shared))
 
     def wait(self, seconds: float) -> list[CallResult]:
-        """What has ended, as soon as something has; nothing if nothing did for so long."""
-        self._ask_for_heartbeats()
+        """What has ended, as soon as something has; an empty list after so many seconds without."""
+        self._request_heartbeats()
         ended: list[CallResult] = []
         try:
             ended += self._taken(self._events.get(timeout=seconds))
@@ -152,24 +150,30 @@ class ActorManager:
             pass
         return ended + self._overdue()
 
+    def wake(self) -> None:
+        """Have `wait` return at once; may be called from any thread."""
+        self._events.put(lambda: None)
+
     def drop(self, actor: ActorHandle) -> None:
-        """Kill an actor. What it still says is ignored."""
+        """Kill an actor. Results that still arrive from it are ignored."""
         if self._actors.pop(actor.key, None) is not None:
+            self._seen.forget(actor.key)
             ray.kill(actor.handle)
 
     def drop_dead(self) -> None:
-        """Where one worker was lost others may be too: drop idle ones that do not answer at once."""
+        """Drop idle actors that do not answer at once: they may have been lost with another one."""
         pings = {actor.handle.alive.remote().future(): actor for actor in self.idle}
         wait_for(pings, timeout=PING_SECONDS)
         for ping, actor in pings.items():
             if not ping.done() or ping.exception() is not None:
                 self.drop(actor)
 
-    def close(self) -> None:
-        """Have the idle engines close, and kill all actors."""
-        closing = [actor.handle.close.remote().future() for actor in self.idle]
+    def close(self, wait: bool = True) -> None:
+        """Kill all actors; wait: for the idle ones to close their engines first."""
         try:
-            wait_for(closing, timeout=CLOSE_SECONDS)
+            if wait:
+                closing = [actor.handle.close.remote().future() for actor in self.idle]
+                wait_for(closing, timeout=CLOSE_SECONDS)
         finally:
             for actor in list(self._actors.values()):
                 self.drop(actor)
@@ -193,9 +197,9 @@ class ActorManager:
             raise error
         if error is not None:
             what = "the process died" if isinstance(error, RayActorError) else "Ray failed"
-            # the second too is a lost worker: for one, its node went before the result was fetched
+            # the second is a lost worker too: its node may have died before the result was fetched
             result: Any = WorkerLost(
-                "internal", f"{what} ({last_line(error)})", bool(NODE.search(str(error)))
+                "internal", f"{what} ({last_line(error)})", node=bool(NODE.search(str(error)))
             )
         else:
             result = future.result()
@@ -212,29 +216,34 @@ class ActorManager:
             actor.info = result
         return ended
 
-    def _ask_for_heartbeats(self) -> None:
+    def _request_heartbeats(self) -> None:
         now = time.monotonic()
-        if now - self._seen.asked < self._limits.heartbeat / BEATS:
+        if now - self._asked < self._limits.heartbeat / BEATS:
             return
-        self._seen.asked = now
+        self._asked = now
 
         def answered(future: "Future[Any]") -> None:
-            self._events.put(lambda: self._hear(future))
+            self._events.put(lambda: self._on_report(future))
 
-        self._heartbeats.ages.remote().future().add_done_callback(answered)
+        self._heartbeats.report.remote().future().add_done_callback(answered)
 
-    def _hear(self, future: "Future[Any]") -> None:
-        if future.exception() is None:  # else it restarts: nobody is given up for that
-            self._seen.ages = future.result()
-            for key in self._seen.ages.keys() & self._actors.keys():
-                actor = self._actors[key]
-                if actor.since is None:
-                    actor.since = time.monotonic()  # its process is there: now the start's time runs
+    def _on_report(self, future: "Future[Any]") -> None:
+        if future.exception() is not None:
+            return  # the monitor restarts, which no worker is blamed for
+        report, now = future.result(), time.monotonic()
+        report = replace(report, beats={k: b for k, b in report.beats.items() if k in self._actors})
+        self._seen.update(report, now)
+        for key in report.beats:
+            actor = self._actors[key]
+            if actor.since is None:
+                actor.since = now  # its process runs: start_timeout counts from here
+        busy = [actor for actor in self._actors.values() if actor.numbers]
+        self.on_rows(sum(self._seen.rows(actor.key, actor.batch) for actor in busy))
 
     def _overdue(self) -> list[CallResult]:
         now, ended = time.monotonic(), []
         for actor in list(self._actors.values()):
-            silent = self._seen.ages.get(actor.key, 0.0)
+            silent = self._seen.silence(actor.key)
             busy = 0.0 if actor.since is None or actor.idle else now - actor.since
             allowed = (
                 self._limits.start_timeout
@@ -242,14 +251,14 @@ class ActorManager:
                 else self._limits.shard_timeout * len(actor.numbers)
             )
             if silent > self._limits.heartbeat:
-                cause = f"not heard of for {silent:.0f} s (cluster.heartbeat)"
+                cause = f"no heartbeat for {silent:.0f} s (cluster.heartbeat)"
             elif busy > allowed:
                 key = "start" if actor.info is None else "shard"
                 cause = f"not done after {busy:.0f} s (cluster.{key}_timeout)"
             else:
                 continue
             if actor.idle:
-                log.warning("an idle worker is given up: %s", cause)
+                log.warning("an idle worker is dropped: %s", cause)
                 self.drop(actor)
             else:
                 ended.append(self._ended(actor, WorkerLost("internal", cause)))

@@ -16,12 +16,12 @@ class LocalPool(Pool):
 
     @property
     def workers(self) -> int:
-        """One, always."""
+        """Always one."""
         return 1
 
     @property
     def where(self) -> str:
-        """Here."""
+        """In the driver's process."""
         return "in this process"
 
     def start(self) -> EngineInfo:

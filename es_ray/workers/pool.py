@@ -1,5 +1,6 @@
-"""What the driver sees of the workers: calls that are split, handed out, and come back complete."""
+"""The driver's interface to the workers: work is split into calls, distributed, and put together again."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,15 @@ from es_ray.evaluation import Candidate, Outcomes, Shard
 from es_ray.evolution.perturbation import Perturbation, Vector
 
 OnProgress = Callable[[int, int], None]
-"""Called with the number of completions made so far, and of all."""
+"""Called with the number of completions made so far, and the total; the first never falls."""
 
 
 @dataclass(frozen=True)
 class Call:
     """A call of a worker's method: any worker may make it, and make it again, with the same result.
 
-    arguments: those after what all calls share, plain values; about: what to call it in messages, by its
-    str(); members, rows: how many candidates it evaluates, with how many completions.
+    arguments: those that follow the arguments shared by all calls, plain values; about: its str() names the
+    call in messages; members, rows: how many candidates it evaluates, with how many completions.
     """
 
     method: str
@@ -33,27 +34,42 @@ class Call:
     rows: int = 0
 
 
+def idle_workers(config: Config, workers: int) -> str | None:
+    """A line about workers that a generation has no shard for, and what would share it; None without any."""
+    size, candidates = config.engine.shard, config.evolution.population + 1
+    shards = math.ceil(candidates / size)
+    if shards >= workers:
+        return None
+    better = math.ceil(candidates / workers)
+    advice = f"engine.shard={better} would share it" if better < size else f"{shards} do as well"
+    return (
+        f"{workers - shards} of {workers} workers have nothing to evaluate: the {candidates} candidates of a "
+        f"generation (members and centre) make {shards} shard{'s' if shards > 1 else ''} of up to {size} "
+        f"(engine.shard); {advice}"
+    )
+
+
 class Pool(ABC):
     """Workers behind one interface. A pool is a context manager; `start` waits for its engines."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.redispatched = 0
-        """Members evaluated again so far, because the worker that had them was lost."""
+        """Members evaluated again so far, because their worker was lost."""
 
     @property
     @abstractmethod
     def workers(self) -> int:
-        """Workers that live."""
+        """Workers that are ready."""
 
     @property
     @abstractmethod
     def where(self) -> str:
-        """Where the workers are, for people."""
+        """How many workers run where, as text for people."""
 
     @abstractmethod
     def start(self) -> EngineInfo:
-        """Start the workers, wait for their engines, and tell what they say."""
+        """Start the workers, wait for their engines, and return what these report of themselves."""
 
     @abstractmethod
     def close(self) -> None:
@@ -67,7 +83,7 @@ class Pool(ABC):
         on_done: Callable[[Call], None],
         on_rows: Callable[[int], None],
     ) -> list[Any]:
-        """The results of the calls, in order. A worker's method gets what is shared, then the arguments.
+        """The results of the calls, in order. A worker's method gets the shared arguments, then the call's.
 
         on_done: called as a call ends; on_rows: with how many completions the calls under way have made.
         """
@@ -99,16 +115,20 @@ class Pool(ABC):
             Call("evaluate", shard.packed(), shard, len(shard.candidates), shard.rows(prompts))
             for shard in shards
         ]
-        done, total = 0, sum(call.rows for call in calls)
+        done, shown, total = 0, 0, sum(call.rows for call in calls)
+
+        def show(rows: int) -> None:
+            nonlocal shown
+            shown = max(shown, done + rows)  # reports come late, and a lost worker's rows are made again
+            on_progress(shown, total)
 
         def count(call: Call) -> None:
             nonlocal done
             done += call.rows
-            on_progress(done, total)
+            show(0)
 
-        on_progress(0, total)
-        results = self._map((theta, perturbation), calls, count, lambda rows: on_progress(done + rows, total))
-        return Outcomes(results)
+        show(0)
+        return Outcomes(self._map((theta, perturbation), calls, count, show))
 
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]

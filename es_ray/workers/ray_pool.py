@@ -1,7 +1,7 @@
-"""Workers as Ray actors. Recovery is the driver's: Ray restarts and retries nothing.
+"""Workers as Ray actors. Recovery is up to the driver: Ray restarts and retries nothing.
 
-Any worker may make any call, and again, with the same result. So a call whose worker is lost is handed to
-another, and nothing else in the run notices.
+A call gives the same result with any worker, however often it is made. So a call whose worker is lost is made
+by another one, without any effect on the run.
 """
 
 import logging
@@ -21,33 +21,36 @@ from es_ray.errors import RunError, UserError
 from es_ray.ray_cluster import connect
 from es_ray.workers.actor import Failure, WorkerActor
 from es_ray.workers.actor_manager import ActorManager, CallResult, WorkerLost
-from es_ray.workers.pool import Call, Pool
+from es_ray.workers.pool import Call, Pool, idle_workers
+from es_ray.workers.raylet_watch import RayletWatch, loss_message
 
 log = logging.getLogger(__name__)
 
 GRACE = 60.0
 """Seconds that the first generation waits for the other workers once one is ready."""
-TOLD_EVERY = 30.0
+REPORT_EVERY = 30.0
+"""Seconds between two warnings about the workers that are waited for."""
 POLL = 1.0
-"""Seconds between two looks at deadlines while nothing happens."""
+"""Seconds between two checks of the deadlines while no event arrives."""
 LEAST, MOST = 0.1, 0.5
-"""Seconds that the calls take which a worker gets at once: where they are short, so many go out as one."""
+"""Seconds of work that a worker gets at once: calls that are shorter are sent several at a time."""
 
 
 class RayPool(Pool):
-    """N actors, replaced when they are lost."""
+    """N actors; those that are lost are replaced."""
 
     actor_class: type[WorkerActor] = WorkerActor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._actors: ActorManager | None = None
+        self._raylet: RayletWatch | None = None
         self._info: EngineInfo | None = None
         self._started_ray = self._joined_ray = False
         self._failed_starts = 0
         self._shared: list[tuple[Any, Any]] = []
-        self._pace: dict[str, float] = {}  # seconds of one call, by method, when last seen
-        self._told = self._alive = time.monotonic()
+        self._pace: dict[str, float] = {}  # seconds that one call took last, by method
+        self._reported = self._alive = time.monotonic()
 
     @property
     def workers(self) -> int:
@@ -58,7 +61,7 @@ class RayPool(Pool):
     def where(self) -> str:
         """The number of actors and the cluster."""
         actors = f"{self.workers} Ray worker{'s' if self.workers != 1 else ''}"
-        cluster = "this machine" if self._started_ray else self.config.cluster.address or "the Ray at hand"
+        cluster = "this machine" if self._started_ray else self.config.cluster.address or "the connected Ray"
         return f"{actors} on {cluster}"
 
     def start(self) -> EngineInfo:
@@ -70,15 +73,18 @@ class RayPool(Pool):
         wanted, gpus = self._placement()
         if not self._started_ray:
             check_nodes(self.config)
+        if (idle := idle_workers(self.config, wanted)) is not None:
+            log.warning(idle)
         actors = self._actors = ActorManager(self.config, wanted, gpus, self.actor_class)
+        self._raylet = RayletWatch(actors.wake, lambda: loss_message(self.config.output.dir))
         first_ready = None
-        self._told = self._alive = time.monotonic()
+        self._reported = self._alive = time.monotonic()
         while actors.ready < wanted:
             self._next(actors)
             if actors.ready and first_ready is None:
                 first_ready = time.monotonic()
             if first_ready is not None and time.monotonic() - first_ready > GRACE:
-                log.warning("going on with %d of %d workers; later ones join", actors.ready, wanted)
+                log.warning("starting with %d of %d workers; later ones join", actors.ready, wanted)
                 break
         assert self._info is not None
         return self._info
@@ -86,13 +92,21 @@ class RayPool(Pool):
     def close(self) -> None:
         """Have the idle engines close, kill the actors; stop Ray if it was started here."""
         actors, self._actors = self._actors, None
+        raylet, self._raylet = self._raylet, None
         try:
+            if raylet is not None:
+                raylet.close()
             if actors is not None:
-                actors.close()
+                actors.close(wait=raylet is None or not raylet.gone)
         finally:
-            if self._started_ray or self._joined_ray:  # one that was there before us stays
+            if self._started_ray or self._joined_ray:  # one that was connected before stays so
                 ray.shutdown()
             self._started_ray = self._joined_ray = False
+
+    def _check_raylet(self) -> None:
+        """Raise RunError once the local raylet is gone: whatever needs Ray then would end this process."""
+        if self._raylet is not None and self._raylet.gone:
+            raise RunError(loss_message(self.config.output.dir), reported=True)
 
     def _placement(self) -> tuple[int, int]:
         """How many workers, and how many GPUs each; raises UserError where the cluster cannot have them."""
@@ -119,11 +133,13 @@ class RayPool(Pool):
         on_rows: Callable[[int], None],
     ) -> list[Any]:
         assert self._actors is not None
+        self._check_raylet()
         actors, refs = self._actors, self._put(shared)
+        actors.on_rows = on_rows
         results: dict[int, Any] = {}
         failed: Counter[int] = Counter()
         waiting = deque(range(len(calls)))
-        self._told = self._alive = time.monotonic()
+        self._reported = self._alive = time.monotonic()
         while len(results) < len(calls):
             for actor in actors.idle:
                 if waiting:
@@ -148,10 +164,11 @@ class RayPool(Pool):
                     waiting.extendleft(reversed(undone))
                     self._retry_or_raise(calls[undone[0]], failure, failed[undone[0]])
                     self.redispatched += sum(calls[number].members for number in undone)
+        actors.on_rows = lambda rows: None
         return [results[number] for number in range(len(calls))]
 
     def _put(self, shared: tuple[Any, ...]) -> list[Any]:
-        """References to what calls share; what the calls before shared too is not sent again."""
+        """References to the shared arguments; those of the map before are not sent again."""
         known = [(value, ref) for value, ref in self._shared]
         self._shared = [
             (value, next((ref for other, ref in known if other is value), None) or ray.put(value))
@@ -162,10 +179,10 @@ class RayPool(Pool):
     def _next_chunk(
         self, waiting: "deque[int]", failed: "Counter[int]", method: str, fair: int
     ) -> tuple[int, ...]:
-        """The next calls for one worker: one, or several where Ray's own work on each would be felt.
+        """The next calls for one worker: several where they are so short that Ray's overhead would count.
 
-        They become fewer, so that all workers end together, within LEAST seconds. fair: a worker's part of
-        all calls, the most it gets. One that was lost goes alone, so that it shows if it is the cause.
+        Towards the end they become fewer, so that all workers finish within LEAST seconds. fair: a worker's
+        part of all calls, the most it gets. A call that was lost is sent alone, to see if it is the cause.
         """
         assert self._actors is not None
         pace = self._pace.get(method, math.inf)
@@ -177,20 +194,23 @@ class RayPool(Pool):
         return tuple(numbers)
 
     def _retry_or_raise(self, call: Call, failure: Failure, times: int) -> None:
-        """A call failed, for the nth time: may another worker try? Raises RunError if not."""
-        if failure.kind != "internal":  # another worker would find the same
-            raise RunError(f"{call.about}: {failure.text}")
+        """A call failed for the nth time: return if another worker may try, raise RunError if not."""
+        if failure.kind != "internal":  # it would fail with another worker too
+            raise RunError(f"{call.about}: {failure.text}") from failure.cause
         how = "lost" if isinstance(failure, WorkerLost) else "failed"
         if times >= self.config.cluster.max_attempts:
-            raise RunError(f"{call.about}: {how} with {times} workers, one after the other: {failure.text}")
+            text = f"{call.about}: {how} with {times} workers, one after the other: {failure.text}"
+            raise RunError(text) from failure.cause
         log.warning("a worker %s with %s, which another takes over: %s", how, call.about, failure.text)
         if self._actors is not None:
             self._actors.drop_dead()
 
     def _next(self, actors: ActorManager) -> list[CallResult]:
-        """Calls that ended, within a moment; new workers are asked for, and taken in, on the way."""
+        """Calls that ended within POLL seconds; meanwhile missing workers are started, and new ones join."""
+        self._check_raylet()
         actors.fill()
         ended = actors.wait(POLL)
+        self._check_raylet()  # before another worker is said to take over
         for start in ended:
             if not start.numbers:
                 self._on_started(actors, start)
@@ -201,13 +221,14 @@ class RayPool(Pool):
         info = start.result
         if isinstance(info, Failure):
             if info.kind == "user" and self._info is None:
-                raise UserError(info.text)
-            if info.kind == "evaluation":  # the start-up probe: another worker would find the same
-                raise RunError(info.text)
-            # a machine that went was no attempt: until its loss is noticed Ray goes on placing actors there
+                raise UserError(info.text) from info.cause
+            if info.kind == "evaluation":  # the start-up probe: it would fail with another worker too
+                raise RunError(info.text) from info.cause
+            # a lost machine is no failed attempt: until Ray notices, it goes on placing actors there
             self._failed_starts += not (isinstance(info, WorkerLost) and info.node)
             if self._failed_starts >= self.config.cluster.max_attempts:
-                raise RunError(f"{self._failed_starts} workers in a row failed to start: {info.text}")
+                text = f"{self._failed_starts} workers in a row failed to start: {info.text}"
+                raise RunError(text) from info.cause
             log.warning("a worker failed to start: %s", info.text)
             return
         self._failed_starts = 0
@@ -216,17 +237,18 @@ class RayPool(Pool):
         self._info = self._info or info
 
     def _check_timeout(self, actors: ActorManager) -> None:
-        """While no worker lives say what is waited for; raise RunError once that took too long."""
+        """While there is no worker, report what is waited for; raise RunError after wait_timeout."""
         now, limit = time.monotonic(), self.config.cluster.wait_timeout
         if actors.ready:
             self._alive = now
         if now - self._alive > limit and not actors.starting:
             raise RunError(f"no worker for {limit:g} s (cluster.wait_timeout): {self._room(actors)}")
-        if actors.ready < (actors.wanted if self._info is None else 1) and now - self._told > TOLD_EVERY:
-            self._told = now
+        needed = actors.wanted if self._info is None else 1
+        if actors.ready < needed and now - self._reported > REPORT_EVERY:
+            self._reported = now
             log.warning("waiting for workers: %s", self._room(actors))
 
     def _room(self, actors: ActorManager) -> str:
         have, free = ray.cluster_resources(), ray.available_resources()
-        told = [f"{free.get(what, 0):g} of {have.get(what, 0):g} {what}s free" for what in ("GPU", "CPU")]
-        return f"{actors.ready} of {actors.wanted} ready, {actors.starting} starting; {' and '.join(told)}"
+        parts = [f"{free.get(what, 0):g} of {have.get(what, 0):g} {what}s free" for what in ("GPU", "CPU")]
+        return f"{actors.ready} of {actors.wanted} ready, {actors.starting} starting; {' and '.join(parts)}"

@@ -14,7 +14,8 @@ from es_ray.engines.base import Completion, Row, Variant
 from es_ray.evaluation import Sample, Shard, ShardOutcome
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
-from es_ray.tasks.base import Example, checked
+from es_ray.tasks.base import Example
+from es_ray.workers.scoring import score_of
 
 
 class Worker:
@@ -27,7 +28,7 @@ class Worker:
         self.info = self._engine.info
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self.on_rows: Callable[[int], None] = lambda rows: None
-        """Called with the number of completions that the shard in hand has made."""
+        """Called with the number of completions made so far in the current shard."""
 
     def evaluate(
         self, theta: Vector, perturbation: Perturbation, generation: int, candidates: list[list[Any]]
@@ -57,7 +58,7 @@ class Worker:
         self._engine.generate([theta], perturbation, rows, on_completion=score)
         answered: dict[tuple[int, str], list[Sample]] = {}
         for (variant, split, _), sample in zip(places, samples, strict=True):
-            assert sample is not None  # the engine has called for each row
+            assert sample is not None  # the engine calls `score` once for each row
             answered.setdefault((variant.member, split), []).append(sample)
         return ShardOutcome.of(self.name, generation, answered)
 
@@ -78,7 +79,7 @@ class Worker:
 
     def _sample(self, variant: Variant, example: Example, completion: Completion) -> Sample:
         text = self._experiment.source.text(completion.token_ids)
-        score = checked(self._task.score(example, text), str(variant), example)
+        score = score_of(self._task, str(variant), example, text)
         return Sample(
             prompt=example.prompt,
             target=example.target,
@@ -90,6 +91,8 @@ class Worker:
         )
 
 
-def _plain(value: Any) -> Any:
-    """A number as JSON has it: NumPy's own types are none."""
-    return value.item() if isinstance(value, np.generic) else value
+def _plain(value: Any) -> bool | int | float:
+    """A number of a type that JSON knows."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return int(value) if isinstance(value, (int, np.integer)) else float(value)

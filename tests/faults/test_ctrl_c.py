@@ -8,8 +8,8 @@ import pytest
 
 from tests.faults.conftest import GENERATIONS
 
-WHOLE = {"evaluating": (1, 2), "updating": (1,), "recording": (2,), "the final comparison": (GENERATIONS,)}
-"""Generations that are whole after it: that one in recording is written to its end."""
+COMPLETE = {"evaluating": (1, 2), "updating": (1,), "recording": (2,), "the final comparison": (GENERATIONS,)}
+"""Complete generations after it: one that is being recorded is written to its end."""
 
 
 def processes_of(run: Path) -> list[str]:
@@ -25,7 +25,7 @@ def processes_of(run: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("stage", ["engine start", *WHOLE])
+@pytest.mark.parametrize("stage", ["engine start", *COMPLETE])
 def test_ctrl_c_at_a_stage(drivers, settings, reference, tmp_path, stage):
     run = tmp_path / "run"
     plots = stage in ("recording", "the final comparison")
@@ -39,8 +39,10 @@ def test_ctrl_c_at_a_stage(drivers, settings, reference, tmp_path, stage):
         assert not run.exists()
         assert drivers("run", *settings, "--output", run).code == 0
     else:
-        told = [f"interrupted; {n} generation{' is' if n == 1 else 's are'} whole; " for n in WHOLE[stage]]
-        assert any(words in ended.err for words in told), ended.err
+        expected = [
+            f"interrupted; {n} generation{' is' if n == 1 else 's are'} complete; " for n in COMPLETE[stage]
+        ]
+        assert any(words in ended.err for words in expected), ended.err
         assert ended.err.endswith(f"es-ray run --resume --output {run} goes on\n")
         resumed = drivers("run", "--resume", "--output", run)
         assert resumed.code == 0, resumed.err
@@ -53,7 +55,7 @@ def test_ctrl_c_while_a_resumed_run_starts_its_engine(drivers, settings, referen
     options = ("run", "--resume", "--output", run)
     ended = drivers(*options, stage="engine start", number=signal.SIGINT)
     assert ended.code == 130
-    assert "interrupted; 2 generations are whole; " in ended.err
+    assert "interrupted; 2 generations are complete; " in ended.err
     assert drivers(*options).code == 0
     reference.assert_equal(run)
 

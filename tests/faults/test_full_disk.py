@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: one line, earlier generations whole, and going on once there is room."""
+"""Disks that are full or read-only: one line, earlier generations complete, resumable once there is room."""
 
 import os
 import subprocess
@@ -33,19 +33,19 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def whole(run: Path) -> list[int]:
+def complete(run: Path) -> list[int]:
     return sorted(int(done.parent.name) for done in run.glob("generations/*/DONE"))
 
 
 def full(drivers, settings, reference, disk, kilobytes: int, **faults) -> int:
-    """A run on a disk of that size; returns how many generations became whole."""
+    """A run on a disk of that size; returns how many generations were completed."""
     folder, mount = disk
     mount(f"remount,size={kilobytes}k")
     run = folder / "run"
     start = ("run", *settings, "--output", run)
     ended = drivers(*start, **faults)
     assert len(ended.err.splitlines()) == (1 if ended.code else 0), ended.err
-    done = whole(run)
+    done = complete(run)
     assert done == list(range(len(done)))
     if ended.code == 0:
         assert len(done) == GENERATIONS
@@ -55,10 +55,10 @@ def full(drivers, settings, reference, disk, kilobytes: int, **faults) -> int:
         started = (run / "environment.json").exists()
         assert ended.code == (1 if started else 2), ended.err
         again = ("run", "--resume", "--output", run) if (run / "config.yaml").exists() else start
-        ended = drivers(*again)  # still full: told again, and nothing is lost
+        ended = drivers(*again)  # still full: reported again, and nothing is lost
         assert ended.code in (0, 1, 2)
         assert len(ended.err.splitlines()) == (1 if ended.code else 0), ended.err
-        assert whole(run)[: len(done)] == done
+        assert complete(run)[: len(done)] == done
         mount("remount,size=8m")
         again = ("run", "--resume", "--output", run) if (run / "config.yaml").exists() else start
         ended = drivers(*again)

@@ -14,14 +14,14 @@ from tests.processes import AGENTS, Command
 from tests.short_runs import command as es_ray_command
 
 pytestmark = pytest.mark.faults
-WHOLE = {
+COMPLETE = {
     "evaluating": 1,
     "updating": 1,
     "recording": 2,
     "the final comparison": GENERATIONS,
     "closing": GENERATIONS,
 }
-"""Generations that are whole in the end, by the stage of Ctrl-C: one in recording is written to its end."""
+"""Complete generations in the end, by the stage of Ctrl-C: one that is being recorded is finished."""
 
 Start = Callable[..., Command]
 
@@ -50,7 +50,7 @@ def here(tmp_path) -> Path:
     return tmp_path / "here"
 
 
-def whole(run: Path) -> list[int]:
+def complete(run: Path) -> list[int]:
     return sorted(int(done.parent.name) for done in run.glob("generations/*/DONE"))
 
 
@@ -74,7 +74,7 @@ def test_ctrl_c_while_ray_starts_waits_until_it_can_be_stopped(start, run, proce
     command.assert_none_left()
 
 
-def test_a_ray_that_cannot_start_is_told_in_one_line(settings, run, tmp_path):
+def test_a_ray_that_cannot_start_is_reported_in_one_line(settings, run, tmp_path):
     words = es_ray_command("run", *settings[1:], "--workers", 2, "--output", run)
     with Command(words, tmp_path, RAY_TMPDIR="/dev/null") as failing:
         ended = failing.end()
@@ -96,7 +96,7 @@ def test_ctrl_c_while_the_engines_start(start, run, here):
     command.assert_none_left()
 
 
-@pytest.mark.parametrize("stage", WHOLE)
+@pytest.mark.parametrize("stage", COMPLETE)
 def test_ctrl_c_at_a_stage(start, drivers, reference, run, here, stage):
     command = start(stage)
     command.wait_for(here.exists)
@@ -106,7 +106,7 @@ def test_ctrl_c_at_a_stage(start, drivers, reference, run, here, stage):
         here.unlink()
     began = time.monotonic()
     ended = command.end()
-    assert_interrupted(ended, run, WHOLE[stage])
+    assert_interrupted(ended, run, COMPLETE[stage])
     assert time.monotonic() - began < 15, "it waits for no worker"
     command.assert_none_left()
     resumed(drivers, reference, run)
@@ -122,7 +122,7 @@ def test_who_goes_on_pressing_ctrl_c_changes_nothing(start, drivers, reference, 
         if press == 5:
             here.unlink()
     assert press > 5
-    assert_interrupted(command.end(), run, WHOLE["recording"])
+    assert_interrupted(command.end(), run, COMPLETE["recording"])
     command.assert_none_left()
     resumed(drivers, reference, run)
 
@@ -130,11 +130,11 @@ def test_who_goes_on_pressing_ctrl_c_changes_nothing(start, drivers, reference, 
 def assert_interrupted(ended, run: Path, generations: int) -> None:
     are = "generation is" if generations == 1 else "generations are"
     assert ended.err == (
-        f"es-ray: interrupted; {generations} {are} whole; es-ray run --resume --output {run} goes on\n"
+        f"es-ray: interrupted; {generations} {are} complete; es-ray run --resume --output {run} goes on\n"
     )
     assert ended.code == 130
     assert "Traceback" not in ended.out
-    assert whole(run) == list(range(generations))
+    assert complete(run) == list(range(generations))
 
 
 @pytest.mark.parametrize("stage", ["evaluating", "recording"])
@@ -145,7 +145,7 @@ def test_what_a_killed_driver_started_ends_by_itself(start, drivers, reference, 
     command.wait_for((run / "generations/0000/DONE").exists)
     command.kill()
     assert command.end().code == -signal.SIGKILL
-    assert whole(run) == [0]
+    assert complete(run) == [0]
     command.assert_none_left(but=AGENTS)
     resumed(drivers, reference, run)
     if stage == "evaluating":

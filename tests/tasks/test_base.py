@@ -1,7 +1,10 @@
 import json
 import math
+from decimal import Decimal
 
+import numpy as np
 import pytest
+import torch
 
 from es_ray.errors import EvaluationError, UserError
 from es_ray.tasks.base import Example, Score, checked, read_examples
@@ -92,6 +95,54 @@ def test_a_finite_reward_passes():
 def test_a_metric_that_is_not_finite_is_named(value):
     with pytest.raises(EvaluationError, match="member 7.*brevity"):
         checked(Score(1.0, {"brevity": value}), "member 7", Example("Why?", "So."))
+
+
+@pytest.mark.parametrize(
+    "value", [True, 3, -0.5, np.float32(0.5), np.float16(1), np.int64(4), np.uint8(2), np.bool_(False)]
+)
+def test_numbers_of_any_kind_pass_as_reward_and_as_metric(value):
+    score = Score(value, {"brevity": value})
+    assert checked(score, "member 7", Example("Why?", "So.")) is score
+
+
+NO_NUMBERS = ["0.5", None, 1j, np.zeros(1), np.array(1.0), [1.0], torch.tensor(1.0), Decimal(1)]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+def test_what_is_no_number_is_named_with_its_type(value):
+    example = Example("Why?", "So.", where="train.jsonl, line 3")
+    for name, score in {"reward": Score(value), "brevity": Score(1.0, {"brevity": value})}.items():
+        with pytest.raises(EvaluationError) as error:
+            checked(score, "member 7 of generation 2", example)
+        message = str(error.value)
+        assert f"member 7 of generation 2: {name} must be a number, not {type(value).__name__}" in message
+        assert "train.jsonl, line 3" in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", [0.5, None, (1.0, {})], ids=repr)
+def test_a_return_value_that_is_no_score_is_named(value):
+    with pytest.raises(EvaluationError, match=f"member 7.*a Score, not {type(value).__name__}.*Why"):
+        checked(value, "member 7", Example("Why?", "So."))
+
+
+def test_metrics_that_are_no_mapping_or_have_other_names_are_errors():
+    with pytest.raises(EvaluationError, match="member 7.*mapping.*not list"):
+        checked(Score(1.0, [1.0]), "member 7", Example("Why?", "So."))
+    with pytest.raises(EvaluationError, match="member 7.*name must be a string, not int 5"):
+        checked(Score(1.0, {5: 1.0}), "member 7", Example("Why?", "So."))
+
+
+def test_an_integer_beyond_the_floats_is_not_finite():
+    with pytest.raises(EvaluationError, match="member 7.*not finite"):
+        checked(Score(10**400), "member 7", Example("Why?", "So."))
+
+
+def test_a_long_prompt_is_shortened_in_messages():
+    with pytest.raises(EvaluationError) as error:
+        checked(Score(math.nan), "member 7", Example("Why? " * 100, "So."))
+    assert "Why? Why?" in str(error.value)
+    assert len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize("name", ["reward", "completion", "finish", "tokens"])

@@ -32,7 +32,7 @@ def workers(run: Path) -> set[str]:
 
 
 def begins(out: str) -> str:
-    """The line that a run begins with; a slow machine is told before it what is waited for."""
+    """The line that a run begins with; a slow machine may print before it what is waited for."""
     return next(line for line in out.splitlines() if line.startswith("es-ray: "))
 
 
@@ -58,8 +58,8 @@ def test_a_killed_worker_is_replaced_and_changes_no_number(finished, cluster, tm
     run, killed = tmp_path / "run", []
 
     def kill(done: int, total: int) -> None:
-        whole = (run / "generations/0001/population.jsonl").is_file()
-        if whole and not killed and done < total:
+        recorded = (run / "generations/0001/population.jsonl").is_file()
+        if recorded and not killed and done < total:
             worker = json_lines(run / "generations/0000/population.jsonl")[0]["worker"]
             killed.append(worker)
             os.kill(int(worker.partition("/")[2]), signal.SIGKILL)

@@ -46,11 +46,11 @@ def nothing_is_left() -> Iterator[None]:
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
     """What es-ray warns of in this process."""
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: told.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     logging.getLogger("es_ray").addHandler(handler)
-    yield told
+    yield messages
     logging.getLogger("es_ray").removeHandler(handler)
 
 
@@ -65,8 +65,8 @@ def actors() -> dict[int, str]:
 
 def shared(finished, output: Path, **values) -> Config:
     """The finished run's configuration with two workers, and short patience."""
-    patience = {"cluster__heartbeat": 8.0, "cluster__workers": 2}
-    return load(finished.path / "config.yaml").replace(output__dir=str(output), **patience, **values)
+    values = {"cluster__heartbeat": 8.0, "cluster__workers": 2} | values
+    return load(finished.path / "config.yaml").replace(output__dir=str(output), **values)
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def first(title: str, since: Path | None = None):
     def condition() -> int | None:
         if since is not None and not since.exists():
             return None
-        return next((pid for pid, told in actors().items() if title in told), None)
+        return next((pid for pid, line in actors().items() if title in line), None)
 
     return condition
 
@@ -124,21 +124,62 @@ def test_a_worker_killed_between_two_generations(finished, cluster, tmp_path):
     assert json_lines(run / "metrics.jsonl")[1]["redispatched"] == 0
 
 
-def test_a_stopped_worker_is_given_up_and_heard_no_more(finished, cluster, tmp_path, warnings):
+def test_a_stopped_worker_is_dropped_and_its_answers_are_ignored(finished, cluster, tmp_path, warnings):
     run = tmp_path / "run"
 
     def stop(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
-        # it wakes up when it has been given up, and may still answer before Ray ends it
+        # it wakes up when it has been dropped, and may still answer before Ray ends it
         threading.Timer(13.0, lambda: os.path.exists(f"/proc/{pid}") and os.kill(pid, signal.SIGCONT)).start()
 
     with once(first("WorkerActor.call", run / "generations/0000/DONE"), stop) as stopped:
         es_ray.run(shared(finished, run))
     assert stopped
     assert evolved(run) == evolved(finished.path)
-    assert any("not heard of for" in text and "cluster.heartbeat" in text for text in warnings)
+    assert any("no heartbeat for" in text and "cluster.heartbeat" in text for text in warnings)
     # the run may be over before the worker wakes up and hears Ray
     assert_all_end(lambda: [process for process in offspring("ray::WorkerActor") if process.pid in stopped])
+
+
+def test_a_worker_that_hangs_while_the_monitor_restarts_is_dropped_alone(
+    finished, cluster, tmp_path, warnings
+):
+    run, began = tmp_path / "run", []
+
+    def stop(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        began.append(time.monotonic())
+        monitors = offspring("ray::HeartbeatMonitor")
+        assert len(monitors) == 1
+        monitors[0].kill()
+
+    patience = {"cluster__heartbeat": 5.0, "cluster__shard_timeout": 600.0}
+    with once(first("WorkerActor.call", run / "generations/0000/DONE"), stop) as stopped:
+        es_ray.run(shared(finished, run, **patience))
+    assert stopped
+    assert time.monotonic() - began[0] < 60
+    silent = [text for text in warnings if "no heartbeat for" in text]
+    assert len(silent) == 1, warnings
+    assert 5 <= float(re.search(r"no heartbeat for (\d+) s \(cluster.heartbeat\)", silent[0])[1]) <= 15
+    assert evolved(run) == evolved(finished.path)
+
+
+def test_a_monitor_that_restarts_costs_no_worker(finished, cluster, tmp_path, warnings):
+    run, killed = tmp_path / "run", []
+
+    def kill(metrics: dict) -> None:
+        pids = set(actors())
+        for monitor in offspring("ray::HeartbeatMonitor"):
+            killed.append(pids)
+            monitor.kill()
+        time.sleep(6)
+
+    callbacks = [listening(on_generation_end=kill)]
+    es_ray.run(shared(finished, run).replace(cluster__heartbeat=2.0), callbacks=callbacks)
+    assert len(killed) > 1
+    assert len(set.union(*killed)) == 2, "the first workers made the whole run"
+    assert warnings == []
+    assert evolved(run) == evolved(finished.path)
 
 
 def test_all_workers_stopped_at_once(finished, cluster, tmp_path):
@@ -187,7 +228,7 @@ def faulty_run(tmp_path: Path, fault: str, *more: object) -> Exited:
     ("fault", "words"),
     [
         ("raises", ["of generation 0", "ZeroDivisionError: the reward divides by zero"]),
-        ("nan", ["member 0 of generation 0", "nan"]),
+        ("nan", ["of generation 0: member", "of generation 0: reward nan"]),
     ],
 )
 def test_a_reward_that_misbehaves_stops_the_run_with_one_line(tmp_path, fault, words):
@@ -214,7 +255,7 @@ def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
 
 
 def test_a_start_that_takes_too_long_is_an_error(tmp_path):
-    # a start is timed from when it was first heard of: that must be asked often, or it is over by then
+    # a start is timed from its first heartbeat: those must be frequent, or it is over by then
     patience = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2",
                 "--set", "cluster.heartbeat=8")  # fmt: skip
     done = faulty_run(tmp_path, "", *patience)

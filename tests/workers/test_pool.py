@@ -1,0 +1,85 @@
+"""Progress by completion from the pools, and a warning about workers without work."""
+
+from itertools import pairwise
+
+import pytest
+
+import es_ray
+from es_ray.config import Config
+from es_ray.workers.pool import idle_workers
+from tests.listeners import listening
+from tests.short_runs import SETTINGS
+
+SLOW = """\
+import time
+from es_ray.tasks.conciseness import Conciseness
+
+
+class Slow(Conciseness):
+    def score(self, example, completion):
+        time.sleep(0.2)
+        return super().score(example, completion)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray for the module: a run in this process joins it."""
+    import ray
+
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers):
+    """Two shards, so anything but three values comes from within them."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    config = Config().replace(
+        task__name=f"{tmp_path / 'slow.py'}:Slow",
+        task__max_new_tokens=4,
+        evolution__population=8,
+        evolution__generations=1,
+        engine__shard=5,
+        cluster__workers=workers,
+        cluster__heartbeat=1.0,
+        output__dir=str(tmp_path / "run"),
+        output__plots_every=50,
+    )
+    seen: list[tuple[int, int]] = []
+    es_ray.run(config, callbacks=[listening(on_progress=lambda done, total: seen.append((done, total)))])
+    done, totals = [pair[0] for pair in seen], {pair[1] for pair in seen}
+    assert totals == {36}  # 8 members on 2 prompts, centre and base on 2 and 8
+    assert (done[0], done[-1]) == (0, 36)
+    assert all(before <= after for before, after in pairwise(done))
+    assert len(set(done)) == 37 if workers == 0 else len(set(done)) > 6
+
+
+@pytest.mark.parametrize(
+    ("population", "shard", "workers", "words"),
+    [
+        (30, 8, 4, None),
+        (31, 8, 4, None),
+        (7, 8, 1, None),
+        (7, 8, 2, "1 of 2 workers have nothing to evaluate: the 8 candidates of a generation (members and "
+                  "centre) make 1 shard of up to 8 (engine.shard); engine.shard=4 would share it"),
+        (30, 16, 3, "make 2 shards of up to 16 (engine.shard); engine.shard=11 would share it"),
+        (6, 1, 9, "2 of 9 workers have nothing to evaluate: the 7 candidates of a generation (members and "
+                  "centre) make 7 shards of up to 1 (engine.shard); 7 do as well"),
+    ],
+)  # fmt: skip
+def test_workers_without_a_shard_are_named_with_the_setting_that_shares(population, shard, workers, words):
+    config = Config().replace(evolution__population=population, engine__shard=shard)
+    said = idle_workers(config, workers)
+    assert said is None if words is None else words in said
+
+
+def test_a_run_with_an_idle_worker_says_so_once(cluster, tmp_path, cli):
+    arguments = (*SETTINGS, "--generations", 2, "--set", "engine.shard=20", "--output", tmp_path / "run")
+    ended = cli("run", "--workers", 2, *arguments)
+    assert ended.code == 0, ended.err
+    said = [line for line in ended.out.splitlines() if "nothing to evaluate" in line]
+    assert len(said) == 1
+    assert "1 of 2 workers" in said[0]
+    assert "engine.shard=4 would share it" in said[0]

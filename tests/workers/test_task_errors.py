@@ -1,0 +1,183 @@
+"""A task that fails is the user's error: named with its line, and no worker is lost for it."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from es_ray.errors import EvaluationError
+from es_ray.tasks.base import Example
+from es_ray.tasks.conciseness import Conciseness
+from es_ray.workers.scoring import score_of
+from tests.processes import offspring
+from tests.short_runs import SETTINGS, json_lines
+
+TASK = """\
+import json
+import sys
+from pathlib import Path
+
+from es_ray.tasks.base import Score
+from es_ray.tasks.conciseness import Conciseness
+
+
+def fail():
+    {failing}  # line 10
+
+
+class Broken(Conciseness):
+    def score(self, example, completion):
+        recorded = Path({metrics!r})
+        broken = Path({flag!r}).exists() and recorded.exists() and recorded.stat().st_size
+        if broken and example.prompt == {prompt!r}:
+            return fail()
+        return super().score(example, completion)
+"""
+TRAIN = [example["prompt"] for example in json_lines(Conciseness.train_file)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for the module: a run in this process joins it."""
+    import ray
+
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+class BrokenTask:
+    """A task file whose reward fails on one example, from when generation 0 is recorded until repaired."""
+
+    def __init__(self, folder: Path, failing: str) -> None:
+        self.run, self.flag, self.file = folder / "run", folder / "broken", folder / "broken_task.py"
+        self.flag.touch()
+        values = {"metrics": str(self.run / "metrics.jsonl"), "flag": str(self.flag), "prompt": TRAIN[1]}
+        self.file.write_text(TASK.format(failing=failing, **values))
+
+    def command(self, workers: int) -> list[object]:
+        where = ["--workers", workers] if workers else ["--local"]
+        task = ["--task", f"{self.file}:Broken"]
+        return ["run", *where, *SETTINGS, "--generations", 500, *task, "--output", self.run]
+
+
+@contextmanager
+def seen_actors() -> Iterator[set[int]]:
+    """The pids of all worker actors that begin meanwhile in this process's Ray."""
+    pids: set[int] = set()
+    before = {process.pid for process in offspring("ray::WorkerActor")}  # of an earlier run, about to end
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            pids.update({process.pid for process in offspring("ray::WorkerActor")} - before)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield pids
+    over.set()
+    thread.join()
+
+
+RAISED = {
+    "raise ValueError('no luck')": "the task raised ValueError: no luck",
+    "sys.exit('stop it')": "the task raised SystemExit: stop it",
+    "json.loads('{')": "the task raised JSONDecodeError: Expecting property name",
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("failing", RAISED)
+def test_an_exception_in_a_reward_ends_the_run_with_its_line(cluster, tmp_path, cli, workers, failing):
+    task = BrokenTask(tmp_path, failing)
+    with seen_actors() as pids:
+        ended = cli(*task.command(workers))
+    assert ended.code == 1, ended.err
+    assert len(ended.err.splitlines()) == 1, ended.err
+    assert RAISED[failing] in ended.err
+    assert f"({task.file}:10)" in ended.err
+    assert re.search(r"(member \d+|the centre) of generation [1-9]\d*: the task", ended.err), ended.err
+    assert f"{Conciseness.train_file}, line 2" in ended.err
+    assert "one after the other" not in ended.err
+    assert "a worker" not in ended.out
+    assert len(pids) == workers, "no worker was replaced"
+
+    complete = len(list(task.run.glob("generations/*/DONE")))
+    assert complete >= 1
+    task.flag.unlink()
+    total = complete + 1
+    resumed = cli("run", "--resume", "--output", task.run, "--generations", total)
+    assert resumed.code == 0, resumed.err
+    assert "warning" not in resumed.out
+    assert len(json_lines(task.run / "metrics.jsonl")) == total
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        ("return 0.5", "the task must return a Score, not float 0.5"),
+        ("return Score('high')", "reward must be a number, not str 'high'"),
+        ("return Score(0.5, {'correct': None})", "correct must be a number, not NoneType None"),
+    ],
+)
+def test_a_score_that_is_none_ends_the_run_with_its_line(cluster, tmp_path, cli, workers, failing, words):
+    task = BrokenTask(tmp_path, failing)
+    with seen_actors() as pids:
+        ended = cli(*task.command(workers))
+    assert ended.code == 1, ended.err
+    assert len(ended.err.splitlines()) == 1, ended.err
+    assert words in ended.err
+    assert f"{Conciseness.train_file}, line 2" in ended.err
+    assert len(pids) == workers
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_debug_shows_the_traceback_also_of_another_process(cluster, tmp_path, cli, workers):
+    task = BrokenTask(tmp_path, "raise ValueError('no luck')")
+    ended = cli(*task.command(workers), "--debug")
+    assert ended.code == 1
+    assert "Traceback (most recent call last)" in ended.err
+    assert f'File "{task.file}", line 10, in fail' in ended.err
+    assert ended.err.splitlines()[-1].startswith("es-ray: ")
+
+
+EXAMPLE = Example("Why?", "So.")
+
+
+class Elsewhere(Conciseness):
+    """Fails in a file that is not its own, or in none."""
+
+    def score(self, example, completion, more):  # one argument too many
+        raise AssertionError
+
+
+def test_a_call_that_fails_names_the_reward_itself():
+    line = Elsewhere.score.__code__.co_firstlineno
+    with pytest.raises(EvaluationError, match=rf"TypeError: .*'more' \({re.escape(__file__)}:{line}\)"):
+        score_of(Elsewhere(), "member 3", EXAMPLE, "text")
+
+
+def test_an_exception_without_text_is_named_by_its_type(monkeypatch):
+    def score(task, example, completion):
+        raise AssertionError
+
+    monkeypatch.setattr(Conciseness, "score", score)  # not in the file of its class: the innermost frame
+    line = score.__code__.co_firstlineno + 1
+    match = (
+        rf"member 3: the task raised AssertionError \({re.escape(__file__)}:{line}\), for the prompt 'Why\?'"
+    )
+    with pytest.raises(EvaluationError, match=match):
+        score_of(Conciseness(), "member 3", EXAMPLE, "text")
+
+
+def test_ctrl_c_in_a_reward_is_no_failure_of_it(monkeypatch):
+    def score(task, example, completion):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Conciseness, "score", score)
+    with pytest.raises(KeyboardInterrupt):
+        score_of(Conciseness(), "member 3", EXAMPLE, "text")
