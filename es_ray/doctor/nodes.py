@@ -103,7 +103,8 @@ def living(config: Config) -> list[NodeReport]:
 
 def server_ports() -> dict[int, str]:
     """The ports where, according to the cluster, its HTTP servers listen: DASHBOARD or AGENT by port."""
-    url = ray._private.worker.get_dashboard_url() or ""
+    connected = ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    url = connected.dashboard_url or ""
     port = url.rpartition(":")[2]
     found = {int(port): ports.DASHBOARD} if port.isdecimal() else {}
     agents = {node["DashboardAgentListenPort"] for node in ray.nodes() if node["Alive"]}
