@@ -26,7 +26,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Check the nodes of a run, and report what is wrong with them. Exits with 1 on errors."""
+    """Check the nodes of a run, and report what is wrong with them. Exits with 1 if anything is."""
     if local and address:
         raise UserError("--local: checks only this machine; leave out --address")
     flags = {"cluster.address": address, "engine.kind": engine, "model.path": model}
