@@ -201,7 +201,7 @@ def _how_to_resume(directory: RunDir, error: KeyboardInterrupt) -> str:
         return f"{what} before anything was written"
     complete = len(directory.complete_generations())
     are = "generation is" if complete == 1 else "generations are"
-    return f"{what}; {complete} {are} complete; es-ray run --resume --output {directory.path} goes on"
+    return f"{what}; {complete} {are} complete; resume with es-ray run --resume --output {directory.path}"
 
 
 def _distance(before: Vector, after: Vector) -> float:

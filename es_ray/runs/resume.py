@@ -41,7 +41,7 @@ def last_intact(run: RunDir, experiment: Experiment) -> Start | None:
         run.check_upto(generation)
         _check_examples(run, generation, experiment)
         if damaged:
-            log.warning("%s; going on after generation %d", _summary(damaged), generation)
+            log.warning("%s; resuming after generation %d", _summary(damaged), generation)
         return Start(generation, state, mean_abs)
     if damaged:
         raise RunError(f"{_summary(damaged)}; no generation of {run.path} is intact, and nothing was removed")

@@ -224,7 +224,7 @@ class RayPool(Pool):
                 raise UserError(info.text) from info.cause
             if info.kind == "evaluation":  # the start-up probe: it would fail with another worker too
                 raise RunError(info.text) from info.cause
-            # a lost machine is no failed attempt: until Ray notices, it goes on placing actors there
+            # a lost machine is no failed attempt: until Ray notices, it still places actors there
             self._failed_starts += not (isinstance(info, WorkerLost) and info.node)
             if self._failed_starts >= self.config.cluster.max_attempts:
                 text = f"{self._failed_starts} workers in a row failed to start: {info.text}"

@@ -19,7 +19,7 @@ def loss_message(output: str | None) -> str:
     lost = "Ray's raylet on this machine died, and the run cannot continue without it"
     if output is None or not (Path(output).expanduser() / "config.yaml").is_file():
         return f"{lost}; nothing was written"
-    return f"{lost}; its finished generations are complete: es-ray run --resume --output {output} goes on"
+    return f"{lost}; its finished generations are complete; resume with es-ray run --resume --output {output}"
 
 
 class RayletWatch:

@@ -43,7 +43,7 @@ def test_ctrl_c_at_a_stage(drivers, settings, reference, tmp_path, stage):
             f"interrupted; {n} generation{' is' if n == 1 else 's are'} complete; " for n in COMPLETE[stage]
         ]
         assert any(words in ended.err for words in expected), ended.err
-        assert ended.err.endswith(f"es-ray run --resume --output {run} goes on\n")
+        assert ended.err.endswith(f"resume with es-ray run --resume --output {run}\n")
         resumed = drivers("run", "--resume", "--output", run)
         assert resumed.code == 0, resumed.err
     reference.assert_equal(run)

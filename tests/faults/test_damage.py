@@ -74,7 +74,7 @@ def test_the_generation_before_a_damaged_one_is_used(drivers, reference, tmp_pat
     assert ended.code == 0, ended.err
     (warning,) = [line for line in ended.out.splitlines() if "warning" in line]
     assert str(run / name) in warning
-    assert f"going on after generation {GENERATIONS - 2}" in warning
+    assert f"resuming after generation {GENERATIONS - 2}" in warning
     reference.assert_equal(run)
 
 
@@ -87,7 +87,7 @@ def test_two_damaged_generations_are_both_told(drivers, reference, tmp_path):
     assert ended.code == 0, ended.err
     (warning,) = [line for line in ended.out.splitlines() if "warning" in line]
     assert all(str(file) in warning for file in files)
-    assert "going on after generation 0" in warning
+    assert "resuming after generation 0" in warning
     reference.assert_equal(run)
 
 
@@ -145,7 +145,7 @@ def test_a_pruned_run_goes_on_before_its_damage_as_well(drivers, pruned, tmp_pat
         flip(run / f"generations/{number:04d}/state.safetensors")
     ended = drivers("run", "--resume", "--output", run)
     assert ended.code == 0, ended.err
-    assert f"going on after generation {GENERATIONS - damaged - 1}" in ended.out
+    assert f"resuming after generation {GENERATIONS - damaged - 1}" in ended.out
     pruned_names = {name for name in pruned.evolved}
     left = evolved(run)
     assert pruned_names >= set(left)

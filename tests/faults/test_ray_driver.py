@@ -130,7 +130,7 @@ def test_who_goes_on_pressing_ctrl_c_changes_nothing(start, drivers, reference, 
 def assert_interrupted(ended, run: Path, generations: int) -> None:
     are = "generation is" if generations == 1 else "generations are"
     assert ended.err == (
-        f"es-ray: interrupted; {generations} {are} complete; es-ray run --resume --output {run} goes on\n"
+        f"es-ray: interrupted; {generations} {are} complete; resume with es-ray run --resume --output {run}\n"
     )
     assert ended.code == 130
     assert "Traceback" not in ended.out

@@ -34,7 +34,7 @@ def assert_told(ended, run: Path) -> None:
     lines = [line for line in ended.err.splitlines() if not RAY_LOG.match(line)]
     assert len(lines) == 1, ended.err
     assert lines[0].startswith(LOST)
-    assert f"es-ray run --resume --output {run} goes on" in lines[0]
+    assert f"resume with es-ray run --resume --output {run}" in lines[0]
     assert "takes over" not in ended.out
     assert "failed to start" not in ended.out
 
