@@ -47,8 +47,9 @@ class TerminalConsole(Callback):
         self._completions: Any = None
         self._seconds: list[float] = []
         self._had_spread = self._warned = False
+        self._handler = _Lines(self._line)
         logger = logging.getLogger("es_ray")
-        logger.handlers = [_Lines(self._line)]
+        logger.handlers = [self._handler]
         logger.propagate = False
 
     def on_run_start(self, run: RunInfo) -> None:
@@ -99,8 +100,12 @@ class TerminalConsole(Callback):
         self._line(f"next: es-ray evaluate {path} --split train")
 
     def close(self) -> None:
-        """Remove the bars."""
+        """Remove the bars, and leave what is logged to others again."""
         self._end_bars()
+        logger = logging.getLogger("es_ray")
+        if self._handler in logger.handlers:
+            logger.removeHandler(self._handler)
+            logger.propagate = True
 
     def _start_bars(self, first: int, total: int) -> None:
         columns = (

@@ -71,3 +71,21 @@ def test_the_plots_process_of_a_killed_driver_ends_and_the_plots_are_drawn_later
     assert drivers("run", "--resume", "--output", run, plots=True).code == 0
     names = {file.name for file in (run / "plots").iterdir()}
     assert names == {"latest.png", *(f"evolution_progress_gen{g}.png" for g in range(GENERATIONS))}
+
+
+@pytest.mark.parametrize("stage", ["evaluating", "updating", "recording", "the final comparison"])
+def test_sigterm_ends_a_run_as_ctrl_c_does_with_143(drivers, settings, reference, tmp_path, stage):
+    """As a spot machine, Slurm or Kubernetes sends it: no process stays."""
+    run = tmp_path / "run"
+    ended = drivers("run", *settings, "--output", run, stage=stage, number=signal.SIGTERM)
+    assert ended.code == 143
+    assert len(ended.err.splitlines()) == 1
+    assert not processes_of(run)
+    expected = [
+        f"terminated; {n} generation{' is' if n == 1 else 's are'} complete; " for n in COMPLETE[stage]
+    ]
+    assert any(words in ended.err for words in expected), ended.err
+    assert ended.err.endswith(f"resume with es-ray run --resume --output {run}\n")
+    resumed = drivers("run", "--resume", "--output", run)
+    assert resumed.code == 0, resumed.err
+    reference.assert_equal(run)
