@@ -32,8 +32,8 @@ def workers(run: Path) -> set[str]:
 
 
 def begins(out: str) -> str:
-    """The line that a run begins with; a slow machine may print before it what is waited for."""
-    return next(line for line in out.splitlines() if line.startswith("es-ray: "))
+    """What a run begins with: the lines before its first generation."""
+    return out.partition("\ngen ")[0]
 
 
 def config_of(run: Path, output: Path, **values) -> Config:
