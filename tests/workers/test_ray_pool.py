@@ -31,9 +31,9 @@ def workers(run: Path) -> set[str]:
     return {line["worker"] for file in files for line in json_lines(file)}
 
 
-def begins(out: str) -> str:
-    """What a run begins with: the lines before its first generation."""
-    return out.partition("\ngen ")[0]
+def engine_line(out: str) -> str:
+    """The line of a run's first ones that names its engine and workers."""
+    return next(line for line in out.splitlines() if line.startswith("engine: "))
 
 
 def config_of(run: Path, output: Path, **values) -> Config:
@@ -48,7 +48,7 @@ def test_two_workers_give_the_bytes_of_none(finished, cluster, tmp_path, cli):
     assert len(workers(run)) == 2
     assert not any(worker.endswith(f"/{os.getpid()}") for worker in workers(run))
     assert {line["workers"] for line in json_lines(run / "metrics.jsonl")} == {2}
-    first = begins(ended.out)
+    first = engine_line(ended.out)
     assert "2 Ray workers" in first
     assert "None" not in first
 
@@ -144,7 +144,7 @@ def test_the_command_starts_a_ray_of_its_own_and_stops_it(finished, tmp_path):
         run.assert_none_left()
     assert ended.code == 0, ended.err
     assert ended.err == ""
-    assert "1 Ray worker on this machine" in begins(ended.out)
+    assert "1 Ray worker on this machine" in engine_line(ended.out)
     assert evolved(tmp_path / "run") == evolved(finished.path)
 
 
@@ -181,6 +181,6 @@ def test_a_running_cluster_is_joined_and_left_running(finished, cluster, tmp_pat
     run = tmp_path / "run"
     done = run_es_ray("run", "--workers", 2, "--address", address, *SETTINGS, "--output", run)
     assert done.returncode == 0, done.stderr
-    assert address in begins(done.stdout)
+    assert address in engine_line(done.stdout)
     assert evolved(run) == evolved(finished.path)
     assert ray.cluster_resources()["CPU"] == 8
