@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from es_ray.callbacks.base import Callback, RunInfo
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
+    from es_ray.errors import RunError, UserError
     from es_ray.tasks.base import Example, Score, Task
 
 try:
@@ -25,17 +26,20 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "Callback", "Config", "Example", "RunInfo", "RunResult", "Score", "Task", "__version__", "load", "run",
+    "Callback", "Config", "Example", "RunError", "RunInfo", "RunResult", "Score", "Task", "UserError",
+    "__version__", "load", "run",
 ]  # fmt: skip
 
 _MODULES = {
     "Callback": "es_ray.callbacks.base",
     "Config": "es_ray.config",
     "Example": "es_ray.tasks.base",
+    "RunError": "es_ray.errors",
     "RunInfo": "es_ray.callbacks.base",
     "RunResult": "es_ray.driver",
     "Score": "es_ray.tasks.base",
     "Task": "es_ray.tasks.base",
+    "UserError": "es_ray.errors",
     "load": "es_ray.config",
     "run": "es_ray.driver",
 }

@@ -1,6 +1,7 @@
 """The generation loop: ask, evaluate, step, record."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from es_ray.callbacks.base import Callback, CallbackList, RunInfo
 from es_ray.callbacks.plots import ProgressPlots
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
+from es_ray.errors import RunError
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import THETA, State, Strategy
@@ -32,6 +34,8 @@ from es_ray.runs.resume import Start, last_intact
 from es_ray.runs.run_dir import RunDir
 from es_ray.workers import open_pool
 from es_ray.workers.pool import Pool
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,27 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     Raises UserError for bad input, before anything is written; RunError for a run that cannot continue, whose
     finished generations are complete and can be resumed.
     """
-    config = resolve_config(config)
     listeners = CallbackList([ProgressPlots(), *callbacks])
-    with locked_run_dir(config, resume) as directory:
-        try:
-            experiment = Experiment(config)
-            experiment.check()
-            start = last_intact(directory, experiment) if resume else None
-            with open_pool(config.replace(output__dir=str(directory.path))) as pool:
-                results = _evolve(pool, experiment, directory, resume, start, listeners)
-            listeners.on_run_end(results)
-        except KeyboardInterrupt as error:
-            raise type(error)(_how_to_resume(directory, error)) from None
-        finally:
-            listeners.close()
+    try:
+        config = resolve_config(config)
+        with locked_run_dir(config, resume) as directory:
+            try:
+                results = _run(config, directory, resume, listeners)
+            except KeyboardInterrupt as error:
+                raise type(error)(_how_to_resume(directory, error)) from None
+    finally:
+        listeners.close()
     return RunResult(directory.path, results)
+
+
+def _run(config: Config, directory: RunDir, resume: bool, listeners: CallbackList) -> dict[str, Any]:
+    experiment = Experiment(config)
+    experiment.check()
+    start = last_intact(directory, experiment) if resume else None
+    with open_pool(config.replace(output__dir=str(directory.path))) as pool:
+        results = _evolve(pool, experiment, directory, resume, start, listeners)
+    listeners.on_run_end(results)
+    return results
 
 
 def _evolve(
@@ -84,20 +94,22 @@ def _evolve(
     inputs = Inputs(
         mean_abs=start.mean_abs if start else info.mean_abs,
         dtype=info.dtype,
-        weights=experiment.source.weight_digests(),
+        weights=experiment.source.weight_digests,
         examples=experiment.fingerprints,
     )
     strategy = experiment.strategy(inputs.mean_abs)
     first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
     state: State = start.state if start else strategy.initial()
+    base = _recorded_base(directory) if first > 0 else None
+    old_form = resume and directory.is_in_form_of_0_1_0()
     if resume:
         directory.resume(config, environment(config.engine.kind), first - 1)
     else:
         directory.create(config, environment(config.engine.kind))
     listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first))
-    if first > 0 and (base := directory.base()) is not None:
+    if base is not None:
         listeners.on_base_evaluated(base)
-    with Recorder(directory, experiment, strategy, inputs) as recorder:
+    with Recorder(directory, experiment, strategy, inputs, old_form) as recorder:
         clock = time.perf_counter()
         for generation in range(first, last + 1):
             record = step(pool, strategy, experiment, generation, state, listeners)
@@ -119,6 +131,15 @@ def _evolve(
         with writing(directory.test_results_file):
             write_json(directory.test_results_file, results)
     return results
+
+
+def _recorded_base(directory: RunDir) -> dict[str, Any] | None:
+    """The base model's rewards of a run to resume: a damaged generation 0 is no reason to stop."""
+    try:
+        return directory.base()
+    except RunError as error:
+        log.warning("%s; the base model's rewards are not shown", error)
+        return None
 
 
 def step(

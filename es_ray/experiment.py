@@ -31,7 +31,7 @@ def fingerprint(examples: Sequence[Example]) -> str:
     for example in examples:
         fields = {"prompt": example.prompt, "target": example.target, "metadata": dict(example.metadata)}
         rows.append({name: value for name, value in fields.items() if value not in (None, {}, ())})
-    text = json.dumps(rows, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(rows, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -54,7 +54,7 @@ def short_name(name: str) -> str:
 def _module(key: str, name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
         raise UserError(f"{key}: {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
@@ -71,7 +71,9 @@ def _file_module(key: str, place: str) -> Any:
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
+    except BaseException as error:
+        del sys.modules[name]  # half of it must not be what the next one finds
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
         raise UserError(f"{key}: {file} cannot be imported: {type(error).__name__}: {error}") from error
     return module

@@ -10,7 +10,8 @@ from es_ray.config import BUNDLED, ModelConfig
 from es_ray.errors import UserError
 from es_ray.paths import data_dir
 
-WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+"""Forms of weight files: those of the first that there are; optimizers' and trainers' files are none."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 FULL_DIGEST = 64 << 20
 BLOCK = 1 << 16
@@ -64,6 +65,7 @@ class ModelSource:
         cached = try_to_load_from_cache(self.path, "config.json", revision=self.revision)
         return Path(cached).parent if isinstance(cached, str) else None
 
+    @cached_property
     def weight_digests(self) -> dict[str, str]:
         """SHA-256 of each weight file by name, of samples if it is large; empty if there are none here.
 
@@ -71,8 +73,12 @@ class ModelSource:
         header) and evenly spaced blocks: two finetunes of one model differ in nearly all of them.
         """
         folder = self.folder
-        files = [] if folder is None else [f for form in WEIGHTS for f in sorted(folder.glob(form))]
-        return {file.name: _digest(file) for file in files}
+        for form in WEIGHTS:
+            found = sorted(folder.glob(form)) if folder is not None else []
+            files = [file for file in found if file.is_file()]
+            if files:
+                return {file.name: _digest(file) for file in files}
+        return {}
 
     @cached_property
     def architecture(self) -> Any:

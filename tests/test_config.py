@@ -351,3 +351,71 @@ def test_any_other_difference_is_named(change, key):
 )
 def test_layers_are_numbers_and_ranges(text, numbers):
     assert layer_numbers(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("preset", "sets", "kind", "values"),
+    [
+        ("tiny-chat", ["noise.std=0.01"], "constant", (None, None, 0.01)),
+        ("tiny-chat", ["noise.kind=constant"], "constant", (None, None, 0.001)),
+        ("tiny-chat", ["noise.kind=constant", "noise.std=0.01"], "constant", (None, None, 0.01)),
+        ("tiny-chat", ["noise.kind=per-module"], "per-module", (0.1, 22.0, None)),
+        ("tiny-chat", ["noise.multiplier=3"], "per-layer", (0.1, 3.0, None)),
+        ("paper-conciseness", ["noise.kind=per-layer", "noise.multiplier=2"], "per-layer", (0.1, 2.0, None)),
+        ("paper-conciseness", ["noise.multiplier=2"], "per-layer", (0.1, 2.0, None)),
+        ("paper-conciseness", ["noise.std=0.5"], "constant", (None, None, 0.5)),
+    ],
+)
+def test_noise_of_another_kind_replaces_that_of_the_layer_below(preset, sets, kind, values, tmp_path):
+    by_set = load(preset=preset, sets=[f"evolution.{item}" for item in sets]).evolution.noise
+    keys = dict(item.removeprefix("noise.").split("=") for item in sets)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"evolution": {"noise": {k: yaml.safe_load(v) for k, v in keys.items()}}}))
+    by_file = load(preset=preset, file=file).evolution.noise
+    changes = {f"evolution__noise__{k}": yaml.safe_load(v) for k, v in keys.items()}
+    replaced = load(preset=preset).replace(**changes).evolution.noise
+    for found in (by_set, by_file, replaced):
+        assert (found.kind, (found.fraction, found.multiplier, found.std)) == (kind, values)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{kind: per-layer, std: 0.1}", "evolution.noise.std: 0.1 has no effect on noise of kind per-layer"),
+        ("{kind: constant, multiplier: 2}", "evolution.noise.multiplier: 2 has no effect"),
+        (
+            "{std: 0.1, fraction: 0.5}",
+            "evolution.noise.fraction: 0.5 has no effect on noise of kind constant",
+        ),
+    ],
+)
+def test_a_key_of_another_kind_of_noise_in_one_layer_is_an_error(tmp_path, text, words):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"evolution: {{noise: {text}}}\n")
+    with pytest.raises(UserError, match=words):
+        load(file=file)
+
+
+def test_a_section_without_keys_changes_nothing(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model:\nlora:\noutput:\n")
+    assert load(preset="seed-conciseness", file=file) == load(preset="seed-conciseness")
+    assert load(file=file) == Config()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tracking: {}", "tracking:\nevolution: {population: 4}", "tracking: {}\nevolution:",
+     "tracking: {}\nevolution: {noise: {multiplier: 3}}"],
+)  # fmt: skip
+def test_the_empty_section_that_0_1_0_had_is_read_anywhere(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    load(file=file)
+
+
+def test_a_malformed_section_beside_it_is_an_error_of_one_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("tracking: {}\nevolution: [1]\n")
+    with pytest.raises(UserError, match="evolution"):
+        load(file=file)

@@ -533,6 +533,32 @@ def test_a_single_weight_that_differs_is_noticed(tmp_path, cli):
     assert "other weights: model.safetensors differs" in ended.err
 
 
+def test_other_files_beside_the_weights_do_not_matter(tmp_path, cli):
+    folder = small_model(tmp_path / "model")
+    (folder / "training_args.bin").write_bytes(b"a trainer's")
+    es_ray.run(config(tmp_path / "run", model__path=str(folder), evolution__generations=1))
+    (folder / "training_args.bin").unlink()
+    assert cli("evaluate", tmp_path / "run").code == 0
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {}}
+    for name in load_file(folder / "model-00001-of-00001.safetensors"):
+        index["weight_map"][name] = "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    ended = cli("evaluate", tmp_path / "run")  # the same weights in a file of another name
+    assert ended.code == 0, ended.err
+
+
+def test_a_damaged_first_generation_does_not_keep_a_run_from_being_resumed(tmp_path, cli):
+    run = tmp_path / "run"
+    es_ray.run(config(run, evolution__generations=2))
+    with (run / "generations/0000/state.json").open("a") as file:
+        file.write(" ")
+    ended = cli("run", "--resume", "--output", run, "--generations", 3)
+    assert ended.code == 0, ended.err
+    assert "the base model's rewards are not shown" in ended.out
+    assert (run / "test_results.json").is_file()
+
+
 def test_edited_examples_are_refused_on_resume(tmp_path, cli):
     data = tmp_path / "train.jsonl"
     data.write_text('{"prompt": "What is 1 + 1?", "target": "2"}\n')

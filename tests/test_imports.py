@@ -41,10 +41,16 @@ def test_a_files_path_is_made_absolute_and_nothing_else(tmp_path, monkeypatch):
         ("{there}:missing", ["has no 'missing'", "it has VALUE"]),
         ("{broken}:x", ["cannot be imported", "ZeroDivisionError"]),
         ("{torn}:x", ["cannot be imported", "SyntaxError"]),
+        ("{quits}:x", ["cannot be imported", "SystemExit"]),
     ],
 )
 def test_what_is_not_there_is_named_in_one_line(tmp_path, name, words):
-    contents = {"there": "VALUE = 1\n", "broken": "1 / 0\n", "torn": "def f(:\n"}
+    contents = {
+        "there": "VALUE = 1\n",
+        "broken": "1 / 0\n",
+        "torn": "def f(:\n",
+        "quits": "import sys\nsys.exit(0)\n",
+    }
     for stem, text in contents.items():
         (tmp_path / f"{stem}.py").write_text(text)
         name = name.replace(f"{{{stem}}}", f"{tmp_path}/{stem}.py")

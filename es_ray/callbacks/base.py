@@ -1,6 +1,8 @@
 """The interface of callbacks: Callback, with a handful of methods, and CallbackList, which the loop calls."""
 
+import copy
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +77,21 @@ class Callback:
 
 
 class CallbackList(Callback):
-    """Several callbacks as one. One that raises is named in a warning, closed, and dropped."""
+    """Several callbacks as one. One that raises is named in a warning, closed, and dropped.
+
+    Each is given copies of its own: what it does to them reaches nobody else.
+    """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = list(callbacks)
 
     def on_run_start(self, run: RunInfo) -> None:
         """Call all of them."""
-        self._each(lambda callback: callback.on_run_start(run))
+        self._each(lambda callback: callback.on_run_start(copy.deepcopy(run)))
 
     def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
         """Call all of them."""
-        self._each(lambda callback: callback.on_base_evaluated(base))
+        self._each(lambda callback: callback.on_base_evaluated(copy.deepcopy(base)))
 
     def on_progress(self, done: int, total: int) -> None:
         """Call all of them."""
@@ -94,7 +99,7 @@ class CallbackList(Callback):
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """Call all of them."""
-        self._each(lambda callback: callback.on_generation_end(metrics))
+        self._each(lambda callback: callback.on_generation_end(copy.deepcopy(metrics)))
 
     def on_generation_recorded(self, generation: int) -> None:
         """Call all of them."""
@@ -106,23 +111,28 @@ class CallbackList(Callback):
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """Call all of them."""
-        self._each(lambda callback: callback.on_run_end(results))
+        self._each(lambda callback: callback.on_run_end(copy.deepcopy(results)))
 
     def close(self) -> None:
-        """Close all of them."""
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            self._close(callback)
+        """Close all of them, also where Ctrl-C comes in between; that is raised at the end."""
+        interrupted: BaseException | None = None
+        while self._callbacks:
+            try:
+                self._close(self._callbacks.pop(0))
+            except BaseException as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
 
     def _each(self, call: Callable[[Callback], None]) -> None:
         for callback in list(self._callbacks):
             try:
                 call(callback)
             except Exception as error:
-                log.warning("%s failed and is left out from now on: %s", _name(callback), _what(error))
-                log.debug("where", exc_info=error)
                 self._callbacks.remove(callback)
-                self._close(callback)
+                self._close(callback)  # first: what it logs through may be what has failed
+                log.warning("%s failed and is left out from now on: %s", _name(callback), _what(error))
+                log.debug("its traceback", exc_info=error)
 
     def _close(self, callback: Callback) -> None:
         try:
@@ -136,4 +146,5 @@ def _name(callback: Callback) -> str:
 
 
 def _what(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    # not str(error), which may itself raise
+    return "".join(traceback.format_exception_only(type(error), error)).strip()

@@ -1,6 +1,8 @@
 """What a run prints: progress bars and 80 columns on a terminal, plain lines elsewhere."""
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -25,7 +27,16 @@ class _Lines(logging.Handler):
         self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}")
+        try:
+            self._write(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}")
+        except Exception:  # a closed pipe or a full disk under it must not fail whoever logs
+            self.handleError(record)
+
+
+class _Output(RichConsole):
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has left: be silent. Rich would end the process, and the run with it."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class TerminalConsole(Callback):
@@ -37,7 +48,7 @@ class TerminalConsole(Callback):
     def __init__(self, notes: Sequence[str] = (), bars: bool = True) -> None:
         self._notes = notes
         self._wants_bars = bars
-        self._out = RichConsole(highlight=False)
+        self._out = _Output(highlight=False)
         self._watched = self._out.is_terminal
         if not self._watched:
             self._out.width = FILE_WIDTH

@@ -15,6 +15,7 @@ from typing import Any
 
 from es_ray.callbacks.base import Callback, RunInfo
 from es_ray.config import BUNDLED
+from es_ray.imports import short_name
 from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,9 @@ def draw(run: RunDir, generation: int) -> Path:
     config = run.config()
     evolution = config.evolution
     name = "tiny-chat" if config.model.path == BUNDLED else Path(config.model.path).name
-    title = f"{config.task.name} · {name} · population {evolution.population} · seed {evolution.seed}"
+    title = (
+        f"{short_name(config.task.name)} · {name} · population {evolution.population} · seed {evolution.seed}"
+    )
     path = plot_file(run, generation)
     path.parent.mkdir(exist_ok=True)
     # unique names: the process of a killed driver may still be drawing
@@ -54,14 +57,14 @@ def draw(run: RunDir, generation: int) -> Path:
 
 
 def thin(run: RunDir) -> None:
-    """Remove older plots, so that the rest are spread evenly."""
+    """Remove older plots, so that the rest are spread evenly: the first of every `step` generations stays."""
     form = re.compile(r"evolution_progress_gen(\d+)\.png")
     found = sorted(int(match[1]) for file in run.plots.iterdir() if (match := form.fullmatch(file.name)))
     past, step = found[:-RECENT], 1
     while past and past[-1] // step > OLDER:
         step *= 2
-    for generation in past:
-        if generation % step:
+    for before, generation in zip(past, past[1:], strict=False):
+        if before // step == generation // step:
             plot_file(run, generation).unlink()
 
 

@@ -104,6 +104,7 @@ def _dry_run(config: Config, resume: bool) -> None:
     _ = open_for_resume(resolved) if resume else new_run_dir(resolved)
     experiment = Experiment(resolved)
     typer.echo(resolved.to_yaml(), nl=False)
+    _ = experiment.task, experiment.optimizer
     prompts = experiment.prompts
     typer.echo(f"# {prompts['train']} training and {prompts['test']} test prompts")
     if experiment.source.is_cached:

@@ -30,11 +30,16 @@ def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
     """
     rest = dict(tree)
     checked_format(rest.pop("format", OLDEST), where)
-    # 0.1.0 wrote an empty section `tracking`
-    if "format" not in tree and rest.get("tracking", ()) == {}:
-        del rest["tracking"]
-        rest["evolution"] = rest["evolution"] | {"noise": _applicable(rest["evolution"]["noise"])}
+    if "format" not in tree and rest.get("tracking", ()) in ({}, None):
+        rest.pop("tracking", None)  # 0.1.0 wrote that section, with nothing in it
+        evolution = rest.get("evolution")
+        noise = evolution.get("noise") if isinstance(evolution, dict) else None
+        if isinstance(evolution, dict) and isinstance(noise, dict) and set(noise) == WRITTEN_BY_0_1_0:
+            rest["evolution"] = evolution | {"noise": _applicable(noise)}
     return rest
+
+
+WRITTEN_BY_0_1_0: Final = {"kind", "fraction", "multiplier", "std"}
 
 
 def _applicable(noise: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from es_ray.config.format import migrated
+from es_ray.config.noise import layered
 from es_ray.config.sections import BUNDLED, Config
 from es_ray.config.tree import flat, merge, put
 from es_ray.errors import UserError
@@ -60,8 +61,24 @@ def load(
             raise UserError(f"--preset {preset}: no such preset; choose from {', '.join(preset_names())}")
         tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
     if file is not None:
-        tree = merge(tree, migrated(_read_yaml(Path(file)), file))
-    return Config.parse(merge(tree, given))
+        tree = _layered(tree, migrated(_read_yaml(Path(file)), file))
+    return Config.parse(_layered(tree, given))
+
+
+def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two layers merged; noise of another kind replaces that below, whose keys are not valid for it."""
+    merged = merge(below, above)
+    lower, upper = (_noise(tree) for tree in (below, above))
+    if lower and upper:
+        merged["evolution"] = merged["evolution"] | {"noise": layered(lower, upper)}
+    return merged
+
+
+def _noise(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The section evolution.noise of a tree; empty unless it is a mapping."""
+    evolution = tree.get("evolution")
+    found = evolution.get("noise") if isinstance(evolution, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _given(sets: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:

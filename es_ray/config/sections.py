@@ -16,6 +16,7 @@ from pydantic import (
 
 from es_ray.config.format import FORMAT
 from es_ray.config.messages import one_line
+from es_ray.config.noise import ALL, KEYS, kind_of, layered, set_keys
 from es_ray.config.tree import flat, put
 from es_ray.errors import UserError
 
@@ -112,23 +113,18 @@ class NoiseConfig(Section):
     def _of_one_kind(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        given = {key: value for key, value in values.items() if value is not None}
-        kind = given.get("kind", "constant" if "std" in given else "per-layer")
-        own = NOISE_KEYS.get(kind) if isinstance(kind, str) else None
+        given = set_keys(values)
+        kind = kind_of(given)
+        own = KEYS.get(kind) if isinstance(kind, str) else None
         if own is None:
             return values
-        for key in given.keys() & {"fraction", "multiplier", "std"} - own.keys():
-            kinds = " or ".join(other for other, keys in NOISE_KEYS.items() if key in keys)
-            raise ValueError(f"{key}: {given[key]} has no effect on noise of kind {kind}; it is for {kinds}")
-        return dict.fromkeys(("fraction", "multiplier", "std")) | own | given | {"kind": kind}
-
-
-NOISE_KEYS: dict[str, dict[str, float]] = {
-    "per-layer": {"fraction": 0.1, "multiplier": 22.0},
-    "per-module": {"fraction": 0.1, "multiplier": 22.0},
-    "constant": {"std": 0.001},
-}
-"""The keys of each kind of noise, with their defaults."""
+        for key in ALL:
+            if key in given and key not in own:
+                kinds = " or ".join(other for other, keys in KEYS.items() if key in keys)
+                raise ValueError(
+                    f"{key}: {given[key]} has no effect on noise of kind {kind}; it is for {kinds}"
+                )
+        return dict.fromkeys(ALL) | own | given | {"kind": kind}
 
 
 class EvolutionConfig(Section):
@@ -238,13 +234,12 @@ class Config(Section):
 
     def replace(self, **values: Any) -> "Config":
         """A copy with some dotted keys changed, with `__` for the dot: `replace(evolution__seed=1)`."""
-        tree = self.model_dump()
-        noise = {key.rpartition("__")[2]: value for key, value in values.items() if "__noise__" in key}
-        kind = noise.get("kind", "constant" if "std" in noise else self.evolution.noise.kind)
-        if kind != self.evolution.noise.kind:
-            tree["evolution"]["noise"] = {"kind": kind}  # the old kind's keys are not valid for the new one
+        tree, changes = self.model_dump(), dict[str, Any]()
         for key, value in values.items():
             put(tree, key.split("__"), value)
+            put(changes, key.split("__"), value)
+        changed = changes.get("evolution", {}).get("noise", {})
+        tree["evolution"]["noise"] = layered(self.evolution.noise.model_dump(), changed)
         return Config.parse(tree)
 
     @classmethod

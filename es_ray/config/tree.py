@@ -5,11 +5,14 @@ from typing import Any
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both merged; the values of `above` win."""
+    """Both merged; the values of `above` win, and a section without keys changes nothing."""
     merged = dict(below)
     for key, value in above.items():
         mine = merged.get(key)
-        merged[key] = merge(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+        if not isinstance(mine, dict):
+            merged[key] = value
+        elif value is not None:
+            merged[key] = merge(mine, value) if isinstance(value, dict) else value
     return merged
 
 

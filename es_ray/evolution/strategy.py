@@ -21,6 +21,8 @@ State = Mapping[str, NDArray[Any]]
 
 THETA: Final = "theta"
 _OPTIMIZER: Final = "optimizer."
+STORABLE: Final = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+"""Dtypes of arrays that an optimizer may keep."""
 _CHUNK: Final = 1 << 16
 """Entries updated at once, to fit a core's cache; never changes a result."""
 
@@ -98,9 +100,19 @@ class Strategy:
         return f"evolution.optimizer: {type(self.optimizer).__name__}"
 
     def _state(
-        self, theta: Vector, arrays: Mapping[str, NDArray[Any]], error: type[Exception]
+        self, theta: Vector, arrays: Mapping[str, Any], error: type[Exception]
     ) -> dict[str, NDArray[Any]]:
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise error(f"{self._rule}: {name!r} must be a NumPy array, not {type(array).__name__}")
-        return {THETA: theta} | {f"{_OPTIMIZER}{name}": array for name, array in arrays.items()}
+        """The state: its arrays contiguous, as files store them, and read-only, as it is shared."""
+        state = {THETA: theta}
+        for name, value in arrays.items():
+            if not isinstance(value, (np.ndarray, np.generic)):
+                raise error(f"{self._rule}: {name!r} must be a NumPy array, not {type(value).__name__}")
+            array = np.array(value, order="C")
+            if array.dtype.name not in STORABLE:
+                raise error(f"{self._rule}: {name!r} has the dtype {array.dtype}, which no file can store")
+            state[f"{_OPTIMIZER}{name}"] = array
+        for name, array in state.items():
+            if not np.isfinite(array).all():
+                raise error(f"{self._rule}: {name.removeprefix(_OPTIMIZER)!r} is not finite after a step")
+            array.setflags(write=False)
+        return state

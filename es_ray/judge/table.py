@@ -7,11 +7,13 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from es_ray.tasks.base import RESERVED
+
 SHARES: Final = ("correct", "exact")
 """Metrics that are shares by convention, shown in percent."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """All but tab and the ends of lines."""
-NOT_METRICS: Final = ("reward", "examples", "generation", "index")
+NOT_METRICS: Final = RESERVED
 
 
 def comparison_table(results: Mapping[str, Any], title: str) -> Table:

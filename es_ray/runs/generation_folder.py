@@ -56,16 +56,13 @@ class GenerationFolder:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The evolution's state after the generation's update, as `Strategy.step` returned it."""
-        _ = self.format  # raises for a newer one
         return load(self._read(STATE))
 
     @property
     def format(self) -> int:
         """The number of the format it was written in."""
-        try:
-            return checked_format(self._description["format"], self.path / DESCRIPTION)
-        except UserError as error:
-            raise RunError(str(error)) from error
+        number: int = self._description["format"]
+        return number
 
     def advantages(self) -> NDArray[np.float64]:
         """Z of the generation's members, shape [N]."""
@@ -101,7 +98,12 @@ class GenerationFolder:
 
     @cached_property
     def _description(self) -> dict[str, Any]:
-        return json.loads(self._read(DESCRIPTION))
+        found: dict[str, Any] = json.loads(self._read(DESCRIPTION))
+        try:
+            checked_format(found["format"], self.path / DESCRIPTION)
+        except UserError as error:
+            raise RunError(str(error)) from error
+        return found
 
     @property
     def _sums(self) -> dict[str, str]:

@@ -68,14 +68,14 @@ class PastRun:
 def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: Sequence[float]) -> None:
     """Raise RunError if the model's weights are not those that were recorded with a generation.
 
-    By digests of its files; by mean|W|, as engines report it, where either side has none.
+    By digests of the files that both have; by mean|W|, as engines report it, where there is none.
     """
-    recorded, digests = run.generation_folder(generation), source.weight_digests()
-    if recorded.weights and digests:
-        other = sorted(name for name, digest in recorded.weights.items() if digests.get(name) != digest)
-        if other:
-            raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
-    elif not same_weights(recorded.mean_abs, mean_abs):
+    recorded, digests = run.generation_folder(generation), source.weight_digests
+    both = sorted(recorded.weights.keys() & digests.keys())
+    other = [name for name in both if recorded.weights[name] != digests[name]]
+    if other:
+        raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
+    if not both and not same_weights(recorded.mean_abs, mean_abs):  # other files may hold the same weights
         raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
 
 

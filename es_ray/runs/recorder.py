@@ -55,13 +55,14 @@ class Recorder:
         experiment: Experiment,
         strategy: Strategy,
         inputs: Inputs,
+        old_form: bool = False,
     ) -> None:
         self._run = run
         self._output = experiment.config.output
         self._exact_replay = engine_spec(experiment.config.engine.kind).exact_replay
         self._final = experiment.config.evolution.generations - 1
         self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
-        self._old_form = any(map(version_0_1_0.wrote, run.metrics(0)))
+        self._old_form = old_form
         self._strategy = strategy
         self._inputs = inputs
         self._reproduce = how_to_load(experiment.source.path, inputs.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 from es_ray.config import Config, load
 from es_ray.errors import RunError, UserError
+from es_ray.runs import version_0_1_0
 from es_ray.runs.atomic_io import write_json, write_text, writing
 from es_ray.runs.generation_folder import ADAPTER, BEST, DONE, DROPPABLE, STATE, GenerationFolder
 from es_ray.runs.lock import LOCK, RunLock
@@ -110,6 +111,15 @@ class RunDir:
             self._add_start(environment, generation + 1)
             self._cut(generation)
             self.write_config(config)
+
+    def is_in_form_of_0_1_0(self) -> bool:
+        """Whether lines of metrics.jsonl are, and shall stay, as version 0.1.0 wrote them."""
+        lines = self.metrics(0)
+        if lines:
+            return version_0_1_0.wrote(lines[0])
+        return self.config_file.is_file() and not self.config_file.read_text(encoding="utf-8").startswith(
+            "format"
+        )
 
     def write_config(self, config: Config) -> None:
         """Write config.yaml, without output.dir: so it repeats the run elsewhere, or resumes it here."""

@@ -23,7 +23,7 @@ class Example:
 
     prompt: str
     target: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     where: str = field(default="", compare=False, repr=False)
 
 
@@ -36,7 +36,7 @@ class Score:
     """
 
     reward: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 class Task(ABC):
@@ -50,7 +50,10 @@ class Task(ABC):
         """Score one completion: text alone, without prompt and special tokens, stripped."""
 
 
-RESERVED = ("prompt", "target", "completion", "reward", "tokens", "finish", "examples")
+RESERVED = (
+    "prompt", "target", "completion", "reward", "tokens", "finish", "examples", "index", "generation",
+    "advantage", "worker",
+)  # fmt: skip
 """What files hold under these names is not a metric's."""
 
 

@@ -26,7 +26,10 @@ class LocalPool(Pool):
 
     def start(self) -> EngineInfo:
         """Load the engine."""
-        self._worker = Worker(self.config)
+        try:
+            self._worker = Worker(self.config)
+        except EvaluationError as error:  # a start-up check of the engine's
+            raise RunError(str(error)) from error
         return self._worker.info
 
     def close(self) -> None:

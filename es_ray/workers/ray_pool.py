@@ -30,6 +30,8 @@ GRACE = 60.0
 """Seconds that the first generation waits for the other workers once one is ready."""
 REPORT_EVERY = 30.0
 """Seconds between two warnings about the workers that are waited for."""
+OWNER_DIED, OWNER_SECONDS = "its owner has died", 5.0
+"""What Ray says of actors whose driver it holds for dead, and how long the raylet then takes to end."""
 POLL = 1.0
 """Seconds between two checks of the deadlines while no event arrives."""
 LEAST, MOST = 0.1, 0.5
@@ -201,9 +203,18 @@ class RayPool(Pool):
         if times >= self.config.cluster.max_attempts:
             text = f"{call.about}: {how} with {times} workers, one after the other: {failure.text}"
             raise RunError(text) from failure.cause
+        if OWNER_DIED in failure.text:
+            self._await_loss_of_raylet()
         log.warning("a worker %s with %s, which another takes over: %s", how, call.about, failure.text)
         if self._actors is not None:
             self._actors.drop_dead()
+
+    def _await_loss_of_raylet(self) -> None:
+        """Ray held this process for dead, as it does shortly before the raylet ends."""
+        deadline = time.monotonic() + OWNER_SECONDS
+        while time.monotonic() < deadline:
+            self._check_raylet()
+            time.sleep(0.1)
 
     def _next(self, actors: ActorManager) -> list[CallResult]:
         """Calls that ended within POLL seconds; meanwhile missing workers are started, and new ones join."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ray
 
+POLL_MILLISECONDS = 1000
 EXIT_SECONDS = 60.0
 """How long the main thread has to end the run by itself before the process is ended here."""
 
@@ -62,8 +63,11 @@ class RayletWatch:
             connection.close()
 
     def _watch(self) -> None:
+        poll = select.poll()  # not select.select, which takes no descriptor from 1024 on
+        for connection in (*self._sockets, self._waker):
+            poll.register(connection, select.POLLIN)
         while not self.gone and not self._closed.is_set():
-            select.select([*self._sockets, self._waker], [], [])
+            poll.poll(POLL_MILLISECONDS)
         if not self._gone:
             return
         os.write(2, f"es-ray: {self._message()}\n".encode())

@@ -55,10 +55,13 @@ class Worker:
             self.on_rows(len(made))
 
         rows = [Row(variant, prompts[split][number]) for variant, split, number in places]
-        self._engine.generate([theta], perturbation, rows, on_completion=score)
+        completions = self._engine.generate([theta], perturbation, rows, on_completion=score)
+        for number, completion in enumerate(completions):
+            if samples[number] is None:  # an engine may leave it to its end
+                score(number, completion)
         answered: dict[tuple[int, str], list[Sample]] = {}
         for (variant, split, _), sample in zip(places, samples, strict=True):
-            assert sample is not None  # the engine calls `score` once for each row
+            assert sample is not None  # as the engine returned a completion for each row
             answered.setdefault((variant.member, split), []).append(sample)
         return ShardOutcome.of(self.name, generation, answered)
 

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import subprocess
 
 import pytest
 
 import es_ray
 from es_ray import Callback
 from es_ray.config import load
-from tests.short_runs import GENERATIONS, POPULATION, evolved, json_lines
+from tests.listeners import listening
+from tests.short_runs import GENERATIONS, POPULATION, command, evolved, json_lines
 
 
 @pytest.fixture
@@ -132,3 +134,60 @@ def test_a_callback_raising_while_it_is_closed_after_a_failure_does_not_hide_the
     wrong = config.replace(task__train="/nowhere.jsonl")
     with pytest.raises(es_ray.errors.UserError, match="no such file"):
         es_ray.run(wrong, callbacks=[Loud()])
+
+
+def test_a_callback_is_closed_where_a_run_is_refused(config):
+    log = Log()
+    with pytest.raises(es_ray.UserError):
+        es_ray.run(config.replace(engine__kind="no-such-engine"), callbacks=[log])
+    assert log.calls == [("close",)]
+
+
+def test_ctrl_c_while_one_is_closed_closes_the_others_and_is_raised(config):
+    class Pressed(Callback):
+        def close(self):
+            raise KeyboardInterrupt
+
+    log = Log()
+    small = config.replace(evolution__generations=1)
+    with pytest.raises(KeyboardInterrupt):
+        es_ray.run(small, callbacks=[Pressed(), log])
+    assert log.calls[-1] == ("close",)
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def test_an_exception_that_cannot_be_printed_ends_nothing_either(config):
+    def fail(metrics):
+        raise UnspeakableError
+
+    result = es_ray.run(
+        config.replace(evolution__generations=1), callbacks=[listening(on_generation_end=fail)]
+    )
+    assert result.test_results
+
+
+def test_what_a_callback_does_to_what_it_is_given_reaches_nobody(config):
+    def clear(given):
+        given.clear()
+
+    log = Log()
+    spoils = listening(on_generation_end=clear, on_run_end=clear, on_base_evaluated=clear)
+    result = es_ray.run(config.replace(evolution__generations=1), callbacks=[spoils, log])
+    assert set(result.test_results) == {"base", "centre", "best"}
+    assert next(c for c in log.calls if c[0] == "end")[1] == result.test_results
+
+
+def test_a_reader_of_the_output_that_goes_away_does_not_end_the_run(config, tmp_path):
+    """`es-ray run | head -1`: the console is left out, the run is not."""
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    words = command("run", "--config", tmp_path / "config.yaml", "--output", tmp_path / "run")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline()
+    process.stdout.close()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert (tmp_path / "run/test_results.json").is_file()

@@ -110,22 +110,28 @@ def test_between_two_plots_lies_a_pause_and_the_last_is_always_drawn(finished, t
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [5, 40, 41, 300, 5000])
-def test_older_plots_are_thinned_evenly_and_the_last_ones_stay(tmp_path, count):
+@pytest.mark.parametrize("stride", [1, 2, 7, 10, 17, 25])
+@pytest.mark.parametrize("count", [5, 40, 41, 300, 2000])
+def test_older_plots_are_thinned_evenly_and_the_last_ones_stay(tmp_path, count, stride):
     run = RunDir(tmp_path)
     run.plots.mkdir()
     (run.plots / "latest.png").touch()
-    for generation in range(count):  # as a long run does it: one after the other
+    drawn = [1 + stride * number for number in range(count)]
+    for generation in drawn:  # as a long run does it: one after the other
         plots.plot_file(run, generation).touch()
         plots.thin(run)
     left = sorted(int(path.stem.rpartition("gen")[2]) for path in run.plots.glob("evolution*.png"))
     assert (run.plots / "latest.png").exists()
-    assert left[-plots.RECENT :] == list(range(max(count - plots.RECENT, 0), count))
-    assert len(left) <= plots.RECENT + plots.OLDER + 1
+    assert left[-plots.RECENT :] == drawn[-plots.RECENT :]
     older = left[: -plots.RECENT]
-    assert older[:1] == [0][: len(older)]
-    assert len(set(np.diff(older))) <= 1
-    assert count < 40 or len(older) >= plots.OLDER // 2
+    assert older[:1] == drawn[: min(1, len(older))]
+    assert len(older) <= plots.OLDER + 1
+    if count < plots.RECENT + plots.OLDER // 2:
+        assert left == drawn
+    else:
+        assert len(older) >= min(plots.OLDER // 2, count - plots.RECENT)
+        apart = np.diff(older)
+        assert apart.max() <= 2 * max(apart.min(), stride) + stride
 
 
 def test_a_wrecked_member_does_not_flatten_the_axis(tmp_path):

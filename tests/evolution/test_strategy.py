@@ -4,7 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from es_ray.errors import RunError
 from es_ray.evolution.noise import STREAM_INITIAL, STREAM_NOISE, Noise
 from es_ray.evolution.optimizers import Direction, Optimizer
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
@@ -199,3 +201,56 @@ def test_evolution_is_numpy_alone():
         "sys.exit(bool({'ray', 'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class Keeps(Optimizer):
+    """Keeps what it was made with."""
+
+    def __init__(self, kept, direction=None):
+        self._kept, self._direction = kept, direction
+
+    def initial(self, size):
+        return {"kept": self._kept}
+
+    def direction(self, noise_sum, population, arrays):
+        return Direction(noise_sum if self._direction is None else self._direction), {"kept": self._kept}
+
+
+BASE_ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [BASE_ARRAY.T, BASE_ARRAY[::-1], BASE_ARRAY[:, ::2], np.float64(3.5), np.array(7), np.int64(4)],
+)
+def test_any_array_is_stored_and_read_back_as_it_is(kept, tmp_path):
+    s = strategy(optimizer=Keeps(kept))
+    state = s.step(s.initial(), 0, np.ones(SIZE, dtype=np.float32))
+    save_file(state, tmp_path / "state.safetensors")
+    read = load_file(tmp_path / "state.safetensors")["optimizer.kept"]
+    assert read.dtype == np.asarray(kept).dtype and read.shape == np.asarray(kept).shape
+    assert np.array_equal(read, kept)
+
+
+def test_a_state_cannot_be_changed_by_whoever_is_given_it():
+    s = strategy(optimizer=Keeps(np.ones(3)))
+    for array in s.initial().values():
+        with pytest.raises(ValueError, match="read-only"):
+            array += 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Keeps(np.array([np.nan])), "'kept' is not finite"),
+        (Keeps(np.ones(2), np.full(SIZE, np.inf)), "'theta' is not finite"),
+        (Keeps(np.array(["a"])), "'kept' has the dtype"),
+        (Keeps([1.0]), "'kept' must be a NumPy array, not list"),
+        (Keeps(np.ones(2), np.ones(3)), "direction has the shape"),
+    ],
+)
+def test_what_no_state_can_hold_is_an_error_with_the_rules_name(rule, words):
+    s = strategy(optimizer=rule)
+    state = strategy().initial()
+    with pytest.raises(RunError, match=f"evolution.optimizer: Keeps.*{words}"):
+        s.step(state, 0, np.ones(SIZE, dtype=np.float32))

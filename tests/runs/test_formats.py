@@ -9,6 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from es_ray.config import load
 from es_ray.config.format import FORMAT
 from es_ray.experiment import fingerprint
 from es_ray.tasks.base import Example
@@ -155,3 +156,38 @@ def test_a_field_that_is_empty_changes_no_fingerprint():
     assert fingerprint([Example("a", "b", {"x": 1, "y": 2})]) == fingerprint(
         [Example("a", "b", {"y": 2, "x": 1})]
     )
+
+
+def test_a_run_that_0_1_0_began_and_never_recorded_keeps_its_form(old, tmp_path, cli):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(old / "config.yaml", bare / "config.yaml")
+    ended = cli("run", "--resume", "--output", bare)
+    assert ended.code == 0, ended.err
+    ours, theirs = json_lines(bare / "metrics.jsonl"), json_lines(WRITTEN / "later/metrics.jsonl")
+    assert [list(line) for line in ours] == [list(line) for line in theirs[:2]]
+
+
+SETTINGS_OF_0_1_0 = [
+    {"noise": {"kind": "constant", "fraction": 0.1, "multiplier": 22.0, "std": 0.3}},
+    {"noise": {"kind": "per-module", "fraction": 0.1, "multiplier": 30.0, "std": 0.001}},
+    {"noise": {"kind": "per-layer", "fraction": 0.1, "multiplier": 30.0, "std": 0.5}, "antithetic": True},
+]
+
+
+@pytest.mark.parametrize("evolution", SETTINGS_OF_0_1_0)
+@pytest.mark.parametrize("init", [{"mode": "centre"}, {"mode": "population"}])
+def test_what_0_1_0_wrote_down_means_what_it_meant(old, cli, evolution, init):
+    """All four keys of noise are in its files, of which some had no effect."""
+    tree = yaml.safe_load((old / "config.yaml").read_text())
+    tree["evolution"] |= evolution
+    tree["init"] |= init
+    (old / "config.yaml").write_text(yaml.safe_dump(tree))
+    config = load(file=old / "config.yaml")
+    kind = evolution["noise"]["kind"]
+    assert config.evolution.noise.kind == kind
+    for key, value in evolution["noise"].items():
+        effective = key == "kind" or (key == "std") == (kind == "constant")
+        assert getattr(config.evolution.noise, key) == (value if effective else None)
+    assert config.init.mode == init["mode"]
+    assert config.evolution.optimizer == "sgd"

@@ -84,6 +84,8 @@ class TransformersEngine(Engine):
         on_completion: OnCompletion | None = None,
     ) -> list[Completion]:
         """Completions of the rows, in their order, as one batch."""
+        if not rows:
+            return []
         with self._adapted(centres, perturbation, rows):
             return decode(
                 self._model,

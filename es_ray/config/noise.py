@@ -1,0 +1,33 @@
+"""The keys of each kind of noise: which fit together, in one layer of a configuration and across layers."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+KEYS: Final[dict[str, dict[str, float]]] = {
+    "per-layer": {"fraction": 0.1, "multiplier": 22.0},
+    "per-module": {"fraction": 0.1, "multiplier": 22.0},
+    "constant": {"std": 0.001},
+}
+"""The keys of each kind, with their defaults."""
+ALL: Final = ("fraction", "multiplier", "std")
+
+
+def set_keys(noise: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that are set."""
+    return {key: value for key, value in noise.items() if value is not None}
+
+
+def kind_of(noise: Mapping[str, Any]) -> Any:
+    """The kind that a layer names or means: std means constant, multiplier and fraction mean per-layer."""
+    return noise.get("kind") or ("constant" if "std" in noise else "per-layer")
+
+
+def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The noise of two layers: one that means another kind than the one below replaces it.
+
+    So `--set evolution.noise.std=0.01` over a preset with noise per layer means constant noise.
+    """
+    below, above = set_keys(below), set_keys(above)
+    own = KEYS.get(kind_of(below), {})
+    fits = above["kind"] == kind_of(below) if "kind" in above else above.keys() <= own.keys()
+    return below | above if fits else dict(above)
