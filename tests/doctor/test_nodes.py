@@ -48,16 +48,18 @@ def cluster(tmp_path_factory):
         paths = [str(here / name), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(here / name / "hf")}
 
-    running = Cluster()
-    nodes = {
-        name: running.add_node(wait=False, num_cpus=cpus, include_dashboard=False, env_vars=machine(name))
-        for name, cpus in (("well", 2), ("other", 1))
-    }
-    running.wait_for_nodes()
-    ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")
-    yield nodes
-    ray.shutdown()
-    running.shutdown()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_AUTH_MODE", "disabled")  # Ray may have been started here before: it sets token then
+        running = Cluster()
+        nodes = {
+            name: running.add_node(wait=False, num_cpus=cpus, include_dashboard=False, env_vars=machine(name))
+            for name, cpus in (("well", 2), ("other", 1))
+        }
+        running.wait_for_nodes()
+        ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")
+        yield nodes
+        ray.shutdown()
+        running.shutdown()
 
 
 def test_a_node_with_other_software_is_an_error_in_one_line(cluster):

@@ -70,7 +70,8 @@ def test_the_plots_process_of_a_killed_driver_ends_and_the_plots_are_drawn_later
         time.sleep(0.05)
     assert drivers("run", "--resume", "--output", run, plots=True).code == 0
     names = {file.name for file in (run / "plots").iterdir()}
-    assert names == {"latest.png", *(f"evolution_progress_gen{g}.png" for g in range(GENERATIONS))}
+    plots = [f"evolution_progress_gen{generation}.png" for generation in range(GENERATIONS)]
+    assert {"latest.png", plots[-1]} <= names <= {"latest.png", *plots}  # some are too soon after another
 
 
 @pytest.mark.parametrize("stage", ["evaluating", "updating", "recording", "the final comparison"])
