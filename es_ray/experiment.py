@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeVar
 
 from es_ray.config import Config
 from es_ray.errors import UserError
@@ -14,13 +12,15 @@ from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import OPTIMIZERS, Optimizer
 from es_ray.evolution.perturbation import Perturbation
 from es_ray.evolution.strategy import Strategy
-from es_ray.imports import resolve
+from es_ray.imports import instance_of, resolve
 from es_ray.lora.layout import LoraLayout, lora_layout
 from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
-from es_ray.tasks import TASKS, Example, Task, read_examples
+from es_ray.tasks.base import Data, Example, Task
+from es_ray.tasks.data import examples_of
+from es_ray.tasks.loading import load_task
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
 
@@ -33,23 +33,6 @@ def fingerprint(examples: Sequence[Example]) -> str:
         rows.append({name: value for name, value in fields.items() if value not in (None, {}, ())})
     text = json.dumps(rows, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-Made = TypeVar("Made")
-
-
-def made(kind: type[Made], key: str, name: str, found: Any, arguments: Mapping[str, Any]) -> Made:
-    """An instance of a class that a configuration names; raises UserError unless it is one of that kind.
-
-    key: the configuration's, for messages; found: what the name stands for.
-    """
-    wanted = f"a class derived from {kind.__module__}.{kind.__name__} is wanted there"
-    if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"{key}: {name} is of type {type(found).__name__}; {wanted}")
-    try:
-        return found(**arguments)
-    except Exception as error:  # whatever the user's class raises
-        raise UserError(f"{key}: {name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -70,25 +53,28 @@ class Experiment:
 
     @cached_property
     def task(self) -> Task:
-        """The task; raises UserError for an unknown name, and for what is no Task."""
-        name = self.config.task.name
-        found = resolve("task.name", name, TASKS)
-        return made(Task, "task.name", name, found, {})  # type: ignore[type-abstract]
+        """The task; raises UserError for an unknown name, and for what is no task."""
+        return load_task(self.config.task.name, self.config.task.options)
 
     @cached_property
-    def examples(self) -> dict[str, list[Example]]:
-        """The examples of the splits `train` and `test`."""
-        return {split: read_examples(self._file(split)) for split in SPLITS}
+    def examples(self) -> dict[str, Sequence[Example]]:
+        """The examples of each split; `validation` is there only if the run has one."""
+        found = {split: self._data(split) for split in SPLITS}
+        config = self.config.task
+        return {
+            split: examples_of(data, self.task, config.columns, config.system_prompt)
+            for split, data in found.items()
+            if data is not None
+        }
 
-    def _file(self, split: str) -> Path:
-        """The JSONL file of a split: the configured one, or the task's own."""
-        configured: str | None = getattr(self.config.task, split)
-        file = self.task.train_file if split == "train" else self.task.test_file
-        if configured is not None:
-            return Path(configured)
-        if file is None:
-            raise UserError(f"task.{split}: the task {self.config.task.name} has no file of its own; set one")
-        return file
+    def _data(self, split: str) -> Data | None:
+        """The data of a split: the configured ones, or the task's own; None for a run without validation."""
+        data: Data | None = getattr(self.config.task, split)
+        if data is None:
+            data = getattr(self.task, split)
+        if data is None and split != "validation":
+            raise UserError(f"task.{split}: the task {self.config.task.name} has no data of its own; set it")
+        return data
 
     @cached_property
     def prompts(self) -> dict[str, int]:
@@ -140,7 +126,7 @@ class Experiment:
                 chosen = f"the optimizer {evolution.optimizer}"
                 raise UserError(f"evolution.{key}: {value!r} has no effect on {chosen}; {takes}")
         name = evolution.optimizer
-        return made(Optimizer, "evolution.optimizer", name, rule, given)  # type: ignore[type-abstract]
+        return instance_of(Optimizer, "evolution.optimizer", name, rule, given)  # type: ignore[type-abstract]
 
     def check(self) -> None:
         """Raise UserError for anything in the configuration that does not fit the model or the data."""

@@ -6,7 +6,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from es_ray.errors import UserError
 
@@ -77,3 +77,20 @@ def _file_module(key: str, place: str) -> Any:
             raise
         raise UserError(f"{key}: {file} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+Made = TypeVar("Made")
+
+
+def instance_of(kind: type[Made], key: str, name: str, found: Any, arguments: Mapping[str, Any]) -> Made:
+    """An instance of a class that a configuration names; raises UserError unless it is one of that kind.
+
+    key: the configuration's, for messages; found: what the name stands for.
+    """
+    wanted = f"a class derived from {kind.__module__}.{kind.__name__} is wanted there"
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{key}: {name} is of type {type(found).__name__}; {wanted}")
+    try:
+        return found(**arguments)
+    except Exception as error:  # whatever the user's class raises
+        raise UserError(f"{key}: {name} cannot be made: {type(error).__name__}: {error}") from error

@@ -19,9 +19,9 @@ from es_ray.config.sections import (
     LoraConfig,
     ModelConfig,
     NoiseConfig,
-    TaskConfig,
     layer_numbers,
 )
+from es_ray.config.task import ColumnsConfig, EvaluationConfig, TaskConfig
 
 __all__ = [
     "BUNDLED",
@@ -29,8 +29,10 @@ __all__ = [
     "GENERAL_PRESET",
     "RESUMABLE",
     "ClusterConfig",
+    "ColumnsConfig",
     "Config",
     "EngineConfig",
+    "EvaluationConfig",
     "EvolutionConfig",
     "InitConfig",
     "LoraConfig",

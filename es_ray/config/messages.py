@@ -25,8 +25,9 @@ def one_line(error: ValidationError, known: Mapping[str, Any], sections: Iterabl
         value = problem["input"]
         shown = "" if isinstance(value, (dict, BaseModel)) else f" {value!r} is not allowed:"
         inner, _, rest = reason.partition(": ")
-        if f"{key}.{inner}" in known:  # the check of a section names the key inside it
-            key, reason, shown = f"{key}.{inner}", rest, ""
+        named = f"{key}.{inner}" if key else inner
+        if named in known:  # the check of a section names the key inside it
+            key, reason, shown = named, rest, ""
         text = f"{key}:{shown} {reason[0].lower()}{reason[1:]}"
     others = len({e["loc"][:2] for e in error.errors()}) - 1
     return text + (f" (and {others} more)" if others else "")

@@ -4,57 +4,32 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from es_ray.config.fields import Count, Positive, Section
 from es_ray.config.format import FORMAT
 from es_ray.config.messages import one_line
 from es_ray.config.noise import ALL, KEYS, kind_of, layered, set_keys
+from es_ray.config.task import EvaluationConfig, TaskConfig
 from es_ray.config.tree import flat, put
 from es_ray.errors import UserError
 
 BUNDLED = "bundled"
 MOST_LAYERS = 10_000
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A section of the configuration: frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_keys(cls, values: Any) -> Any:
-        return {} if values is None else values  # `output:` in YAML with nothing below it
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_as_number(cls, value: object, info: ValidationInfo) -> object:
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            kind = (
-                "a number" if "int" in str(field.annotation) or "float" in str(field.annotation) else "text"
-            )
-            raise ValueError(f"must be {kind}, not a boolean")
-        return value
-
 
 class ModelConfig(Section):
-    """The model to evolve: `bundled`, a local folder, or a name on the Hugging Face hub."""
+    """The model to evolve: `bundled`, a local folder, or a name on the Hugging Face hub.
+
+    chat: whether prompts go through the chat template (auto: if the tokenizer has one); chat_template_kwargs:
+    further arguments of the template, such as enable_thinking.
+    """
 
     path: str = BUNDLED
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    chat: Literal["auto", "always", "never"] = "auto"
+    chat_template_kwargs: dict[str, Any] = {}
 
 
 class LoraConfig(Section):
@@ -155,33 +130,27 @@ class EvolutionConfig(Section):
         return self
 
 
-class TaskConfig(Section):
-    """The task and its examples: JSONL files of {prompt, target}, or None for the task's own."""
-
-    name: str = "conciseness"
-    train: str | None = None
-    test: str | None = None
-    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 64
-
-
-class EvaluationConfig(Section):
-    """How often, in generations, the centre also answers the test prompts."""
-
-    every: Count = 1
-
-
 class EngineConfig(Section):
     """The engine. kind: auto, a name in es_ray.engines.registry, or the import path of an EngineSpec.
 
-    shard: candidates in one batch; threads: CPU threads of an engine.
+    shard: candidates that a worker is given at once; rows: completions that an engine makes at once, which
+    may be fewer than those of a shard; threads: CPU threads of an engine.
     """
 
     kind: str = "auto"
     shard: Count = 16
+    rows: Count | Literal["auto"] = "auto"
     threads: Count = 1
     deterministic: bool = False
     tensor_parallel: Count = 1
     sglang: dict[str, Any] = {}
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _rows(cls, value: object) -> object:
+        if value != "auto" and not (isinstance(value, int) and value >= 1):
+            raise ValueError("must be a whole number of at least 1, or auto")
+        return value
 
 
 class ClusterConfig(Section):
@@ -211,12 +180,16 @@ class ClusterConfig(Section):
 
 
 class OutputConfig(Section):
-    """The run directory. keep: generations kept complete (None: all); the rest: how often, in generations."""
+    """The run directory. keep: generations kept complete (None: all); the rest: how often, in generations.
+
+    populations_every: how often the members' completions are written; their rewards and metrics always are.
+    """
 
     dir: str | None = None
     keep: Count | None = None
     plots_every: Count = 1
     adapters_every: Count = 1
+    populations_every: Count = 1
 
 
 class Config(Section):
@@ -231,6 +204,12 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _pairs_to_draw_for(self) -> "Config":
+        if self.task.batch_by == "member" and not self.evolution.antithetic:
+            raise ValueError("task.batch_by: member draws for each pair; set evolution.antithetic=true")
+        return self
 
     def replace(self, **values: Any) -> "Config":
         """A copy with some dotted keys changed, with `__` for the dot: `replace(evolution__seed=1)`."""

@@ -1,8 +1,8 @@
-"""Tasks by name. Each is one module: examples come from JSONL files, the score from its class."""
+"""The tasks that come with es-ray, by name. Each is one module."""
 
-from es_ray.tasks.base import Example, Score, Task, read_examples
+from es_ray.tasks.base import Example, Score, Task
 from es_ray.tasks.conciseness import Conciseness
 
 TASKS: dict[str, type[Task]] = {"conciseness": Conciseness}
 
-__all__ = ["TASKS", "Example", "Score", "Task", "read_examples"]
+__all__ = ["TASKS", "Example", "Score", "Task"]

@@ -1,30 +1,39 @@
 """What a task is: examples with targets, and a score for a completion."""
 
-import json
 import math
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from es_ray.errors import EvaluationError, UserError
+from es_ray.errors import EvaluationError
+
+Message = Mapping[str, str]
+"""A turn of a chat: {"role": "system" | "user" | "assistant", "content": text}."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, as the user's message, the answer that is wanted, and every other field of its row.
+    """What is asked, what is wanted, and every other field of the row.
 
-    where: file and line that it was read from, for messages; no part of what the example is.
+    prompt: the last user message; target: a string, a number, or None where the task needs none; messages:
+    the whole chat, by default the prompt as one user message; where: file and line that it was read from, for
+    messages of errors; no part of what the example is.
     """
 
     prompt: str
-    target: str
+    target: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     where: str = field(default="", compare=False, repr=False)
+    messages: Sequence[Message] = field(default=(), hash=False)
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            object.__setattr__(self, "messages", ({"role": "user", "content": self.prompt},))
 
 
 @dataclass(frozen=True)
@@ -39,15 +48,43 @@ class Score:
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
-class Task(ABC):
-    """A reward over examples. train_file, test_file: JSONL files that a run without others takes."""
+Data = Sequence[Example] | str | Path
+"""Examples, or a data file of them as `task.train` names one."""
 
-    train_file: Path | None = None
-    test_file: Path | None = None
+
+class Task(ABC):
+    """A reward over examples.
+
+    Its constructor takes `task.options` as keyword arguments. train, test, validation: the data that a run
+    without others takes, as class attributes or properties; None where the user must give them. A task
+    whose `score` is a coroutine function (`async def`) waits for many completions at once.
+    """
+
+    train: Data | None = None
+    test: Data | None = None
+    validation: Data | None = None
+
+    def example(self, row: Mapping[str, Any], where: str) -> Example | None:
+        """An example made from a row that has no prompt of its own; None if the task cannot make one.
+
+        row: the fields of a line of data; where: its file and line, to be handed on to the Example. Raises
+        UserError for a row that lacks what the task needs.
+        """
+        return None
 
     @abstractmethod
-    def score(self, example: Example, completion: str) -> Score:
-        """Score one completion: text alone, without prompt and special tokens, stripped."""
+    def score(self, example: Example, completion: str) -> Any:
+        """Score one completion: text alone, without prompt and special tokens, stripped.
+
+        Returns a Score, or a number as the reward without metrics.
+        """
+
+    def score_batch(self, examples: Sequence[Example], completions: Sequence[str]) -> Sequence[Any]:
+        """Score many completions at once, in their order; to be overridden where that is faster.
+
+        Called with the completions of one batch of the engine.
+        """
+        return [self.score(*pair) for pair in zip(examples, completions, strict=True)]
 
 
 RESERVED = (
@@ -55,47 +92,6 @@ RESERVED = (
     "advantage", "worker",
 )  # fmt: skip
 """What files hold under these names is not a metric's."""
-
-
-def read_examples(path: Path) -> list[Example]:
-    """Examples of a JSONL file: an object with the strings `prompt` and `target` on each line.
-
-    Raises UserError with file and line for anything else; blank lines are passed over.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (a JSONL file of prompt and target is wanted)")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a byte-order mark is no error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    examples = [
-        _example(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()
-    ]
-    if not examples:
-        raise UserError(f"{path}: holds no examples")
-    return examples
-
-
-def _example(line: str, where: str) -> Example:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        wanted = "each line of a JSONL file is an object with prompt and target"
-        raise UserError(f"{where}: not valid JSON ({error.msg}): {wanted}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: an object with prompt and target is wanted")
-    for key in ("prompt", "target"):
-        if key not in record:
-            there = ", ".join(map(repr, record)) or "none"
-            raise UserError(f"{where}: '{key}' is missing; the fields there are {there}")
-        if not isinstance(record[key], str) or not record[key].strip():
-            raise UserError(f"{where}: '{key}' is empty or not a string")
-        try:
-            record[key].encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(f"{where}: '{key}' holds half of a surrogate pair") from error
-    metadata = {key: value for key, value in record.items() if key not in ("prompt", "target")}
-    return Example(record["prompt"], record["target"], metadata, where)
 
 
 def example_name(example: Example) -> str:

@@ -14,8 +14,8 @@ from es_ray.tasks.base import Example, Score, Task
 class Conciseness(Task):
     """Reward -|len(completion) - len(target)|, in characters."""
 
-    train_file = data_dir() / "conciseness" / "train.jsonl"
-    test_file = data_dir() / "conciseness" / "test.jsonl"
+    train = data_dir() / "conciseness" / "train.jsonl"
+    test = data_dir() / "conciseness" / "test.jsonl"
 
     def score(self, example: Example, completion: str) -> Score:
         """Reward by length; correct: the target as a whole word; exact: nothing but the target."""

@@ -49,7 +49,9 @@ def cluster(tmp_path_factory):
         return {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(here / name / "hf")}
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_AUTH_MODE", "disabled")  # Ray may have been started here before: it sets token then
+        patched.setenv(
+            "RAY_AUTH_MODE", "disabled"
+        )  # Ray may have been started here before: it sets token then
         running = Cluster()
         nodes = {
             name: running.add_node(wait=False, num_cpus=cpus, include_dashboard=False, env_vars=machine(name))

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from es_ray import Example
-from es_ray.experiment import TASKS
 from es_ray.imports import resolve
+from es_ray.tasks import TASKS
 from tests.short_runs import SETTINGS, evolved, in_process, json_lines
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'examples' / 'word_limit.py'}:WordLimit"

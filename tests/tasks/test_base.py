@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from es_ray.errors import EvaluationError, UserError
-from es_ray.tasks.base import Example, Score, checked, read_examples
+from es_ray.tasks.base import Example, Score, checked
+from es_ray.tasks.data import read_examples
 
 
 def write(path, *lines: object):

@@ -36,7 +36,7 @@ class Broken(Conciseness):
             return fail()
         return super().score(example, completion)
 """
-TRAIN = [example["prompt"] for example in json_lines(Conciseness.train_file)]
+TRAIN = [example["prompt"] for example in json_lines(Conciseness.train)]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_an_exception_in_a_reward_ends_the_run_with_its_line(cluster, tmp_path, 
     assert RAISED[failing] in ended.err
     assert f"({task.file}:10)" in ended.err
     assert re.search(r"(member \d+|the centre) of generation [1-9]\d*: the task", ended.err), ended.err
-    assert f"{Conciseness.train_file}, line 2" in ended.err
+    assert f"{Conciseness.train}, line 2" in ended.err
     assert "one after the other" not in ended.err
     assert "a worker" not in ended.out
     assert len(pids) == workers, "no worker was replaced"
@@ -131,7 +131,7 @@ def test_a_score_that_is_none_ends_the_run_with_its_line(cluster, tmp_path, cli,
     assert ended.code == 1, ended.err
     assert len(ended.err.splitlines()) == 1, ended.err
     assert words in ended.err
-    assert f"{Conciseness.train_file}, line 2" in ended.err
+    assert f"{Conciseness.train}, line 2" in ended.err
     assert len(pids) == workers
 
 
