@@ -127,7 +127,9 @@ def _evolve(
         if last >= first:
             listeners.on_generation_recorded(last)
         listeners.on_final_evaluation()
-        results = compare(pool, directory, strategy, experiment.prompts, last, "test", state[THETA])
+        results = compare(
+            pool, directory, strategy, experiment.whole_split("test"), last, "test", state[THETA]
+        )
         with writing(directory.test_results_file):
             write_json(directory.test_results_file, results)
     return results
@@ -155,12 +157,13 @@ def step(
     started = time.perf_counter()
     candidates = [Candidate(index) for index in strategy.ask(generation)]
     tested = generation % experiment.config.evaluation.every == 0
-    candidates.append(Candidate(CENTRE, ("train", "test") if tested else ("train",)))
+    splits = tuple(experiment.prompts)
+    candidates.append(Candidate(CENTRE, splits if tested else ("train",)))
     if generation == 0:
-        candidates.append(Candidate(BASE, ("train", "test")))
-    theta, prompts = state[THETA], experiment.prompts
+        candidates.append(Candidate(BASE, splits))
+    theta, batch = state[THETA], experiment.batch(generation)
     outcomes = pool.evaluate(
-        theta, strategy.perturbation, generation, candidates, prompts, listeners.on_progress
+        theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress
     )
     evaluated = time.perf_counter()
 
@@ -169,11 +172,15 @@ def step(
     after = next_state(pool, strategy, state, generation, advantages)
     updated = time.perf_counter()
 
+    drawn: dict[str, float] = {}
+    if experiment.config.task.batch is not None:  # rewards of two generations cannot be compared then
+        drawn["best_above_mean"] = _best_above_mean(rewards, batch.pairs is not None)
     seconds = {"evaluate": round(evaluated - started, 4), "update": round(updated - evaluated, 4)}
-    metrics = {
+    metrics: dict[str, Any] = {
         "generation": generation,
         **_population_metrics(rewards, outcomes),
-        **_centre_metrics(outcomes, tested),
+        **_centre_metrics(outcomes, splits, tested),
+        **drawn,
         "update_norm": _distance(theta, after[THETA]),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,
@@ -248,9 +255,17 @@ def _population_metrics(rewards: NDArray[np.float64], outcomes: Outcomes) -> dic
     }
 
 
-def _centre_metrics(outcomes: Outcomes, tested: bool) -> dict[str, Any]:
+def _centre_metrics(outcomes: Outcomes, splits: Sequence[str], tested: bool) -> dict[str, Any]:
     train = outcomes.summary(CENTRE, "train")
-    test = outcomes.summary(CENTRE, "test") if tested else dict.fromkeys(train)
-    return {f"centre_{key}": value for key, value in train.items()} | {
-        f"test_{key}": value for key, value in test.items()
-    }
+    metrics: dict[str, Any] = {f"centre_{key}": value for key, value in train.items()}
+    for split in splits[1:]:
+        summary = outcomes.summary(CENTRE, split) if tested else dict.fromkeys(train)
+        metrics |= {f"{split}_{key}": value for key, value in summary.items()}
+    return metrics
+
+
+def _best_above_mean(rewards: NDArray[np.float64], by_pairs: bool) -> float:
+    """How far the best member is above the mean of those that were asked the same."""
+    best = int(rewards.argmax())
+    same = rewards[best - best % 2 : best - best % 2 + 2] if by_pairs else rewards
+    return float(rewards[best] - same.mean())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from es_ray.engines.base import BASE, CENTRE, candidate_name
 from es_ray.errors import EvaluationError, RunError
 from es_ray.experiment import SPLITS
+from es_ray.tasks.batches import Batch
 
 SUMMARY_DTYPE = np.dtype(
     [
@@ -58,9 +59,9 @@ class Shard:
         found = [Candidate(index, tuple(splits)) for splits, indices in groups for index in indices]
         return cls(generation, tuple(found))
 
-    def rows(self, prompts: Mapping[str, int]) -> int:
-        """The number of completions; prompts: how many each split has."""
-        return sum(prompts[split] for candidate in self.candidates for split in candidate.splits)
+    def rows(self, batch: Batch) -> int:
+        """The number of completions."""
+        return sum(batch.rows(candidate.index, candidate.splits) for candidate in self.candidates)
 
     def __str__(self) -> str:
         members = [c.index for c in self.candidates if c.index >= 0]
@@ -73,21 +74,27 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion with its score; tokens: the number generated, including the stop token."""
+    """One completion with its score.
+
+    tokens: the number generated, including the stop token; sample: its number among the completions of the
+    prompt, None if it is the only one.
+    """
 
     prompt: str
-    target: str
+    target: Any
     completion: str
     reward: float
     metrics: Mapping[str, float]
     tokens: int
     finish_reason: str
+    sample: int | None = None
 
     def record(self) -> dict[str, Any]:
         """A record for files: metrics are next to the reward, under their own names."""
         return {
             "prompt": self.prompt,
             "target": self.target,
+            **({} if self.sample is None else {"sample": self.sample}),
             "completion": self.completion,
             "reward": self.reward,
             **self.metrics,
@@ -127,6 +134,11 @@ class ShardOutcome:
                     )
         summaries = [_summary(*who, samples) for who, samples in answered.items()]
         means = [[_mean(s.metrics[name] for s in samples) for name in names] for samples in answered.values()]
+        count = 1 + max((s.sample or 0 for samples in answered.values() for s in samples), default=0)
+        if count > 1 and "correct" in names:
+            names = (*names, f"pass@{count}")
+            for row, samples in zip(means, answered.values(), strict=True):
+                row.append(_pass_rate(samples, count))
         return cls(
             worker,
             np.array(summaries, dtype=SUMMARY_DTYPE),
@@ -146,6 +158,12 @@ def _summary(index: int, split: str, samples: Sequence[Sample]) -> tuple[float, 
         sum(sample.tokens for sample in samples),
         sum(sample.finish_reason == "length" for sample in samples),
     )
+
+
+def _pass_rate(samples: Sequence[Sample], count: int) -> float:
+    """The share of prompts with a correct completion; samples: `count` for each prompt, together."""
+    prompts = [samples[at : at + count] for at in range(0, len(samples), count)]
+    return sum(any(s.metrics["correct"] for s in some) for some in prompts) / len(prompts)
 
 
 def _mean(values: Iterator[float]) -> float:

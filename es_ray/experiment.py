@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from es_ray.config import Config
 from es_ray.errors import UserError
+from es_ray.evolution.draws import PromptOrder
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import OPTIMIZERS, Optimizer
 from es_ray.evolution.perturbation import Perturbation
@@ -16,11 +17,14 @@ from es_ray.imports import instance_of, resolve
 from es_ray.lora.layout import LoraLayout, lora_layout
 from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
-from es_ray.tasks.base import Data, Example, Task
-from es_ray.tasks.data import examples_of
+from es_ray.tasks.base import Data, Example, Task, example_name
+from es_ray.tasks.batches import Batch
+from es_ray.tasks.data import examples_of, longest_prompts
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
+MOST_TOKENISED = 1000
+"""Prompts of a split that are tokenised before a run, to find those that are too long."""
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
 
@@ -86,13 +90,62 @@ class Experiment:
         """A hash of each split's examples, so that a resumed run notices edited data."""
         return {split: fingerprint(examples) for split, examples in self.examples.items()}
 
+    def token_ids(self, example: Example) -> tuple[int, ...]:
+        """Token ids of an example's prompt."""
+        return tuple(self.source.chat_ids(example.messages))
+
     @cached_property
     def prompt_ids(self) -> dict[str, list[tuple[int, ...]]]:
-        """Token ids of every prompt in the chat template, by split."""
-        return {
-            split: [tuple(self.source.chat_ids(example.prompt)) for example in examples]
-            for split, examples in self.examples.items()
+        """Token ids of all prompts, by split: for tools and engines of small data."""
+        return {split: list(map(self.token_ids, examples)) for split, examples in self.examples.items()}
+
+    def batch(self, generation: int) -> Batch:
+        """What the candidates of a generation answer: drawn from the seed, or all that there is.
+
+        Of the other splits, the first `evaluation.examples`.
+        """
+        task = self.config.task
+        if task.batch is None:
+            return self._undrawn
+        if task.batch_by == "generation":
+            drawn = [self._order.numbers(generation * task.batch, task.batch)]
+        else:
+            pairs = self.config.evolution.population // 2
+            starts = [(generation * pairs + pair) * task.batch for pair in range(pairs)]
+            drawn = [self._order.numbers(start, task.batch) for start in starts]
+        asked = {number: self.examples["train"][number] for numbers in drawn for number in numbers}
+        return replace(
+            self._undrawn,
+            examples={**self._undrawn.examples, "train": asked},
+            numbers={**self._undrawn.numbers, "train": drawn[0]},
+            pairs=drawn if task.batch_by == "member" else None,
+        )
+
+    def whole_split(self, split: str) -> Batch:
+        """All examples of a split."""
+        return self._first({split: self.prompts[split]})
+
+    @cached_property
+    def _order(self) -> PromptOrder:
+        return PromptOrder(self.config.evolution.seed, self.prompts["train"])
+
+    @cached_property
+    def _undrawn(self) -> Batch:
+        """What is asked in each generation alike. One object: workers are sent it once."""
+        most, drawn = self.config.evaluation.examples, self.config.task.batch is not None
+        counts = {split: min(count, most or count) for split, count in self.prompts.items()}
+        return self._first(counts | {"train": 0 if drawn else self.prompts["train"]})
+
+    def _first(self, counts: Mapping[str, int]) -> Batch:
+        examples = {
+            split: {number: self.examples[split][number] for number in range(count)}
+            for split, count in counts.items()
         }
+        return Batch(
+            examples,
+            {split: list(asked) for split, asked in examples.items()},
+            samples=self.config.task.samples,
+        )
 
     def strategy(self, mean_abs: Sequence[float]) -> Strategy:
         """The evolution strategy; mean_abs: mean|W| of each adapted module, in the layout's order."""
@@ -129,22 +182,39 @@ class Experiment:
         return instance_of(Optimizer, "evolution.optimizer", name, rule, given)  # type: ignore[type-abstract]
 
     def check(self) -> None:
-        """Raise UserError for anything in the configuration that does not fit the model or the data."""
+        """Raise UserError for anything in the configuration that does not fit the model or the data.
+
+        Of a large split only the longest prompts are tokenised, by characters; the workers check the rest.
+        """
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
+        batch, train = self.config.task.batch, self.prompts["train"]
+        if batch is not None and batch > train:
+            raise UserError(f"task.batch: {batch} is more than the {train} training examples")
+        for split, examples in self.examples.items():
+            numbers: Iterable[int] = range(len(examples))
+            if len(examples) > MOST_TOKENISED:
+                numbers = longest_prompts(examples, MOST_TOKENISED)
+            ids = {number: len(self.token_ids(examples[number])) for number in numbers}
+            longest = max(ids, key=lambda number: ids[number])
+            self.check_length(ids[longest], examples[longest], f"the longest prompt of {split}")
+
+    def check_length(self, tokens: int, example: Example, which: str) -> None:
+        """Raise UserError unless the model has positions for a prompt and a completion.
+
+        tokens: the prompt's; which: what it is, for messages.
+        """
         limit = getattr(self.source.architecture, "max_position_embeddings", None)
         if limit is None:
             return
         new_tokens = self.config.task.max_new_tokens
-        for split, prompts in self.prompt_ids.items():
-            longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
-            tokens, where = len(prompts[longest]), self.examples[split][longest].where
-            if tokens >= limit:
-                raise UserError(
-                    f"{where}: the prompt has {tokens} tokens, which leaves none of the model's {limit} "
-                    "positions for an answer"
-                )
-            if tokens + new_tokens > limit:
-                raise UserError(
-                    f"task.max_new_tokens: {new_tokens} after the longest prompt of {tokens} tokens "
-                    f"({where}) exceeds the model's {limit} positions; at most {limit - tokens} is allowed"
-                )
+        if tokens >= limit:
+            raise UserError(
+                f"{example_name(example)}: the prompt has {tokens} tokens, which leaves none of the model's "
+                f"{limit} positions for an answer"
+            )
+        if tokens + new_tokens > limit:
+            raise UserError(
+                f"task.max_new_tokens: {new_tokens} after {which}, of {tokens} tokens "
+                f"({example_name(example)}), exceeds the model's {limit} positions; at most {limit - tokens} "
+                "is allowed"
+            )

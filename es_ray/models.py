@@ -1,6 +1,7 @@
 """Where a model comes from, and what is known about it before its weights are loaded."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,11 +134,12 @@ class ModelSource:
         ids = self.tokenizer.eos_token_id if ids is None else ids
         return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
-    def chat_ids(self, prompt: str) -> list[int]:
-        """Token ids of one user message in the chat template; raises UserError if that fails."""
-        message = [{"role": "user", "content": prompt}]
+    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat in the chat template; raises UserError if that fails."""
         try:
-            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            text = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
         except Exception as error:  # the template is a program that comes with the model
             raise UserError(f"model.path: the chat template of {self.path} fails: {error}") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

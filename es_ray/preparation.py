@@ -21,6 +21,8 @@ def resolve_config(config: Config) -> Config:
         )
     spec.check(config, config.cluster.address in (None, "local"))
     values: dict[str, object] = {"engine__kind": kind}
+    if config.engine.rows == "auto":
+        values["engine__rows"] = spec.rows
     if workers == "auto" and config.cluster.address is None:
         values["cluster__workers"] = _workers_here(config, spec)
     elif workers == 0 and config.cluster.address is not None:
@@ -30,9 +32,9 @@ def resolve_config(config: Config) -> Config:
         )
     if config.model.path != BUNDLED:
         values["model__path"] = ModelSource.of(config.model).path
-    for key in ("train", "test"):
+    for key in ("train", "test", "validation"):
         file = getattr(config.task, key)
-        if file is not None:
+        if file is not None and not file.startswith("hf:"):
             values[f"task__{key}"] = str(Path(file).expanduser().resolve())
     values["task__name"] = absolute(config.task.name)
     values["evolution__optimizer"] = absolute(config.evolution.optimizer)

@@ -36,7 +36,13 @@ def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
         noise = evolution.get("noise") if isinstance(evolution, dict) else None
         if isinstance(evolution, dict) and isinstance(noise, dict) and set(noise) == WRITTEN_BY_0_1_0:
             rest["evolution"] = evolution | {"noise": _applicable(noise)}
+        if isinstance(rest.get("engine"), dict):
+            rest["engine"] = {"rows": UNBOUNDED} | rest["engine"]
     return rest
+
+
+UNBOUNDED: Final = 1_000_000_000
+"""Rows of a batch in 0.1.0: a shard was one batch, and another one would round differently."""
 
 
 WRITTEN_BY_0_1_0: Final = {"kind", "fraction", "multiplier", "std"}

@@ -47,6 +47,7 @@ class EngineSpec:
     check(config, hosted): raises UserError for what the engine would reject, before anything is written;
     hosted: whether this machine would host engines; if not, its packages may be missing here.
     in_process: whether it may run in the driver's process, as a failure does not kill that.
+    rows: completions that it makes at once unless engine.rows is given.
     slice_size: entries of a noise sum that one call computes; no result depends on it.
     weights_in_memory: whether the weights take the host's memory, not a GPU's alone.
     needs_shm: whether it fails where /dev/shm is small.
@@ -60,6 +61,7 @@ class EngineSpec:
     packages: tuple[Package, ...] = ()
     check: Callable[[Config, bool], None] = accept
     in_process: bool = True
+    rows: int = 256
     slice_size: int = 1 << 16
     weights_in_memory: bool = True
     needs_shm: bool = False

@@ -1,6 +1,5 @@
 """Base model, centre and best member side by side on one split."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from es_ray.evaluation import BASE, CENTRE, Candidate
@@ -8,6 +7,7 @@ from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import Strategy
 from es_ray.runs.replay import centre_after
 from es_ray.runs.run_dir import RunDir, best_of
+from es_ray.tasks.batches import Batch
 from es_ray.workers.pool import Pool
 
 
@@ -15,7 +15,7 @@ def compare(
     pool: Pool,
     run: RunDir,
     strategy: Strategy,
-    prompts: Mapping[str, int],
+    batch: Batch,
     generation: int,
     split: str,
     theta: Vector | None = None,
@@ -23,15 +23,15 @@ def compare(
     """{base, centre, best}: each with its reward, the task's metrics, and examples.
 
     centre is the one after that generation's update (theta, if given); best is the best member of all
-    generations up to it, with its generation and index. prompts: how many each split has.
+    generations up to it, with its generation and index. batch: has the split's examples.
     """
     theta = centre_after(run, strategy, generation) if theta is None else theta
     born, index = best_of(run.metrics(generation))
     noise = strategy.perturbation
     both = [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
-    pair = pool.evaluate(theta, noise, generation + 1, both, prompts)
+    pair = pool.evaluate(theta, noise, generation + 1, both, batch)
     before = centre_after(run, strategy, born - 1)
-    best = pool.evaluate(before, noise, born, [Candidate(index, (split,))], prompts)
+    best = pool.evaluate(before, noise, born, [Candidate(index, (split,))], batch)
     found = {"base": (pair, BASE), "centre": (pair, CENTRE), "best": (best, index)}
     results: dict[str, Any] = {
         name: outcomes.summary(who, split) | {"examples": outcomes.examples(who, split)}

@@ -62,4 +62,5 @@ def judge(past: PastRun, config: Config, split: str) -> dict[str, Any]:
     """
     with open_pool(config) as pool:
         past.check_weights(pool.start().mean_abs)
-        return compare(pool, past.run, past.strategy, past.experiment.prompts, past.generation, split)
+        batch = past.experiment.whole_split(split)
+        return compare(pool, past.run, past.strategy, batch, past.generation, split)

@@ -227,6 +227,11 @@ class RunDir:
 
 
 def best_of(metrics: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """(generation, index) of the best member of a run: highest training reward, the earliest on ties."""
-    line = min(metrics, key=lambda line: (-line["reward_best"], line["generation"]))
+    """(generation, index) of the best member of a run: highest training reward, the earliest on ties.
+
+    Where prompts are drawn: the one highest above the mean of those that had the same prompts.
+    """
+    line = min(
+        metrics, key=lambda line: (-line.get("best_above_mean", line["reward_best"]), line["generation"])
+    )
     return line["generation"], line["best_index"]

@@ -88,8 +88,8 @@ class Task(ABC):
 
 
 RESERVED = (
-    "prompt", "target", "completion", "reward", "tokens", "finish", "examples", "index", "generation",
-    "advantage", "worker",
+    "prompt", "target", "sample", "completion", "reward", "tokens", "finish", "examples", "index",
+    "generation", "advantage", "worker",
 )  # fmt: skip
 """What files hold under these names is not a metric's."""
 
@@ -116,7 +116,7 @@ def checked(score: object, who: str, example: Example) -> Score:
             )
         if not _is_finite(value):
             raise EvaluationError(f"{who}: {name} {value} for {example_name(example)} is not finite")
-    taken = [name for name in score.metrics if name in RESERVED]
+    taken = [name for name in score.metrics if name in RESERVED or name.startswith("pass@")]
     if taken:
         raise EvaluationError(f"{who}: a metric cannot be called {taken[0]!r}: files use that name")
     return score

@@ -61,3 +61,9 @@ def _example(line: str, where: str) -> Example:
             raise UserError(f"{where}: '{key}' holds half of a surrogate pair") from error
     metadata = {key: value for key, value in record.items() if key not in ("prompt", "target")}
     return Example(record["prompt"], record["target"], metadata, where)
+
+
+def longest_prompts(examples: Sequence[Example], count: int) -> list[int]:
+    """The numbers of the examples whose prompts have the most characters."""
+    lengths = [sum(len(turn["content"]) for turn in example.messages) for example in examples]
+    return sorted(range(len(lengths)), key=lambda number: -lengths[number])[:count]

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from es_ray.engines.base import EngineInfo
 from es_ray.engines.registry import engine_spec
 from es_ray.evaluation import Candidate, Outcomes, Shard
 from es_ray.evolution.perturbation import Perturbation, Vector
+from es_ray.tasks.batches import Batch
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of completions made so far, and the total; the first never falls."""
@@ -100,19 +101,19 @@ class Pool(ABC):
         perturbation: Perturbation,
         generation: int,
         candidates: Sequence[Candidate],
-        prompts: Mapping[str, int],
+        batch: Batch,
         on_progress: OnProgress = lambda done, total: None,
     ) -> Outcomes:
         """Outcomes of all candidates. Raises RunError if one cannot be had.
 
-        theta: the centre, shape [P]; prompts: how many each split has.
+        theta: the centre, shape [P]; batch: what the candidates are asked.
         """
         size = self.config.engine.shard
         shards = [
             Shard(generation, tuple(candidates[at : at + size])) for at in range(0, len(candidates), size)
         ]
         calls = [
-            Call("evaluate", shard.packed(), shard, len(shard.candidates), shard.rows(prompts))
+            Call("evaluate", shard.packed(), shard, len(shard.candidates), shard.rows(batch))
             for shard in shards
         ]
         done, shown, total = 0, 0, sum(call.rows for call in calls)
@@ -128,7 +129,7 @@ class Pool(ABC):
             show(0)
 
         show(0)
-        return Outcomes(self._map((theta, perturbation), calls, count, show))
+        return Outcomes(self._map((theta, perturbation, batch), calls, count, show))
 
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]

@@ -2,20 +2,37 @@
 
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.config import Config
 from es_ray.engines import create_engine
-from es_ray.engines.base import Completion, Row, Variant
+from es_ray.engines.base import Completion, Row, Sampling, Variant
 from es_ray.evaluation import Sample, Shard, ShardOutcome
+from es_ray.evolution.draws import sample_seeds
+from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 from es_ray.tasks.base import Example
+from es_ray.tasks.batches import Batch
 from es_ray.workers.scoring import score_of
+
+MOST_PROMPTS = 100_000
+"""Prompts whose token ids a worker keeps."""
+
+
+class _Place(NamedTuple):
+    """A completion that is wanted: who makes it, and for which example."""
+
+    variant: Variant
+    split: str
+    number: int
+    example: Example
+    sampling: Sampling | None
+    sample: int
 
 
 class Worker:
@@ -29,41 +46,83 @@ class Worker:
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self.on_rows: Callable[[int], None] = lambda rows: None
         """Called with the number of completions made so far in the current shard."""
+        self._prompt_ids: dict[tuple[str, int], tuple[int, ...]] = {}
 
     def evaluate(
-        self, theta: Vector, perturbation: Perturbation, generation: int, candidates: list[list[Any]]
+        self,
+        theta: Vector,
+        perturbation: Perturbation,
+        batch: Batch,
+        generation: int,
+        candidates: list[list[Any]],
     ) -> ShardOutcome:
-        """Generate and score the candidates of a shard, in one batch; raises EvaluationError.
+        """Generate and score the candidates of a shard; raises EvaluationError.
 
-        theta: the centre that the generation starts from, shape [P]; generation, candidates: a packed Shard.
+        theta: the centre that the generation starts from, shape [P]; batch: what the candidates are asked;
+        generation, candidates: a packed Shard. The engine gets `engine.rows` of its completions at a time.
         """
-        shard = Shard.of(generation, candidates)
-        prompts, examples = self._experiment.prompt_ids, self._experiment.examples
-        places = [
-            (Variant(candidate.index, generation), split, number)
-            for candidate in shard.candidates
-            for split in candidate.splits
-            for number in range(len(examples[split]))
-        ]
+        places = self._places(Shard.of(generation, candidates), batch, perturbation.noise)
         samples: list[Sample | None] = [None] * len(places)
         made: list[int] = []
 
         def score(number: int, completion: Completion) -> None:
-            variant, split, at = places[number]
-            samples[number] = self._sample(variant, examples[split][at], completion)
+            samples[number] = self._sample(places[number], completion)
             made.append(number)
             self.on_rows(len(made))
 
-        rows = [Row(variant, prompts[split][number]) for variant, split, number in places]
-        completions = self._engine.generate([theta], perturbation, rows, on_completion=score)
-        for number, completion in enumerate(completions):
-            if samples[number] is None:  # an engine may leave it to its end
-                score(number, completion)
+        size = self._experiment.config.engine.rows
+        assert size != "auto"  # resolve_config has settled it
+        for low in range(0, len(places), size):
+            rows = [self._row(place) for place in places[low : low + size]]
+
+            def score_row(row: int, completion: Completion, low: int = low) -> None:
+                score(low + row, completion)
+
+            completions = self._engine.generate([theta], perturbation, rows, on_completion=score_row)
+            for number, completion in enumerate(completions, start=low):
+                if samples[number] is None:  # an engine may leave it to its end
+                    score(number, completion)
         answered: dict[tuple[int, str], list[Sample]] = {}
-        for (variant, split, _), sample in zip(places, samples, strict=True):
+        for place, sample in zip(places, samples, strict=True):
             assert sample is not None  # as the engine returned a completion for each row
-            answered.setdefault((variant.member, split), []).append(sample)
+            answered.setdefault((place.variant.member, place.split), []).append(sample)
         return ShardOutcome.of(self.name, generation, answered)
+
+    def _places(self, shard: Shard, batch: Batch, noise: Noise) -> list[_Place]:
+        """The completions that a shard consists of."""
+        places = []
+        for candidate in shard.candidates:
+            variant = Variant(candidate.index, shard.generation)
+            for split in candidate.splits:
+                numbers = batch.asked(candidate.index, split)
+                samplings = self._samplings(noise, shard.generation, candidate.index, numbers, batch.samples)
+                for number, of_prompt in zip(numbers, samplings, strict=True):
+                    example = batch.examples[split][number]
+                    places += [
+                        _Place(variant, split, number, example, sampling, sample)
+                        for sample, sampling in enumerate(of_prompt)
+                    ]
+        return places
+
+    def _samplings(
+        self, noise: Noise, generation: int, index: int, numbers: Sequence[int], samples: int
+    ) -> list[list[Sampling | None]]:
+        """How the completions of each prompt are sampled, shape [prompts, samples]."""
+        task = self._experiment.config.task
+        if task.temperature == 0:
+            return [[None] for _ in numbers]
+        seeds = sample_seeds(noise, generation, index, numbers, samples).tolist()
+        return [[Sampling(seed, task.temperature, task.top_p) for seed in row] for row in seeds]
+
+    def _row(self, place: _Place) -> Row:
+        key = (place.split, place.number)
+        if key not in self._prompt_ids:
+            ids = self._experiment.token_ids(place.example)
+            self._experiment.check_length(len(ids), place.example, "a prompt")
+            if len(self._prompt_ids) >= MOST_PROMPTS:
+                self._prompt_ids.clear()
+            self._prompt_ids[key] = ids
+        return Row(place.variant, self._prompt_ids[key], place.sampling)
 
     def noise_sum(
         self,
@@ -80,17 +139,18 @@ class Worker:
         """Close the engine."""
         self._engine.close()
 
-    def _sample(self, variant: Variant, example: Example, completion: Completion) -> Sample:
+    def _sample(self, place: _Place, completion: Completion) -> Sample:
         text = self._experiment.source.text(completion.token_ids)
-        score = score_of(self._task, str(variant), example, text)
+        score = score_of(self._task, str(place.variant), place.example, text)
         return Sample(
-            prompt=example.prompt,
-            target=example.target,
+            prompt=place.example.prompt,
+            target=place.example.target,
             completion=text,
             reward=float(score.reward),
             metrics={name: _plain(value) for name, value in score.metrics.items()},
             tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
+            sample=place.sample if self._experiment.config.task.samples > 1 else None,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Row, Variant
+from es_ray.engines.base import CENTRE, Completion, Engine, EngineInfo, OnCompletion, Row, Variant
 from es_ray.engines.sglang import compat, lifecycle, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
 from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
@@ -244,7 +244,8 @@ class SGLangEngine(Engine):
 
 
 def _rows(experiment: Experiment) -> int:
-    """The largest batch: a shard of candidates, and the test prompts of the centre and the base model."""
-    prompts = experiment.prompt_ids
-    train, test = len(prompts["train"]), len(prompts["test"])
-    return experiment.config.engine.shard * train + 2 * test
+    """The largest batch: a shard of candidates, and what centre and base model answer besides."""
+    batch, engine = experiment.batch(0), experiment.config.engine
+    others = tuple(split for split in experiment.prompts if split != "train")
+    rows = engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(CENTRE, others)
+    return rows if engine.rows == "auto" else min(rows, engine.rows)

@@ -41,6 +41,7 @@ SPEC = EngineSpec(
     packages=(PACKAGE,),
     check=check,
     in_process=False,
+    rows=1 << 16,  # SGLang has those wait that do not fit
     slice_size=1 << 20,  # takes a GPU a millisecond
     weights_in_memory=False,
     needs_shm=True,

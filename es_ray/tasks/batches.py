@@ -1,0 +1,31 @@
+"""The examples that the candidates of one generation answer, as they travel to the workers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from es_ray.tasks.base import Example
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples by split, and which of them each candidate answers.
+
+    examples: by split and number in it, only those that are asked; numbers: of each split, those that all
+    candidates answer; pairs: of the training split instead, those that each antithetic pair answers, and
+    whoever is no member what the first pair does; samples: completions for each prompt.
+    """
+
+    examples: Mapping[str, Mapping[int, Example]]
+    numbers: Mapping[str, Sequence[int]]
+    pairs: Sequence[Sequence[int]] | None = None
+    samples: int = 1
+
+    def asked(self, index: int, split: str) -> Sequence[int]:
+        """The numbers of the examples that a candidate answers; index: a member's, negative for others."""
+        if self.pairs is not None and split == "train":
+            return self.pairs[max(index, 0) // 2]
+        return self.numbers[split]
+
+    def rows(self, index: int, splits: Sequence[str]) -> int:
+        """How many completions a candidate makes for these splits."""
+        return sum(len(self.asked(index, split)) for split in splits) * self.samples
