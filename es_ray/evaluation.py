@@ -221,13 +221,25 @@ class Outcomes:
         """The splits that a candidate answered; empty if it was not evaluated."""
         return [SPLITS[number] for number in self._summaries["split"][self._summaries["index"] == index]]
 
-    def lines(self, advantages: NDArray[np.float64]) -> Iterator[str]:
-        """population.jsonl, line by line: a member's index, reward, advantage (Z), worker and examples."""
+    def lines(
+        self, advantages: NDArray[np.float64], metrics: bool = True, examples: bool = True
+    ) -> Iterator[str]:
+        """population.jsonl, line by line: a member's index, reward, advantage (Z), worker and metrics.
+
+        metrics: whether they are there; examples: whether each line ends with its Samples.
+        """
         rewards = self.members["reward"].tolist()
-        for row, reward, advantage in zip(self._members.tolist(), rewards, advantages.tolist(), strict=True):
+        means = self._metrics[self._members].tolist()
+        for row, reward, advantage, values in zip(
+            self._members.tolist(), rewards, advantages.tolist(), means, strict=True
+        ):
             start = {"index": int(self._summaries["index"][row]), "reward": reward, "advantage": advantage}
-            head = _json(start | {"worker": self._workers[row]})
-            yield f'{head[:-1]}, "examples": {self._examples[row]}}}\n'  # the examples are JSON already
+            start["worker"] = self._workers[row]
+            if metrics:
+                start |= zip(self.metric_names, values, strict=True)
+            head = _json(start)
+            # the examples are JSON already
+            yield f'{head[:-1]}, "examples": {self._examples[row]}}}\n' if examples else f"{head}\n"
 
     def _row(self, index: int, split: str) -> int:
         same = (self._summaries["index"] == index) & (self._summaries["split"] == SPLITS.index(split))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from es_ray.cli.options import AsJson, Debug, RunDirectory
+from es_ray.cli.options import AsJson, Debug, Engine, RunDirectory
 from es_ray.errors import UserError
 from es_ray.runs.run_dir import RunDir
 
@@ -19,18 +19,31 @@ def member(
     centre: Annotated[
         bool, typer.Option("--centre", help="The centre after the generation's update.")
     ] = False,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Have the member answer its generation's prompts again.")
+    ] = False,
+    engine: Engine = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Rebuild any member of a run, or a centre, as a PEFT adapter."""
+    from rich.console import Console
+
+    from es_ray.judge.past_run import judging_config, member_answers
+    from es_ray.judge.table import answers_table
     from es_ray.runs.cards import rebuilt_card
     from es_ray.runs.past_run import open_past_run
 
     if centre == (index is not None):
         raise UserError("--index I or --centre: one of the two is needed")
+    if evaluate and index is None:
+        raise UserError("--evaluate: is for a member (--index); es-ray evaluate shows a centre's answers")
+    if engine is not None and not evaluate:
+        raise UserError(f"--engine {engine}: has no effect without --evaluate")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: exists and is not an empty folder")
     past = open_past_run(RunDir.open(run_dir), generation)
+    config = judging_config(past.config, engine) if evaluate else None
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"
     note = past.rebuilt_note(index)
@@ -40,9 +53,14 @@ def member(
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
     base = past.experiment.source.path
+    answers = member_answers(past, config, index) if config is not None and index is not None else None
     if as_json:
         written = {"adapter": str(output), "generation": generation, "index": index, "base": base}
-        typer.echo(json.dumps(written if note is None else written | {"note": note}))
+        written |= {} if note is None else {"note": note}
+        typer.echo(json.dumps(written if answers is None else written | {"answers": answers}))
     else:
         told = "" if note is None else f"; {note}"
         typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}{told}")
+        if answers is not None:
+            title = f"{name} generation {generation}, training prompts"
+            Console(highlight=False).print(answers_table(answers, title))

@@ -7,6 +7,7 @@ import torch
 from es_ray.config import Config
 from es_ray.engines.registry import ANYWHERE, AUTO, engine_spec
 from es_ray.errors import UserError
+from es_ray.evaluation import Candidate
 from es_ray.imports import absolute
 from es_ray.interrupts import interrupts_once
 from es_ray.judge.evaluate import compare
@@ -64,3 +65,21 @@ def judge(past: PastRun, config: Config, split: str) -> dict[str, Any]:
         past.check_weights(pool.start().mean_abs)
         batch = past.experiment.whole_split(split)
         return compare(pool, past.run, past.strategy, batch, past.generation, split)
+
+
+@interrupts_once()
+def member_answers(past: PastRun, config: Config, index: int) -> dict[str, Any]:
+    """What a member answers to the training prompts of its generation: {reward, metrics by name, examples}.
+
+    config: of `judging_config`. Raises as `judge` does.
+    """
+    with open_pool(config) as pool:
+        past.check_weights(pool.start().mean_abs)
+        outcomes = pool.evaluate(
+            past.centre_before(),
+            past.strategy.perturbation,
+            past.generation,
+            [Candidate(index)],
+            past.experiment.batch(past.generation),
+        )
+    return outcomes.summary(index, "train") | {"examples": outcomes.examples(index, "train")}

@@ -37,6 +37,22 @@ def comparison_table(results: Mapping[str, Any], title: str) -> Table:
     return table
 
 
+def answers_table(answers: Mapping[str, Any], title: str) -> Table:
+    """Every completion with its score; answers: {reward, metrics by name, examples}."""
+    names = ["reward", *metric_names(answers)]
+    table = Table(title=title, title_justify="left")
+    for column in ("prompt", "completion"):
+        table.add_column(column, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right")
+    for example in answers["examples"]:
+        numbers = [formatted(name, example[name]) if name in example else "" for name in names]
+        table.add_row(_shown(example["prompt"]), _shown(example["completion"]), *numbers)
+    table.add_section()
+    table.add_row(Text("mean", style="bold"), "", *(formatted(name, answers[name]) for name in names))
+    return table
+
+
 def _shown(text: str) -> Text:
     """A text with its control characters written out: a model may answer with a terminal's escape codes."""
     return Text(_CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text))

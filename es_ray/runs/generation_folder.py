@@ -1,8 +1,9 @@
 """The folder of one generation: what is in it, and whether it is unchanged."""
 
+import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,9 @@ from es_ray.evolution.strategy import THETA, State
 from es_ray.runs.atomic_io import sync, sync_tree, write_json, write_text
 
 DONE, STATE, DESCRIPTION, POPULATION = "DONE", "state.safetensors", "state.json", "population.jsonl"
+COMPRESSED = f"{POPULATION}.gz"
+COMPRESS_ABOVE = 1 << 20
+"""Bytes of population.jsonl above which it is written compressed, as population.jsonl.gz."""
 ADAPTER, BEST = "adapter", "best"
 DROPPABLE = (ADAPTER, BEST, STATE)
 """What `output.keep` may drop: all of it can be rebuilt from the rest."""
@@ -66,8 +70,14 @@ class GenerationFolder:
 
     def advantages(self) -> NDArray[np.float64]:
         """Z of the generation's members, shape [N]."""
-        lines = self._read(POPULATION).decode().splitlines()
-        return np.array([json.loads(line)["advantage"] for line in lines], dtype=np.float64)
+        return np.array([member["advantage"] for member in self.population()], dtype=np.float64)
+
+    def population(self) -> Iterator[dict[str, Any]]:
+        """The members' lines of population.jsonl in their order; some generations have no examples there."""
+        name = COMPRESSED if COMPRESSED in self._sums else POPULATION
+        content = self._read(name)
+        for line in (gzip.decompress(content) if name == COMPRESSED else content).splitlines():
+            yield json.loads(line)
 
     @property
     def mean_abs(self) -> tuple[float, ...]:
@@ -120,7 +130,8 @@ class GenerationFolder:
             raise RunError(f"{file}: cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise RunError(f"{file}: torn or edited: not a list of checksums") from error
-        if not {POPULATION, DESCRIPTION, STATE} <= set(sums) or not (last[0][0] == "#" and len(line) == 64):
+        names = {POPULATION if name == COMPRESSED else name for name in sums}
+        if not {POPULATION, DESCRIPTION, STATE} <= names or not (last[0][0] == "#" and len(line) == 64):
             raise RunError(f"{file}: torn or edited: it does not list every file")
         return sums, line
 
@@ -168,6 +179,16 @@ def write_state(
         "base": base,
     }
     write_json(folder / DESCRIPTION, description)
+
+
+def write_population(folder: Path, lines: Iterable[str]) -> None:
+    """Write population.jsonl, compressed if it is large: 256 members' answers to 100 prompts are 50 MB."""
+    content = "".join(lines).encode()
+    if len(content) > COMPRESS_ABOVE:
+        # without the time, so that the same content has the same bytes
+        (folder / COMPRESSED).write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
+    else:
+        (folder / POPULATION).write_bytes(content)
 
 
 def publish(tmp: Path, folder: Path, line: str) -> None:

@@ -31,13 +31,16 @@ class PastRun:
         """The centre after the generation's update, shape [P]."""
         return centre_after(self.run, self.strategy, self.generation)
 
+    def centre_before(self) -> Vector:
+        """The centre that the generation's members start from, shape [P]."""
+        return centre_after(self.run, self.strategy, self.generation - 1)
+
     def member(self, index: int) -> Vector:
         """A member of the generation, shape [P]; raises UserError for an index that there is not."""
         population = self.config.evolution.population
         if not 0 <= index < population:
             raise UserError(f"--index {index}: the population has members 0-{population - 1}")
-        before = centre_after(self.run, self.strategy, self.generation - 1)
-        return self.strategy.perturbation.member(before, self.generation, index)
+        return self.strategy.perturbation.member(self.centre_before(), self.generation, index)
 
     def check_weights(self, mean_abs: Sequence[float]) -> None:
         """Raise RunError if the model has other weights than the one that was evolved."""

@@ -16,9 +16,9 @@ from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.runs import version_0_1_0
-from es_ray.runs.atomic_io import append_json_line, write_text, writing
+from es_ray.runs.atomic_io import append_json_line, writing
 from es_ray.runs.cards import best_card, centre_card, how_to_load
-from es_ray.runs.generation_folder import ADAPTER, BEST, POPULATION, Inputs, publish, write_state
+from es_ray.runs.generation_folder import ADAPTER, BEST, Inputs, publish, write_population, write_state
 from es_ray.runs.run_dir import RunDir
 
 
@@ -103,7 +103,12 @@ class Recorder:
         if tmp.exists():
             shutil.rmtree(tmp)
         tmp.mkdir()
-        write_text(tmp / POPULATION, "".join(record.outcomes.lines(record.advantages)))
+        lines = record.outcomes.lines(
+            record.advantages,
+            metrics=not self._old_form,
+            examples=generation % self._output.populations_every == 0,
+        )
+        write_population(tmp, lines)
         if generation % self._output.adapters_every == 0 or generation == self._final:
             self._writer.write(
                 record.after[THETA], tmp / ADAPTER, centre_card(record.metrics, self._reproduce)
@@ -113,8 +118,10 @@ class Recorder:
             self._writer.write(best, tmp / BEST, best_card(record.metrics, self._reproduce))
         write_state(tmp, generation, record.after, self._inputs, record.base)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
-        metrics = version_0_1_0.metrics_line(record.metrics) if self._old_form else record.metrics
-        line = append_json_line(self._run.metrics_file, metrics)
+        line = append_json_line(
+            self._run.metrics_file,
+            version_0_1_0.metrics_line(record.metrics) if self._old_form else record.metrics,
+        )
         publish(tmp, self._run.generation(generation), line)
         self._prune()
 
