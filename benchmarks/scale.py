@@ -7,6 +7,8 @@ point is `es_ray.driver.step`, the loop's body, on a pool of light actors.
 - wall: seconds of a generation, in which the actors share this machine's cores with the driver;
 - driver: CPU seconds of the driver's own thread in it, which is what grows on a machine of its own too;
 - record: seconds of writing it, which runs beside the next generation but shares the interpreter.
+
+`--wide` adds a case with many prompts to a member, drawn anew for each generation, and long completions.
 """
 
 import json
@@ -35,6 +37,7 @@ from es_ray.runs.environment import environment
 from es_ray.runs.generation_folder import Inputs
 from es_ray.runs.recorder import Recorder
 from es_ray.runs.run_dir import RunDir
+from es_ray.tasks.batches import Batch
 from es_ray.workers.actor import WorkerActor
 from es_ray.workers.local import LocalPool
 from es_ray.workers.ray_pool import RayPool
@@ -43,23 +46,34 @@ GPU_MEMBERS_PER_SECOND = 30 / 0.724
 """One H100 in Qwen2.5-7B's shape: 30 members x 2 prompts x 100 tokens (benchmarks/results/throughput.md)."""
 GPUS = 1000
 TEXT = "The capital of France is Paris, as everybody knows who has been there once. " * 2
+LONG = TEXT * 13  # 2 kB
+PROMPTS = 2
+"""Training prompts of the bundled task."""
 METRICS = {"correct": True, "exact": False}
-
 
 LIGHT = EngineInfo(mean_abs=(1.0,), parameters=0, device="none", dtype="none")
 
 
 class LightWorker:
-    """Answers like a Worker, without a model: two prompts to a member, as the conciseness task has."""
+    """Answers like a Worker, without a model."""
 
     info = LIGHT
 
     def evaluate(
-        self, theta: Vector, perturbation: Perturbation, generation: int, candidates: list[Any]
+        self,
+        theta: Vector,
+        perturbation: Perturbation,
+        batch: Batch,
+        generation: int,
+        candidates: list[Any],
     ) -> ShardOutcome:
         """Texts of the usual length, and rewards that differ."""
         shard = Shard.of(generation, candidates)
-        answered = {(c.index, split): answers(c.index) for c in shard.candidates for split in c.splits}
+        answered = {
+            (c.index, split): answers(c.index, len(batch.asked(c.index, split)))
+            for c in shard.candidates
+            for split in c.splits
+        }
         return ShardOutcome.of("light/0", generation, answered)
 
     def noise_sum(
@@ -91,12 +105,21 @@ class LightRayPool(RayPool):
         return super()._next_chunk(*arguments)
 
 
-def answers(index: int) -> list[Sample]:
-    """Two answers, with a reward of their own."""
-    reward = -float(index % 97)
-    return [
-        Sample("What is the capital of France?", "Paris", TEXT, reward, METRICS, 30, "stop") for _ in range(2)
-    ]
+def answers(index: int, count: int) -> list[Sample]:
+    """So many answers, with a reward of their own; long ones where there are many."""
+    text, reward = TEXT if count <= PROMPTS else LONG, -float(index % 97)
+    sample = Sample("What is the capital of France?", "Paris", text, reward, METRICS, 30, "stop")
+    return [sample] * count
+
+
+def with_prompts(config: Config, count: int, folder: Path) -> Config:
+    """The configuration with so many training prompts in each generation, drawn from ten times as many."""
+    if count == PROMPTS:
+        return config
+    file = folder / f"{10 * count}.jsonl"
+    row = json.dumps({"prompt": "How far is it from here to there? " * 16, "target": "Far"})
+    file.write_text(f"{row}\n" * (10 * count))
+    return config.replace(task__train=str(file), task__batch=count)
 
 
 def main(
@@ -106,6 +129,9 @@ def main(
         int, typer.Option(help="Entries of theta; default: rank 1 in 10 of 7B's layers.")
     ] = 901_120,
     larger: Annotated[int, typer.Option(help="Times as many entries, at the largest population.")] = 8,
+    wide: Annotated[
+        str, typer.Option(help="Also members x prompts, with completions of 2 kB; empty: none.")
+    ] = "256x100",
     rounds: Annotated[int, typer.Option(help="Generations that are timed, after one that is not.")] = 5,
     output: Annotated[Path, typer.Option(help="Where scale.json and scale.md go.")] = Path(
         "benchmarks/results"
@@ -114,7 +140,12 @@ def main(
     """Measure, fit, print a table, and write it down."""
     sizes = [int(text) for text in populations.split(",")]
     counts = [int(text) for text in workers.split(",")]
-    points = [point for count in counts for point in measure(count, sizes, parameters, larger, rounds)]
+    cases = [(size, PROMPTS, parameters) for size in sizes]
+    cases.append((max(sizes), PROMPTS, parameters * larger))
+    if wide:
+        members, _, prompts = wide.partition("x")
+        cases.append((int(members), int(prompts), parameters))
+    points = [point for count in counts for point in measure(count, cases, rounds)]
     report = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "environment": environment(),
@@ -122,9 +153,12 @@ def main(
         "shard": Config().engine.shard,
         "rounds": rounds,
         "points": points,
-        "record": {str(size): record_seconds(size) for size in [2, *sizes]},  # the first one imports
+        "record": {  # the first one imports
+            f"{size}x{prompts}": record_seconds(size, prompts)
+            for size, prompts in [(2, PROMPTS), *dict.fromkeys(case[:2] for case in cases)]
+        },
     }
-    same = [point for point in points if point["parameters"] == parameters]
+    same = [p for p in points if p["parameters"] == parameters and p["prompts"] == PROMPTS]
     report["fit"] = {what: fit(same, what) for what in ("driver", "wall")}
     report["limit"] = limit(report["fit"]["driver"], report["shard"])
     output.mkdir(parents=True, exist_ok=True)
@@ -133,35 +167,37 @@ def main(
     show(report)
 
 
-def measure(
-    workers: int, sizes: list[int], parameters: int, larger: int, rounds: int
-) -> list[dict[str, Any]]:
-    """Points of every population on that many actors; the largest one with a longer theta too."""
+def measure(workers: int, cases: list[tuple[int, int, int]], rounds: int) -> list[dict[str, Any]]:
+    """A point for each (population, prompts, parameters) on that many actors."""
     config = Config().replace(cluster__workers=workers, cluster__address="local", engine__kind="transformers")
     with LightRayPool(config) as pool:
         pool.start()
         deadline = time.monotonic() + config.cluster.wait_timeout
         while pool.workers < workers:  # a pool begins with those that are ready, and takes in others
-            timed(pool, config, 2 * workers, 1, 1)
+            timed(pool, config, 2 * workers, PROMPTS, 1, 1)
             if time.monotonic() > deadline:
                 raise SystemExit(f"only {pool.workers} of {workers} actors started")
-        cases = [(size, parameters) for size in sizes] + [(max(sizes), parameters * larger)]
-        return [timed(pool, config, size, entries, rounds) | {"workers": workers} for size, entries in cases]
+        return [timed(pool, config, *case, rounds) | {"workers": workers} for case in cases]
 
 
-def timed(pool: Any, config: Config, population: int, parameters: int, rounds: int) -> dict[str, Any]:
+def timed(
+    pool: Any, config: Config, population: int, prompts: int, parameters: int, rounds: int
+) -> dict[str, Any]:
     """Seconds of `rounds` generations, after one that warms up."""
-    config = config.replace(evolution__population=population, evaluation__every=10**6)
+    with tempfile.TemporaryDirectory() as folder:
+        config = with_prompts(config, prompts, Path(folder))
+        experiment = Experiment(config.replace(evolution__population=population, evaluation__every=10**6))
+        _ = experiment.examples
     strategy = strategy_of(population, parameters)
     state: State = {THETA: np.zeros(parameters, dtype=np.float32)}
     wall, driver, calls = [], [], []
     for generation in range(1, rounds + 2):
         started, cpu, before = time.perf_counter(), time.thread_time(), pool.calls
-        state = step(pool, strategy, config, generation, state, CallbackList([])).after
+        state = step(pool, strategy, experiment, generation, state, CallbackList([])).after
         wall.append(round(time.perf_counter() - started, 5))
         driver.append(round(time.thread_time() - cpu, 5))
         calls.append(pool.calls - before)
-    return {"population": population, "parameters": parameters} | {
+    return {"population": population, "prompts": prompts, "parameters": parameters} | {
         "wall": wall[1:], "driver": driver[1:], "calls": calls[1:],
     }  # fmt: skip
 
@@ -181,19 +217,20 @@ class LightPool(LocalPool):
         return LIGHT
 
 
-def record_seconds(population: int) -> float:
+def record_seconds(population: int, prompts: int) -> float:
     """Seconds of writing one generation, on the bundled model's layout: texts and JSON above all."""
     config = Config().replace(
         evolution__population=population, evolution__generations=9, output__plots_every=10**6
     )
-    experiment = Experiment(config)
-    mean_abs = (1.0,) * len(experiment.layout.modules)
-    strategy = experiment.strategy(mean_abs)
     with tempfile.TemporaryDirectory() as folder, LightPool(config) as pool:
+        config = with_prompts(config, prompts, Path(folder))
+        experiment = Experiment(config)
+        mean_abs = (1.0,) * len(experiment.layout.modules)
+        strategy = experiment.strategy(mean_abs)
         pool.start()
         run = RunDir(Path(folder) / "run")
         run.create(config, {})
-        record = step(pool, strategy, config, 0, strategy.initial(), CallbackList([]))
+        record = step(pool, strategy, experiment, 0, strategy.initial(), CallbackList([]))
         inputs = Inputs(mean_abs, "float32", {}, experiment.fingerprints)
         with Recorder(run, experiment, strategy, inputs) as recorder:
             recorder.submit(record)
@@ -285,15 +322,17 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     table = []
     for point in report["points"]:
         size, wall = point["population"], statistics.median(point["wall"])
-        longer = point["parameters"] // report["parameters"]
+        longer, prompts = point["parameters"] // report["parameters"], point["prompts"]
+        label = f"{size}" + (f", theta x {longer}" if longer > 1 else "")
+        label += f", {prompts} prompts" if prompts != PROMPTS else ""
         table.append(
             (
                 str(point["workers"]),
-                f"{size}" if longer == 1 else f"{size}, theta x {longer}",
+                label,
                 f"{statistics.median(point['calls']):.0f}",
                 f"{wall * 1e3:.1f} ms",
                 f"{statistics.median(point['driver']) * 1e3:.1f} ms",
-                f"{report['record'][str(size)] * 1e3:.0f} ms" if longer == 1 else "",
+                f"{report['record'][f'{size}x{prompts}'] * 1e3:.0f} ms" if longer == 1 else "",
                 f"{1 / wall:.2f}",
                 f"{size / wall:.0f}",
             )
