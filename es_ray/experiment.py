@@ -1,7 +1,5 @@
 """What is fixed during a run, and which any process can rebuild from the configuration alone."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,22 +15,12 @@ from es_ray.lora.layout import LoraLayout, lora_layout
 from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task
-from es_ray.tasks.data import examples_of
+from es_ray.tasks.data import examples_of, fingerprint
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
-
-
-def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 of examples in a canonical form: JSON of the non-empty fields, sorted by name."""
-    rows = []
-    for example in examples:
-        fields = {"prompt": example.prompt, "target": example.target, "metadata": dict(example.metadata)}
-        rows.append({name: value for name, value in fields.items() if value not in (None, {}, ())})
-    text = json.dumps(rows, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ class Experiment:
     def prompt_ids(self) -> dict[str, list[tuple[int, ...]]]:
         """Token ids of every prompt in the chat template, by split."""
         return {
-            split: [tuple(self.source.chat_ids(example.prompt)) for example in examples]
+            split: [tuple(self.source.chat_ids(example.messages)) for example in examples]
             for split, examples in self.examples.items()
         }
 
