@@ -40,8 +40,19 @@ def hub_rows(name: str) -> Rows:
         table = found.with_format("arrow")[:]  # images and sounds stay bytes
     except Exception as error:  # whatever it meets: the network, the hub, a torn file
         reason = f"{type(error).__name__}: {_first_line(error)}"
-        raise UserError(f"{name}: cannot be loaded: {reason}") from error
+        where = " (not in the local cache, and it cannot be downloaded)"
+        raise UserError(
+            f"{name}: cannot be loaded{where if isinstance(error, ConnectionError) else ''}: {reason}"
+        ) from error
     return _rows(table, name)
+
+
+def absolute_hub_name(name: str) -> str:
+    """hf:NAME[@CONFIG]:SPLIT with the path made absolute, if NAME is a folder here; else as it is."""
+    parts = FORM.fullmatch(name)
+    if parts is None or not Path(parts["name"]).expanduser().is_dir():
+        return name
+    return f"{HF}{Path(parts['name']).expanduser().resolve()}{name[parts.end('name') :]}"
 
 
 def _rows(table: Any, name: str) -> Rows:

@@ -11,6 +11,7 @@ from typing import overload
 
 from es_ray.config import ColumnsConfig
 from es_ray.errors import UserError
+from es_ray.tasks.arrow import HF, absolute_hub_name
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.chats import with_system
 from es_ray.tasks.fields import COLUMNS, FieldReader, raised
@@ -38,6 +39,11 @@ def examples_of(
     if type(task).check_example is not Task.check_example:
         _check(task, examples)
     return examples
+
+
+def absolute_data(data: str) -> str:
+    """The name of data in a configuration, with the paths of files and folders made absolute."""
+    return absolute_hub_name(data) if data.startswith(HF) else str(Path(data).expanduser().resolve())
 
 
 @contextmanager
