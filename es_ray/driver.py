@@ -220,6 +220,7 @@ def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: st
         parameters=layout.size,
         modules=len(layout.modules),
         layers=len(layout.layers),
+        notes=[note for note in (experiment.source.note,) if note],
     )
 
 

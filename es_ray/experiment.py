@@ -1,7 +1,5 @@
 """What is fixed during a run, and which any process can rebuild from the configuration alone."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +17,7 @@ from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch
-from es_ray.tasks.data import examples_of, longest_prompts
+from es_ray.tasks.data import examples_of, fingerprint, longest_prompts
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
@@ -27,16 +25,6 @@ MOST_TOKENISED = 1000
 """Prompts of a split that are tokenised before a run, to find those that are too long."""
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
-
-
-def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 of examples in a canonical form: JSON of the non-empty fields, sorted by name."""
-    rows = []
-    for example in examples:
-        fields = {"prompt": example.prompt, "target": example.target, "metadata": dict(example.metadata)}
-        rows.append({name: value for name, value in fields.items() if value not in (None, {}, ())})
-    text = json.dumps(rows, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

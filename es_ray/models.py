@@ -1,8 +1,9 @@
 """Where a model comes from, and what is known about it before its weights are loaded."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from es_ray.paths import data_dir
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 """Forms of weight files: those of the first that there are; optimizers' and trainers' files are none."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+OWN_TEMPLATE_KWARGS = (
+    "messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"
+)  # fmt: skip
+"""What `model.chat_template_kwargs` cannot change."""
 FULL_DIGEST = 64 << 20
 BLOCK = 1 << 16
 BLOCKS = 64
@@ -26,25 +31,31 @@ def looks_local(path: str) -> bool:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's files: a folder, or a name on the Hugging Face hub with a revision."""
+    """A model's files: a folder, or a name on the Hugging Face hub with a revision.
+
+    chat, template_kwargs: as `model.chat` and `model.chat_template_kwargs` of the configuration.
+    """
 
     path: str
     revision: str | None = None
+    chat: str = "auto"
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, config: ModelConfig) -> "ModelSource":
         """The model that a configuration names; raises UserError for a folder without a model."""
+        chat = (config.chat, config.chat_template_kwargs)
         if config.path == BUNDLED:
-            return cls(str(data_dir() / "tiny_chat"))
+            return cls(str(data_dir() / "tiny_chat"), None, *chat)
         folder = Path(config.path).expanduser()
         if (folder / "config.json").is_file():
-            return cls(str(folder.resolve()))
+            return cls(str(folder.resolve()), None, *chat)
         if folder.exists() or looks_local(config.path):
             raise UserError(
                 f"model.path: {config.path} is neither a folder with a config.json, nor '{BUNDLED}', "
                 "nor a name on the Hugging Face hub (owner/name)"
             )
-        return cls(config.path, config.revision)
+        return cls(config.path, config.revision, *chat)
 
     @property
     def name(self) -> str:
@@ -90,16 +101,45 @@ class ModelSource:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer; raises UserError if there is none, or if it has no chat template."""
+        """The tokenizer; raises UserError if there is none."""
         from transformers import AutoTokenizer
 
         folder = self.folder
         if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise UserError(f"model.path: {self.path} has no tokenizer ({' or '.join(TOKENIZER_FILES)})")
-        tokenizer = self._loaded(AutoTokenizer)
-        if tokenizer.chat_template is None:
-            raise UserError(f"model.path: the tokenizer of {self.path} has no chat template")
-        return tokenizer
+        return self._loaded(AutoTokenizer)
+
+    @cached_property
+    def uses_template(self) -> bool:
+        """Whether chats go through the chat template; else they are plain text.
+
+        Raises UserError where `model.chat` is always and the tokenizer has no template, and for arguments of
+        a template that does not read them.
+        """
+        template = self.tokenizer.chat_template
+        if template is None and self.chat == "always":
+            raise UserError(
+                f"model.chat: always, but the tokenizer of {self.path} has no chat template; "
+                "auto gives such a model plain text"
+            )
+        uses = template is not None and self.chat != "never"
+        text = "" if not uses else template if isinstance(template, str) else " ".join(template.values())
+        for name in self.template_kwargs:
+            if name in OWN_TEMPLATE_KWARGS or not re.search(rf"\b{re.escape(name)}\b", text):
+                what = f"the chat template of {self.path} does not read it"
+                if name in OWN_TEMPLATE_KWARGS:
+                    what = "es-ray sets it"
+                elif not uses:
+                    what = f"{self.path} is given plain text, without a chat template"
+                raise UserError(f"model.chat_template_kwargs: {name} has no effect: {what}")
+        return uses
+
+    @property
+    def note(self) -> str | None:
+        """What might surprise about how the model is asked; None if nothing does."""
+        if self.uses_template or self.chat == "never":
+            return None
+        return f"{self.name} has no chat template: it is given prompts as plain text (model.chat)"
 
     def skeleton(self) -> Any:
         """The model without weights, on the meta device, for its modules' names and shapes."""
@@ -135,13 +175,22 @@ class ModelSource:
         return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat in the chat template; raises UserError if that fails."""
+        """Token ids of a chat, up to where the answer starts; raises UserError if its template fails.
+
+        messages: turns of {"role", "content"}. Without a template: the contents with a blank line between
+        them, and the special tokens that the tokenizer itself puts around a text (often BOS alone).
+        """
+        if not self.uses_template:
+            text = "\n\n".join(turn["content"] for turn in messages)
+            return list(self.tokenizer(text)["input_ids"])
+        turns = [dict(turn) for turn in messages]
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+                turns, tokenize=False, add_generation_prompt=True, **self.template_kwargs
             )
         except Exception as error:  # the template is a program that comes with the model
-            raise UserError(f"model.path: the chat template of {self.path} fails: {error}") from error
+            said = " ".join(str(error).split())
+            raise UserError(f"model.path: the chat template of {self.path} fails: {said}") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, token_ids: list[int]) -> str:

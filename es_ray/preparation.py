@@ -1,13 +1,12 @@
 """From the configuration as requested to the one that runs: `auto` resolved, paths made absolute."""
 
-from pathlib import Path
-
 from es_ray.config import BUNDLED, Config
 from es_ray.engines.registry import ANYWHERE, AUTO, ENGINES, Machine, automatic, engine_spec, is_installed
 from es_ray.engines.spec import EngineSpec
 from es_ray.errors import UserError
 from es_ray.imports import absolute
 from es_ray.models import ModelSource
+from es_ray.tasks.data import absolute_data
 
 
 def resolve_config(config: Config) -> Config:
@@ -33,9 +32,9 @@ def resolve_config(config: Config) -> Config:
     if config.model.path != BUNDLED:
         values["model__path"] = ModelSource.of(config.model).path
     for key in ("train", "test", "validation"):
-        file = getattr(config.task, key)
-        if file is not None and not file.startswith("hf:"):
-            values[f"task__{key}"] = str(Path(file).expanduser().resolve())
+        data = getattr(config.task, key)
+        if data is not None:
+            values[f"task__{key}"] = absolute_data(data)
     values["task__name"] = absolute(config.task.name)
     values["evolution__optimizer"] = absolute(config.evolution.optimizer)
     return config.replace(**values)

@@ -53,7 +53,8 @@ class TableEngine(Engine):
         stop = min(source.stop_ids())
         self._max_new_tokens = experiment.config.task.max_new_tokens
         self._size = experiment.layout.size
-        self._numbers = {tuple(source.chat_ids(prompt)): number for number, prompt in enumerate(table)}
+        chats = [[{"role": "user", "content": prompt}] for prompt in table]
+        self._numbers = {tuple(source.chat_ids(chat)): number for number, chat in enumerate(chats)}
         self._answers = [
             [[*source.tokenizer(text, add_special_tokens=False)["input_ids"], stop] for text in answers]
             for answers in table.values()

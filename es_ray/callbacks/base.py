@@ -3,7 +3,7 @@
 import copy
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ class RunInfo:
 
     path: the run directory; config: resolved, as in config.yaml; first: the first generation to evaluate;
     engine: what the engines report; where: a description of the workers; model: its name; prompts: how many
-    each split has; parameters, modules, layers: how many LoRA entries evolve, and in how many of these.
+    each split has; parameters, modules, layers: how many LoRA entries evolve, and in how many of these;
+    notes: what might surprise about the run, a line each.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class RunInfo:
     parameters: int
     modules: int
     layers: int
+    notes: Sequence[str] = ()
 
 
 class Callback:

@@ -66,7 +66,7 @@ class TerminalConsole(Callback):
     def on_run_start(self, run: RunInfo) -> None:
         """Print what runs where, and start the bars."""
         self._run = run
-        for line in [*_head(run), *(f"note: {note}" for note in self._notes)]:
+        for line in [*_head(run), *(f"note: {note}" for note in [*self._notes, *run.notes])]:
             self._line(line)
         earlier = RunDir(run.path).metrics(run.first - 1) if run.first else []
         self._had_spread = any(not line["zero_variance"] for line in earlier)

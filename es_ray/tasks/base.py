@@ -72,6 +72,14 @@ class Task(ABC):
         """
         return None
 
+    def check_example(self, example: Example) -> None:
+        """Raise UserError if the task cannot score answers to this example; to be overridden.
+
+        Called for each example before a run starts, so that a target that is missing, or of a kind that the
+        task does not take, is found there. `example_name` says where an example was read.
+        """
+        return
+
     @abstractmethod
     def score(self, example: Example, completion: str) -> Any:
         """Score one completion: text alone, without prompt and special tokens, stripped.
@@ -97,6 +105,14 @@ RESERVED = (
 def example_name(example: Example) -> str:
     """How messages name an example: where it was read from, or its prompt."""
     return example.where or f"the prompt {textwrap.shorten(example.prompt, 80, placeholder=' ...')!r}"
+
+
+def no_target(example: Example, wanted: str) -> str:
+    """What to say about an example whose target is missing, or not what the task wants."""
+    if example.target is not None:
+        return f"the target must be {wanted}, not {_shown(example.target)}"
+    there = ", ".join(map(repr, example.metadata)) or "none"
+    return f"the target, {wanted}, is missing; other fields are {there} (task.columns.target names it)"
 
 
 def checked(score: object, who: str, example: Example) -> Score:

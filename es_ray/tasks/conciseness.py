@@ -7,8 +7,9 @@ the reward sees only the length. That is why `correct` and `exact` are recorded 
 
 import re
 
+from es_ray.errors import UserError
 from es_ray.paths import data_dir
-from es_ray.tasks.base import Example, Score, Task
+from es_ray.tasks.base import Example, Score, Task, example_name, no_target
 
 
 class Conciseness(Task):
@@ -16,6 +17,11 @@ class Conciseness(Task):
 
     train = data_dir() / "conciseness" / "train.jsonl"
     test = data_dir() / "conciseness" / "test.jsonl"
+
+    def check_example(self, example: Example) -> None:
+        """A target must be text."""
+        if not isinstance(example.target, str):
+            raise UserError(f"{example_name(example)}: {no_target(example, 'text')}")
 
     def score(self, example: Example, completion: str) -> Score:
         """Reward by length; correct: the target as a whole word; exact: nothing but the target."""

@@ -146,7 +146,7 @@ MODELS = [
     ("--model odd-heads", "model.path", "odd-heads"),
     ("--model no-tokenizer", "model.path", "no-tokenizer"),
     ("--model torn-tokenizer", "model.path", "torn-tokenizer"),
-    ("--model no-template", "model.path", "no-template", "chat template"),
+    ("--model no-template --set model.chat=always", "model.chat", "no-template", "no chat template"),
     ("--model torn-template", "model.path", "torn-template"),
     ("--model no-weights", "model.path", "no-weights"),
     ("--model torn-weights", "model.path", "torn-weights"),

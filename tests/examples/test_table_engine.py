@@ -67,7 +67,7 @@ def experiment(kind: str = SPEC, **values) -> Experiment:
 
 
 def prompt_ids(e: Experiment, number: int) -> tuple[int, ...]:
-    return tuple(e.source.chat_ids(list(ANSWERS)[number]))
+    return tuple(e.source.chat_ids([{"role": "user", "content": list(ANSWERS)[number]}]))
 
 
 def test_a_variants_vector_decides_its_answers():
