@@ -17,7 +17,7 @@ from es_ray.errors import UserError
 from es_ray.tasks.base import Example, Task
 
 ONE, BATCH = ("example", "completion"), ("examples", "completions")
-WANTED = "reward(example, completion), or reward(examples, completions) over a batch"
+WANTED = "reward(example, completion) is wanted there, or reward(examples, completions) over a batch"
 _OPTION_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -74,13 +74,13 @@ def function_task(key: str, name: str, function: Callable[..., Any], options: Ma
     """
     signature = _signature(function)
     if signature is None:
-        raise UserError(f"{key}: {name} has no signature that Python can tell; {WANTED} is wanted there")
+        raise UserError(f"{key}: {name} has no signature that Python can tell; {WANTED}")
     names = tuple(signature.parameters)[:2]
     plain = tuple(parameter.lstrip("_") for parameter in names)  # `_example` is one that is not used
     firsts = [signature.parameters[each] for each in names]
     positional = all(first.kind <= inspect.Parameter.POSITIONAL_OR_KEYWORD for first in firsts)
     if plain not in (ONE, BATCH) or not positional:
-        raise UserError(f"{key}: {name} is {_shown(function, signature)}; {WANTED} is wanted there")
+        raise UserError(f"{key}: {name} is {_shown(function, signature)}; {WANTED}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UserError(f"{key}: {name} yields; a reward returns its score")
     _check(name, _shown(function, signature), list(signature.parameters.values())[2:], options)

@@ -77,8 +77,8 @@ class ActorManager:
     """N actors. Ray neither restarts them nor retries their calls: `wait` returns whatever ended, once.
 
     It waits for futures, as `ray.wait` scans every reference at each call. on_rows: called with the
-    completions made so far by all calls under way, when a report of the heartbeats comes in. code: the user's, also
-    for actors that replace lost ones.
+    completions made so far by all calls under way, when a report of the heartbeats comes in. code: the
+    user's, also for actors that replace lost ones.
     """
 
     def __init__(
