@@ -98,10 +98,10 @@ def imported_names(file: Path) -> set[str]:
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
-    """The files of a module or package of that name in a folder; none if another one is imported already."""
+    """The files of a module or package of that name in a folder; none if an installed one is imported."""
     loaded = sys.modules.get(name)
     where = None if loaded is None else _file_of(loaded)
-    if where is not None and folder not in where.parents:
+    if where is not None and folder not in where.parents and not _folders.intersection(where.parents):
         return []
     package, module = folder / name, folder / f"{name}.py"
     if package.is_dir() and ((package / "__init__.py").is_file() or not module.is_file()):
@@ -147,8 +147,9 @@ def _first_on_path(folder: Path) -> Iterator[None]:
         sys.dont_write_bytecode = before
         with suppress(ValueError):  # the file may have changed the path itself
             sys.path.remove(str(folder))
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
+        if str(folder) not in sys.path:  # the latest of the users' folders is the first of them
+            others = (number for number, place in enumerate(sys.path) if Path(place) in _folders)
+            sys.path.insert(next(others, len(sys.path)), str(folder))
 
 
 def _digest(file: Path) -> str:

@@ -32,8 +32,13 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
         return found
     if not isinstance(found, type) and callable(found):
         return function_task(KEY, name, found, options)
-    if isinstance(found, type) and issubclass(found, Task):
-        check_options(name, found, options)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise UserError(
+            f"{KEY}: {name} is {what}; a function reward(example, completion), or a class derived from "
+            "es_ray.Task, is wanted there"
+        )
+    check_options(name, found, options)
     return instance_of(Task, KEY, name, found, options)  # type: ignore[type-abstract]
 
 
