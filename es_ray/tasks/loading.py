@@ -51,7 +51,8 @@ def import_path(name: str) -> str:
         return name
     if (shipped := shipped_entry_point(name)) is not None:
         return shipped
-    found = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    points = sorted(entry_points(group=GROUP, name=name), key=lambda point: point.value)
+    found = {point.value: point for point in points}
     if len(found) > 1:
         several = " and ".join(f"{_package(point)} ({point.value})" for point in found.values())
         raise UserError(f"{KEY}: {name!r} is an entry point of {several}; name one by its import path")

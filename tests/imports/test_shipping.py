@@ -91,7 +91,8 @@ def test_a_package_on_the_path_is_shipped_and_an_installed_one_is_not(tmp_path, 
     (package / "deep" / "__init__.py").write_text("")
     (package / "words.txt").write_text("data")
     (package / "read.py").write_text(
-        "from pathlib import Path\ndef data():\n    return (Path(__file__).parent / 'words.txt').read_text()\n"
+        "from pathlib import Path\n"
+        "def data():\n    return (Path(__file__).parent / 'words.txt').read_text()\n"
     )
     name = "shipped_package.read:data"
     code = pack([("task.name", name)])

@@ -9,11 +9,18 @@ import yaml
 from es_ray.imports import forget_changed, resolve
 from es_ray.imports.user_files import beside
 
+MINE = """\
+import helpers
+def both():
+    from parts import inner
+    return helpers.WORD + inner.WORD
+"""
+
 
 def project(folder: Path, word: str) -> str:
     """A file that imports a module and a package beside it, one of them inside a function."""
     texts = {
-        "mine.py": "import helpers\ndef both():\n    from parts import inner\n    return helpers.WORD + inner.WORD\n",
+        "mine.py": MINE,
         "helpers.py": f"import third\nWORD = {word!r} + third.WORD\n",
         "third.py": "WORD = '3'\n",
         "parts/__init__.py": "",
