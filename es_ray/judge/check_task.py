@@ -19,7 +19,10 @@ from es_ray.tasks.data import examples_of
 from es_ray.workers.scorer import Scorer
 from es_ray.workers.scoring import is_coroutine_function, overrides_score_batch
 
-MOST_EXAMPLES = 3
+MOST_EXAMPLES, MOST_ASKED = 3, 8
+"""Examples with made-up completions, and those that a model answers."""
+FEWEST_FOR_SPREAD = 4
+"""Completions below which the same reward for all may be chance."""
 LONG = " ".join(["A sentence of a completion that does not end where it should."] * 100)
 FOREIGN = "Größe: 42 €, 東京, 🙂"
 SLOW_SECONDS = 10.0
@@ -75,7 +78,8 @@ def check_task(config: Config, ask_model: bool) -> TaskCheck:
     """
     experiment = Experiment(config)
     task, examples = experiment.task, _examples(experiment)
-    asked = [examples[number] for number in range(min(MOST_EXAMPLES, len(examples)))]
+    most = MOST_ASKED if ask_model else MOST_EXAMPLES
+    asked = [examples[number] for number in range(min(most, len(examples)))]
     rows = list(_answered(experiment, asked) if ask_model else _made_up(asked))
     check = TaskCheck(short_name(config.task.name), rows)
     scorer = Scorer(task, config.task)
@@ -190,7 +194,7 @@ def _check_metrics(check: TaskCheck) -> None:
 def _check_use(check: TaskCheck, task: Task, config: Config, examples: int) -> None:
     """Warn of a reward that evolution learns nothing from, or waits for too long."""
     rewards = {row.score.reward for row in check.rows if row.score is not None}
-    if len(rewards) == 1 and len(check.rows) > 1:
+    if len(rewards) == 1 and len(check.rows) >= FEWEST_FOR_SPREAD:
         check.warnings.append(
             f"all {len(check.rows)} completions get the same reward, {rewards.pop():g}: without a spread "
             "there is nothing to learn"

@@ -1,78 +1,104 @@
-"""A reward that lies on the head alone reaches a worker on another host, which has a /tmp of its own."""
+"""A reward reaches a worker whose node cannot see its file: a second raylet, where the folder is hidden."""
 
 import json
+import os
+import shlex
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import Host, Lan, lan, missing
-from tests.cluster.onprem import CHECKOUT, CPUS, until
-from tests.short_runs import SETTINGS, json_lines
+from tests.cluster.onprem import until
+from tests.short_runs import SETTINGS, es_ray, json_lines
 
 pytestmark = pytest.mark.cluster
 
 REWARD = """\
+from pathlib import Path
+
 import helpers
 from es_ray import Score
 
 
-async def reward(example, completion, files):
-    seen = any(__import__("pathlib").Path(file).exists() for file in files.split(","))
-    return Score(helpers.length(completion), {"seen": seen})
+def reward(example, completion, folder):
+    if completion and len(list(Path(folder).iterdir())) == 0:
+        return Score(helpers.length(completion), {"hidden": True})
+    return Score(helpers.length(completion), {"hidden": False})
 """
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+def missing() -> str | None:
+    """Why a folder cannot be hidden here, or None."""
+    if os.geteuid() != 0:
+        return "needs root"
+    tried = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
+    )
+    return "mounts are refused" if tried.returncode else None
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def raylet(*arguments: object, hidden: Path | None = None) -> Iterator[None]:
+    """`ray start`, ended with the block; hidden: a folder that is empty for all that it starts."""
+    command = [*RAY, "start", "--block", "--disable-usage-stats", *map(str, arguments)]
+    if hidden is not None:
+        script = f"mount -t tmpfs none {shlex.quote(str(hidden))} && exec {shlex.join(command)}"
+        command = ["unshare", "--mount", "--", "sh", "-c", script]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_a_reward_reaches_a_node_that_cannot_see_its_file(tmp_path):
     if reason := missing():
         pytest.skip(reason)
-    with lan(tmp_path_factory.mktemp("hosts"), keep=[CHECKOUT]) as made:
-        yield made
+    folder, run = tmp_path / "mine", tmp_path / "run"
+    folder.mkdir()
+    (folder / "reward.py").write_text(REWARD)
+    (folder / "helpers.py").write_text("def length(text):\n    return -len(text) / 100\n")
+    row = json.dumps({"prompt": "How many days are in a week?", "target": "7"})
+    (folder / "data.jsonl").write_text(f"{row}\n")
+    data = folder / "data.jsonl"
+    address = f"127.0.0.1:{free_port()}"
+    port = address.rpartition(":")[2]
+    head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+    with raylet(*head):
+        until(lambda: alive(address) == 1, 60)
+        with raylet(f"--address={address}", "--num-cpus=2", hidden=folder):
+            until(lambda: alive(address) == 2, 60)
+            ended = es_ray(
+                "run", "--address", address, "--workers", 1, "--task", f"{folder}/reward.py:reward",
+                "--train", data, "--test", data, "--set", f"task.options.folder={folder}",
+                *SETTINGS, "--generations", 2, "--output", run,
+            )  # fmt: skip
+            (folder / "reward.py").write_text(REWARD.replace("helpers.length(", "helpers.long("))
+            broken = es_ray(
+                "run", "--address", address, "--workers", 1, "--task", f"{folder}/reward.py:reward",
+                "--train", data, "--test", data, "--set", f"task.options.folder={folder}",
+                *SETTINGS, "--output", tmp_path / "broken",
+            )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert [line["members_hidden"] for line in json_lines(run / "metrics.jsonl")] == [1.0, 1.0]
+    assert broken.returncode == 1, broken.stderr
+    assert len(broken.stderr.splitlines()) == 1
+    assert f"({folder}/reward.py:9), for {data}, line 1" in broken.stderr
 
 
-def variables() -> list[str]:
-    import sys
-
-    path = f"PATH={sys.prefix}/bin:/usr/bin:/bin"
-    return ["env", path, "HF_HUB_OFFLINE=1", "RAY_USAGE_STATS_ENABLED=0", f"PYTHONPATH={CHECKOUT}"]
-
-
-def ray_start(host: Host, *options: object) -> None:
-    host.run(*variables(), "ray", "start", f"--node-ip-address={host.address}", *options, timeout=120)
-
-
-def test_a_reward_reaches_a_host_that_cannot_see_its_file(desk, tmp_path):
-    key = tmp_path / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    head, worker = (desk.host(name, key.with_suffix(".pub")) for name in ("head", "one"))
-    for host in (head, worker):  # what the desk keeps is mounted below its /tmp, not below theirs
-        if not host.outside(host.home).joinpath("checkout").exists() and str(CHECKOUT).startswith("/tmp/"):
-            place = host.outside(CHECKOUT)
-            subprocess.run(["cp", "-r", "--", CHECKOUT, place], check=True)
-    home = head.outside(head.home) / "mine"
-    home.mkdir()
-    (home / "reward.py").write_text(REWARD)
-    (home / "helpers.py").write_text("def length(text):\n    return -len(text) / 100\n")
-    rows = [{"prompt": "How many days are in a week?", "target": "7"}]
-    for split in ("train", "test"):
-        (home / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ray_start(head, "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
-    ray_start(worker, f"--address={head.address}:6379", f"--num-cpus={CPUS}")
-    inside = head.home / "mine"
-    files = ",".join(str(inside / name) for name in ("reward.py", "helpers.py", "train.jsonl"))
-    command = head.command(
-        *variables(), "python", "-m", "es_ray.cli.main", "run", "--address", f"{head.address}:6379",
-        "--workers", 1, "--task", f"{inside}/reward.py:reward", "--train", inside / "train.jsonl",
-        "--test", inside / "test.jsonl", "--set", f"task.options.files={files}", *SETTINGS,
-        "--generations", 2, "--output", inside / "run",
-    )  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = json_lines(home / "run/metrics.jsonl")
-    assert [line["members_seen"] for line in lines] == [0.0, 0.0]
-    answered = json_lines(home / "run/generations/0001/population.jsonl")
-    assert {line["worker"].partition("/")[0] for line in answered} == {"one"}
-    left = worker.outside(Path("/tmp"))
-    until(lambda: not list(left.glob("es-ray-code-*")), 30, lambda: "code is left behind")
+def alive(address: str) -> int:
+    """How many nodes a cluster has."""
+    done = subprocess.run([*RAY, "status", "--address", address], capture_output=True, text=True)
+    return done.stdout.partition("Pending:")[0].count("node_")
