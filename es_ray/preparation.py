@@ -4,13 +4,14 @@ from es_ray.config import BUNDLED, Config
 from es_ray.engines.registry import ANYWHERE, AUTO, ENGINES, Machine, automatic, engine_spec, is_installed
 from es_ray.engines.spec import EngineSpec
 from es_ray.errors import UserError
-from es_ray.imports import absolute
+from es_ray.imports import absolute, forget_changed
 from es_ray.models import ModelSource
 from es_ray.tasks.data import absolute_data
 
 
 def resolve_config(config: Config) -> Config:
     """The configuration with `auto` resolved and paths made absolute; raises UserError if it cannot run."""
+    forget_changed()
     kind, spec = _engine(config)
     workers = config.cluster.workers
     if workers == 0 and not spec.in_process:

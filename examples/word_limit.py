@@ -1,6 +1,6 @@
 r"""A task of one's own: say it in five words.
 
-    es-ray run --task examples/word_limit.py:WordLimit --set task.train=train.jsonl --set task.test=test.jsonl
+    es-ray run --task examples/word_limit.py:WordLimit --train train.jsonl --test test.jsonl
 
 train.jsonl and test.jsonl hold a line for each question, such as
 

@@ -118,8 +118,9 @@ def no_target(example: Example, wanted: str) -> str:
 def checked(score: object, who: str, example: Example) -> Score:
     """The score, if it is one, of finite numbers; raises EvaluationError with the candidate's name if not."""
     if not isinstance(score, Score) or not isinstance(score.metrics, Mapping):
-        what = "a Score" if not isinstance(score, Score) else "metrics as a mapping of names to numbers"
-        given = score.metrics if isinstance(score, Score) else score
+        what, given = "a Score or a number", score
+        if isinstance(score, Score):
+            what, given = "metrics as a mapping of names to numbers", score.metrics
         raise EvaluationError(
             f"{who}: the task must return {what}, not {_shown(given)}, for {example_name(example)}"
         )

@@ -11,6 +11,7 @@ from typing import Any
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import EvaluationError, RemoteTraceback, RunError, UserError
+from es_ray.imports.shipping import Code, UnpackedCode
 from es_ray.workers.heartbeats import Beat, Report
 
 BEATS = 4
@@ -56,13 +57,15 @@ class WorkerActor:
     """A Worker in an actor. Exceptions are returned as Failure, and logged in the worker's log.
 
     Its methods run in the process's main thread, as SGLang requires, one at a time; heartbeats are sent from
-    a second thread.
+    a second thread. code: the user's, which this machine may not have.
     """
 
-    def __init__(self, config: Config, heartbeats: Any, key: int) -> None:
+    def __init__(self, config: Config, heartbeats: Any, key: int, code: Code | None = None) -> None:
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("es_ray").setLevel(logging.INFO)  # into the worker's log, which Ray keeps
         self._config = config
+        self._code = code
+        self._unpacked: UnpackedCode | None = None
         self._over = threading.Event()
         self._batch = 0
         self._progress = (0, 0)  # the batch of calls and its completions: one object, so read together
@@ -78,9 +81,11 @@ class WorkerActor:
     def start(self) -> "EngineInfo | Failure":
         """Load the engine."""
         try:
+            if self._code is not None:
+                self._unpacked = UnpackedCode(self._code)
             self._worker = self.load(self._config)
         except Exception as error:
-            return _failure(error)
+            return self._failure(error)
         return self._worker.info
 
     def load(self, config: Config) -> Any:
@@ -93,6 +98,8 @@ class WorkerActor:
     def close(self) -> None:
         """Close the engine."""
         self._worker.close()
+        if self._unpacked is not None:
+            self._unpacked.remove()
         self._over.set()
 
     def alive(self) -> bool:
@@ -113,16 +120,18 @@ class WorkerActor:
             try:
                 results.append(getattr(self._worker, method)(*shared, *arguments))
             except Exception as error:
-                return [*results, _failure(error)]
+                return [*results, self._failure(error)]
         return results
 
     def _count(self, rows: int) -> None:
         self._progress = (self._batch, rows)
 
-
-def _failure(error: Exception) -> Failure:
-    traceback.print_exc()
-    expected = {EvaluationError: "evaluation", UserError: "user", RunError: "run"}
-    kind = next((kind for cls, kind in expected.items() if isinstance(error, cls)), "internal")
-    text = str(error) if kind != "internal" else f"{type(error).__name__}: {error}"
-    return Failure(kind, text, traceback.format_exc())
+    def _failure(self, error: Exception) -> Failure:
+        traceback.print_exc()
+        expected = {EvaluationError: "evaluation", UserError: "user", RunError: "run"}
+        kind = next((kind for cls, kind in expected.items() if isinstance(error, cls)), "internal")
+        text = str(error) if kind != "internal" else f"{type(error).__name__}: {error}"
+        trace = traceback.format_exc()
+        if self._unpacked is not None:
+            text, trace = self._unpacked.here_to_there(text), self._unpacked.here_to_there(trace)
+        return Failure(kind, text, trace)

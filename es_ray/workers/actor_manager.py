@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import last_line
+from es_ray.imports.shipping import Code
 from es_ray.workers.actor import BEATS, Failure, HeartbeatMonitor, WorkerActor
 from es_ray.workers.heartbeats import Heartbeats
 
@@ -76,13 +77,17 @@ class ActorManager:
     """N actors. Ray neither restarts them nor retries their calls: `wait` returns whatever ended, once.
 
     It waits for futures, as `ray.wait` scans every reference at each call. on_rows: called with the
-    completions made so far by all calls under way, when a report of the heartbeats comes in.
+    completions made so far by all calls under way, when a report of the heartbeats comes in. code: the
+    user's, also for actors that replace lost ones.
     """
 
-    def __init__(self, config: Config, wanted: int, gpus: int, actor_class: type[WorkerActor]) -> None:
+    def __init__(
+        self, config: Config, wanted: int, gpus: int, actor_class: type[WorkerActor], code: Code | None = None
+    ) -> None:
         self.wanted = wanted
         self._actor_class = actor_class
         self._config = config
+        self._code = [] if code is None else [ray.put(code)]
         self._limits = config.cluster
         spread = {"spread": "SPREAD", "pack": "DEFAULT"}[config.cluster.placement]
         self._options = {
@@ -125,7 +130,7 @@ class ActorManager:
             made = (
                 ray.remote(self._actor_class)
                 .options(**self._options)
-                .remote(self._config, self._heartbeats, key)
+                .remote(self._config, self._heartbeats, key, *self._code)
             )
             actor = self._actors[key] = ActorHandle(key, made)
             self._follow(actor, made.start.remote())

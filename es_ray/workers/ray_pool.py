@@ -23,6 +23,7 @@ from es_ray.workers.actor import Failure, WorkerActor
 from es_ray.workers.actor_manager import ActorManager, CallResult, WorkerLost
 from es_ray.workers.pool import Call, Pool, idle_workers
 from es_ray.workers.raylet_watch import RayletWatch, loss_message
+from es_ray.workers.user_code import user_code
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class RayPool(Pool):
     def start(self) -> EngineInfo:
         """Connect to Ray, start the actors, and wait for their engines."""
         wanted, threads = self.config.cluster.workers, self.config.engine.threads
+        code = user_code(self.config)  # as it is now, whatever happens to the files during the run
         self._started_ray, self._joined_ray = connect(
             self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1)
         )
@@ -77,7 +79,7 @@ class RayPool(Pool):
             check_nodes(self.config)
         if (idle := idle_workers(self.config, wanted)) is not None:
             log.warning(idle)
-        actors = self._actors = ActorManager(self.config, wanted, gpus, self.actor_class)
+        actors = self._actors = ActorManager(self.config, wanted, gpus, self.actor_class, code)
         self._raylet = RayletWatch(actors.wake, lambda: loss_message(self.config.output.dir))
         first_ready = None
         self._reported = self._alive = time.monotonic()

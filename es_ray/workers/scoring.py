@@ -1,37 +1,132 @@
-"""A task's score of a completion. An exception in it is the user's error, and named with its place."""
+"""A task's scores of completions. An exception in it is the user's error, and named with its place."""
 
+import asyncio
+import functools
+import inspect
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from traceback import FrameSummary
+from typing import Any
+
+import numpy as np
 
 from es_ray.errors import EvaluationError
 from es_ray.tasks.base import Example, Score, Task, checked, example_name
+from es_ray.workers.score_jobs import Job
 
 
 def score_of(task: Task, who: str, example: Example, completion: str) -> Score:
     """The task's score; raises EvaluationError for an exception in it, and for one that `checked` refuses.
 
-    who: the candidate, for messages.
+    who: the candidate, for messages. The reward is a float, metrics are plain numbers.
     """
     try:
         score = task.score(example, completion)
     except (Exception, SystemExit) as error:
-        summary = traceback.TracebackException.from_exception(error)
-        said = f"{type(error).__name__}: {summary}".removesuffix(": ")
-        raise EvaluationError(
-            f"{who}: the task raised {said} ({_place(task, summary)}), for {example_name(example)}"
-        ) from error
-    return checked(score, who, example)
+        raise raised(task, error, who, example) from error
+    return _plain(score, who, example)
 
 
-def _place(task: Task, summary: traceback.TracebackException) -> str:
-    """File and line: the innermost frame in the file that defines the task's class, else the innermost."""
-    module = sys.modules.get(type(task).__module__)
+def perform(task: Task, job: Job) -> list[Score]:
+    """The scores of a job's rows; raises EvaluationError."""
+    if not job.batch:
+        return [score_of(task, row.who, row.example, row.completion) for row in job.rows]
+    try:
+        scores = task.score_batch(*_columns(job))
+    except (Exception, SystemExit) as error:
+        raise raised(task, error, job.rows[0].who, job.rows[0].example, len(job.rows)) from error
+    return _of_batch(scores, job)
+
+
+async def perform_async(task: Any, job: Job) -> list[Score]:
+    """The same for a task whose method is a coroutine function."""
+    first = job.rows[0]
+    try:
+        if job.batch:
+            scores = await task.score_batch(*_columns(job))
+        else:
+            scores = [await task.score(first.example, first.completion)]
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        rows = len(job.rows) if job.batch else None
+        raise raised(task, error, first.who, first.example, rows) from error
+    return _of_batch(scores, job)
+
+
+def is_coroutine_function(method: Any) -> bool:
+    """Whether a call of it returns a coroutine: `async def`, also behind functools.partial or __call__."""
+    while isinstance(method, functools.partial):
+        method = method.func
+    call = getattr(method, "__call__", None)  # noqa: B004 - of an object, to be looked into
+    return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(call)
+
+
+def overrides_score_batch(task: Task) -> bool:
+    """Whether the task scores many completions in one call."""
+    return getattr(task.score_batch, "__func__", None) is not Task.score_batch
+
+
+def raised(
+    task: Task, error: BaseException, who: str, example: Example, rows: int | None = None
+) -> EvaluationError:
+    """An exception in a reward in words; rows: how many a call of `score_batch` had, the first one given."""
+    summary = traceback.TracebackException.from_exception(error)
+    said = f"{type(error).__name__}: {summary}".removesuffix(": ")
+    return failed(f"raised {said}", place(task, summary.stack, rows is not None), who, example, rows)
+
+
+def failed(said: str, where: str, who: str, example: Example, rows: int | None = None) -> EvaluationError:
+    """What a task did, where ("" if that is unknown), for which example and candidate."""
+    first = "" if rows is None else f"{rows} completions of a batch, the first of "
+    at = f" ({where})" if where else ""
+    return EvaluationError(f"{who}: the task {said}{at}, for {first}{example_name(example)}")
+
+
+def place(task: Task, stack: Sequence[FrameSummary], batch: bool = False) -> str:
+    """File and line: the innermost frame in the file that defines the task's class, else the innermost.
+
+    stack: the innermost frame is the last; batch: whether `score_batch` was called, not `score`.
+    """
+    function: Any = getattr(task, "function", None)  # of a task that was made of one
+    while isinstance(function, functools.partial):
+        function = function.func
+    module = sys.modules.get(getattr(function, "__module__", None) or type(task).__module__)
     own = getattr(module, "__file__", None)
-    frames = [frame for frame in summary.stack if frame.filename != __file__]
+    frames = [frame for frame in stack if frame.filename != __file__]
     if not frames:  # the call itself failed: its arguments, say
-        code = getattr(type(task).score, "__code__", None)
+        code = getattr(type(task).score_batch if batch else type(task).score, "__code__", None)
         return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else type(task).__qualname__
     in_task = [frame for frame in frames if own is not None and Path(frame.filename) == Path(own)]
-    place = (in_task or frames)[-1]
-    return f"{place.filename}:{place.lineno}"
+    found = (in_task or frames)[-1]
+    return f"{found.filename}:{found.lineno}"
+
+
+def _columns(job: Job) -> tuple[list[Example], list[str]]:
+    return [row.example for row in job.rows], [row.completion for row in job.rows]
+
+
+def _of_batch(scores: Any, job: Job) -> list[Score]:
+    """The scores of a call, checked; raises EvaluationError also if there are more or fewer than rows."""
+    first, rows = job.rows[0], len(job.rows)
+    if isinstance(scores, (str, bytes, Mapping)) or not hasattr(scores, "__len__"):
+        said = f"must return a sequence of scores from score_batch, not {type(scores).__name__}"
+        raise failed(said, "", first.who, first.example, rows)
+    if len(scores) != rows:
+        raise failed(f"returned {len(scores)} scores from score_batch", "", first.who, first.example, rows)
+    return [_plain(score, row.who, row.example) for score, row in zip(scores, job.rows, strict=True)]
+
+
+def _plain(score: Any, who: str, example: Example) -> Score:
+    """A score of plain numbers, of what the task returned; a number is a reward without metrics."""
+    if isinstance(score, (bool, int, float, np.bool_, np.integer, np.floating)):
+        score = Score(score)  # type: ignore[arg-type]
+    score = checked(score, who, example)
+    return Score(float(score.reward), {name: _number(value) for name, value in score.metrics.items()})
+
+
+def _number(value: Any) -> bool | int | float:
+    """A number of a type that JSON knows."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return int(value) if isinstance(value, (int, np.integer)) else float(value)

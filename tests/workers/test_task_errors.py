@@ -119,7 +119,7 @@ def test_an_exception_in_a_reward_ends_the_run_with_its_line(cluster, tmp_path, 
 @pytest.mark.parametrize(
     ("failing", "words"),
     [
-        ("return 0.5", "the task must return a Score, not float 0.5"),
+        ("return 'high'", "the task must return a Score or a number, not str 'high'"),
         ("return Score('high')", "reward must be a number, not str 'high'"),
         ("return Score(0.5, {'correct': None})", "correct must be a number, not NoneType None"),
     ],
