@@ -53,8 +53,11 @@ class Experiment:
         """The examples of each split; `validation` is there only if the run has one."""
         found = {split: self._data(split) for split in SPLITS}
         config = self.config.task
+        own = [split for split in SPLITS if getattr(config, split) is None]  # which know no other columns
         return {
-            split: examples_of(data, self.task, config.columns, config.system_prompt)
+            split: examples_of(
+                data, self.task, None if split in own else config.columns, config.system_prompt
+            )
             for split, data in found.items()
             if data is not None
         }

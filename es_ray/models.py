@@ -139,7 +139,10 @@ class ModelSource:
         """What might surprise about how the model is asked; None if nothing does."""
         if self.uses_template or self.chat == "never":
             return None
-        return f"{self.name} has no chat template: it is given prompts as plain text (model.chat)"
+        return (
+            f"{self.name} has no chat template (chat_template.jinja, or in tokenizer_config.json): it is "
+            "given prompts as plain text"
+        )
 
     def skeleton(self) -> Any:
         """The model without weights, on the meta device, for its modules' names and shapes."""

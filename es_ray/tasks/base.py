@@ -112,7 +112,7 @@ def no_target(example: Example, wanted: str) -> str:
     if example.target is not None:
         return f"the target must be {wanted}, not {_shown(example.target)}"
     there = ", ".join(map(repr, example.metadata)) or "none"
-    return f"the target, {wanted}, is missing; other fields are {there} (task.columns.target names it)"
+    return f"needs a target ({wanted}); the other fields there are {there}; task.columns.target names one"
 
 
 def checked(score: object, who: str, example: Example) -> Score:

@@ -44,14 +44,18 @@ class FieldReader:
         return found
 
     def _check_columns(self, rows: Rows) -> None:
-        """Raise UserError for a field that the user names and no row has."""
-        for key in ("prompt", "target", "messages"):
-            name = getattr(self.columns, key)
-            if name != getattr(COLUMNS, key) and not any(name in row for row in rows.rows):
-                raise UserError(
-                    f"task.columns.{key}: no row of {rows.source} has the field {name!r}; the fields of "
-                    f"{rows.unit} {rows.places[0]} are {_names(rows.rows[0])}"
-                )
+        """Raise UserError for a field that the user names and no row has; a prompt's lack is seen anyway.
+
+        The last turn of a chat may stand for a target.
+        """
+        for key in ("target", "messages"):
+            name, chat = getattr(self.columns, key), self.columns.messages
+            if name == getattr(COLUMNS, key) or any(name in row or chat in row for row in rows.rows):
+                continue
+            raise UserError(
+                f"task.columns.{key}: no row of {rows.source} has the field {name!r}; the fields of "
+                f"{rows.unit} {rows.places[0]} are {_names(rows.rows[0])}"
+            )
 
     def _of_row(self, row: Row) -> Fields | None:
         """The fields of an example with a prompt or a chat of its own; None if the row has neither."""
@@ -111,13 +115,16 @@ class FieldReader:
         prompt = next((name for name in LIKE_A_PROMPT if name in row), None)
         target = next((name for name in LIKE_A_TARGET if name in row and columns.target not in row), None)
         chat = next((name for name in LIKE_A_CHAT if name in row), None)
+        missing = repr(columns.prompt)
+        if columns.prompt != COLUMNS.prompt:
+            missing += " (task.columns.prompt)"
         advice = "task.columns.prompt names the one to take"
         if chat is not None:
             advice = f"--set task.columns.messages={chat} takes that one"
         elif prompt is not None:
             pairs = {"prompt": prompt} | ({"target": target} if target else {})
             advice = f"use {' '.join(f'--set task.columns.{key}={name}' for key, name in pairs.items())}"
-        return f"{columns.prompt!r} is missing; the fields there are {_names(row)}; {advice}"
+        return f"{missing} is missing; the fields there are {_names(row)}; {advice}"
 
 
 def raised(error: Exception) -> str:

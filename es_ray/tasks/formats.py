@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +135,7 @@ def _check_object(row: object, where: str) -> None:
 
 def _csv(content: bytes, name: str) -> Rows:
     """Cells below a header, separated by commas, semicolons or tabs; an empty cell is None."""
-    text = _text(content, name)
+    text = re.sub(r'"[ \t]+(?=\r?\n|\Z)', '"', _text(content, name))  # blanks after a closing quote
     header = text.lstrip("\r\n").partition("\n")[0]
     separator = max(",;\t", key=header.count)  # the first of them for a header of one name
     limit = csv.field_size_limit(LONGEST_CELL)  # 128 kB are too few for a long prompt
