@@ -213,10 +213,15 @@ def test_an_array_is_a_sequence_of_scores(scorer, way):
 
 
 @row_by_row
-def test_the_first_failure_by_submission_among_those_known_is_reported(scorer, way):
-    mine = scorer("time.sleep(0.05 * (example.target % 2 == 0))\nraise ValueError(completion)", way)
+def test_the_first_failure_by_submission_among_those_known_is_reported(scorer, way, tmp_path):
+    late, fail = "time.sleep(0.05 * (completion == '0'))", "raise ValueError(completion)"
+    mine = scorer(f"{late}\nPath({str(tmp_path)!r}, 'failed-' + completion).touch()\n{fail}", way)
     submit(mine, 2)
-    time.sleep(1.5)  # both have failed by then, the second perhaps first
+    deadline = time.monotonic() + 60
+    while len([*tmp_path.glob("failed-*")]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)  # both are known by then, the second perhaps first
     with pytest.raises(EvaluationError, match="ValueError: 0"):
         mine.results()
 
