@@ -38,20 +38,24 @@ class Ledger:
     """The outcomes of a batch of rows; filled from other threads, waited for in the main one."""
 
     def __init__(self) -> None:
-        self.scores: dict[int, Score] = {}
-        """Scores so far, by the row's key."""
-        self._expected = 0
+        self._keys: list[int] = []
+        self._scores: dict[int, Score] = {}
         self._failures: dict[Job, BaseException] = {}
         self._changed = threading.Condition()
 
-    def expect(self, rows: int) -> None:
-        """So many more rows will be scored."""
-        self._expected += rows
+    def expect(self, key: int) -> None:
+        """A row with this key will be scored."""
+        self._keys.append(key)
 
     @property
     def open(self) -> bool:
         """Whether rows are still to be scored."""
-        return len(self.scores) < self._expected
+        return len(self._scores) < len(self._keys)
+
+    @property
+    def scores(self) -> dict[int, Score]:
+        """The scores by the rows' keys, in the order of submission, once all are there."""
+        return {key: self._scores[key] for key in self._keys}
 
     def record(self, job: "Job", outcome: Outcome) -> None:
         """What came of a job: its rows' scores, or the exception that it ended with."""
@@ -59,7 +63,7 @@ class Ledger:
             if isinstance(outcome, BaseException):
                 self._failures[job] = outcome
             else:
-                self.scores.update(zip((row.key for row in job.rows), outcome, strict=True))
+                self._scores.update(zip((row.key for row in job.rows), outcome, strict=True))
             if self._failures or not self.open:
                 self._changed.notify_all()
 

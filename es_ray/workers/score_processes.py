@@ -68,6 +68,9 @@ class ProcessBackground(Background):
             process.kill()
         for process in self._processes:
             process.wait()
+        deadline = time.monotonic() + STACK_SECONDS
+        for thread in self._threads:  # they see the end of their processes at once
+            thread.join(max(deadline - time.monotonic(), 0))
 
     def _serve(self) -> None:
         """Start a process and hand jobs to it: in one thread, with which Linux ends the process."""

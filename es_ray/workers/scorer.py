@@ -53,7 +53,7 @@ class Scorer:
         """
         with self._closed_on_error():
             self._check()
-            self._ledger.expect(1)
+            self._ledger.expect(key)
             row = Row(key, who, example, completion)
             if self._batched:
                 self._waiting.append(row)
@@ -70,7 +70,7 @@ class Scorer:
                 self._start(rows)
 
     def results(self) -> dict[int, Score]:
-        """The scores of all rows since `begin`, by their keys; waits for them.
+        """The scores of all rows since `begin` by their keys, in the order of submission; waits for them.
 
         Raises EvaluationError: of the failures known by then, the one that was submitted first.
         """

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -129,18 +130,16 @@ def test_scores_are_the_same_whatever_computes_them(scorer, way):
     for count in (20, 5, 0):
         found = scores(mine, count)
         assert found == {n: Score(n / 4, {"odd": n % 2 == 1, "n": 3}) for n in range(count)}
+        assert list(found) == [*range(count)]
         for score in found.values():
             assert [type(value) for value in (score.reward, *score.metrics.values())] == [float, bool, int]
 
 
 @each_way
-@pytest.mark.parametrize(
-    ("returned", "reward"), [("1", 1.0), ("0.5", 0.5), ("True", 1.0), ("np.float32(0.25)", 0.25)]
-)
-def test_a_number_is_a_reward_without_metrics(scorer, way, returned, reward):
-    (score,) = scores(scorer(f"return {returned}", way), 1).values()
-    assert score == Score(reward, {})
-    assert type(score.reward) is float
+def test_a_number_is_a_reward_without_metrics(scorer, way):
+    found = scores(scorer("return [1, 0.5, True, np.float32(0.25), np.int8(2)][example.target]", way), 5)
+    assert [score.reward for score in found.values()] == [1.0, 0.5, 1.0, 0.25, 2.0]
+    assert all(type(score.reward) is float and score.metrics == {} for score in found.values())
 
 
 FAILING = {
@@ -152,8 +151,10 @@ FAILING = {
 }
 
 
-@each_way
-@pytest.mark.parametrize("failing", FAILING)
+@pytest.mark.parametrize(
+    ("way", "failing"),
+    [(way, failing) for way in WAYS for failing in [*FAILING][: 1 if "batch" in way else None]],
+)
 def test_an_exception_names_its_line_the_example_and_the_candidate(scorer, way, failing, tmp_path):
     mine = scorer(f"if example.target == 3:\n    {failing}\nreturn 0.0", way)
     with pytest.raises(EvaluationError) as failed:
@@ -181,7 +182,7 @@ WRONG = {
 }
 
 
-@each_way
+@pytest.mark.parametrize("way", ["thread", "processes", "batch in a loop"])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_no_score_is_an_error_of_its_row(scorer, way, wrong):
     mine = scorer(f"if example.target == 3:\n    {wrong}\nreturn 0.0", way)
@@ -212,10 +213,15 @@ def test_an_array_is_a_sequence_of_scores(scorer, way):
 
 
 @row_by_row
-def test_the_first_failure_by_submission_among_those_known_is_reported(scorer, way):
-    mine = scorer("time.sleep(0.05 * (example.target % 2 == 0))\nraise ValueError(completion)", way)
+def test_the_first_failure_by_submission_among_those_known_is_reported(scorer, way, tmp_path):
+    late, fail = "time.sleep(0.05 * (completion == '0'))", "raise ValueError(completion)"
+    mine = scorer(f"{late}\nPath({str(tmp_path)!r}, 'failed-' + completion).touch()\n{fail}", way)
     submit(mine, 2)
-    time.sleep(1.5)  # both have failed by then, the second perhaps first
+    deadline = time.monotonic() + 60
+    while len([*tmp_path.glob("failed-*")]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)  # both are known by then, the second perhaps first
     with pytest.raises(EvaluationError, match="ValueError: 0"):
         mine.results()
 
@@ -493,9 +499,7 @@ def test_processes_end_with_a_parent_that_is_killed(script, tmp_path, body):
 
 @pytest.mark.parametrize("way", ["thread", "loop"])
 def test_a_breakpoint_in_a_reward_waits_for_its_user(script, tmp_path, way):
-    import subprocess
-
-    program = script("if example.target == 1: breakpoint()\nreturn 1.0", way, timeout=0.3)
+    program = script("if example.target == 1: breakpoint()\nreturn 1.0", way, timeout=0.5)
     process = subprocess.Popen(
         program.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
