@@ -92,5 +92,7 @@ def instance_of(kind: type[Made], key: str, name: str, found: Any, arguments: Ma
         raise UserError(f"{key}: {name} is of type {type(found).__name__}; {wanted}")
     try:
         return found(**arguments)
+    except UserError:  # it says already which option is wrong
+        raise
     except Exception as error:  # whatever the user's class raises
         raise UserError(f"{key}: {name} cannot be made: {type(error).__name__}: {error}") from error
