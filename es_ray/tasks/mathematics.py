@@ -15,7 +15,7 @@ format, the dense part, is 1 for a boxed answer that can be read, 0.5 for one th
     Score(reward=0.0, metrics={'correct': False, 'format': 0.0})
 
 A score takes from 1 to some 500 ms: `task.processes` has several computed at once. math-verify's timeouts
-work by signals, which only a main thread receives, and would make rewards depend on the clock, so they are off.
+work by signals, which only a main thread receives, and would have a reward depend on the clock: they are off.
 What could keep it busy for ever is refused instead and counts as an answer that cannot be read: towers of
 powers, large factorials, sums and integrals not carried out, brackets in brackets without end.
 """

@@ -60,6 +60,7 @@ def paper_reward(response: str, numbers, target) -> float:
     return 0.1 * form + right
 
 
+@pytest.mark.filterwarnings("ignore:.*callable")  # Python warns of 44 (19)
 def test_the_reward_is_the_papers():
     rng = random.Random(5)
     pieces = [
@@ -107,10 +108,13 @@ def test_a_right_answer_earns_one(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "None", "98", "44 + 19", "44 + 19 + 35 + 35", "44 + 19 + 35 = 98", "44 19 35", "44 +", "(44 + 19 + 35",
-        "44 + 19 + 35)", "()", "44 / (19 - 19) + 35", "44 / 0", "44 ** 19 ** 35", "10**1000", "44 // 19 + 35",
-        "44 × 19", "٤٤ + 19 + 35", "4_4 + 19 + 35", "44.0 + 19 + 35", "9" * 100_000, "(" * 100_000 + "44",
-        "-" * 50_000 + "44", "__import__('os').system('touch pwned')", "44 if 1 else 2", "numbers[0]", "\x00", "🙂",
+        "", " ", "None", "98", "44 + 19", "44 + 19 + 35 + 35", "44 + 19 + 35 = 98", "44 19 35", "44 +",
+        "(44 + 19 + 35", "44 + 19 + 35)", "()", "44 / (19 - 19) + 35", "44 / 0", "44 ** 19 ** 35", "10**1000",
+        "44 // 19 + 35",
+        "44 × 19", "٤٤ + 19 + 35", "4_4 + 19 + 35", "44.0 + 19 + 35", "9" * 100_000,
+        "(" * 100_000 + "44",
+        "-" * 50_000 + "44", "__import__('os').system('touch pwned')", "44 if 1 else 2", "numbers[0]",
+        "\x00", "🙂",
     ],
 )  # fmt: skip
 def test_anything_else_earns_nothing_and_runs_nothing(text, tmp_path, monkeypatch):

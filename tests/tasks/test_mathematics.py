@@ -34,8 +34,8 @@ UNREADABLE = [
     '__import__("os").system("touch pwned")',
 ]  # fmt: skip
 ENDLESS = [
-    "$9^{9^{9}}$", "9**9**9**9", "$2^{1000000000}$", "$((2^{100})^{100})^{100}$", "$2^9{}^9{}^9{}^9$", "$100000!$",
-    "$50!!$", "$(50!)!$", "$" + "(" * 3000 + "1" + ")" * 3000 + "$", "{" * 30 + "1" + "}" * 30,
+    "$9^{9^{9}}$", "9**9**9**9", "$2^{1000000000}$", "$((2^{100})^{100})^{100}$", "$2^9{}^9{}^9{}^9$",
+    "$100000!$", "$50!!$", "$(50!)!$", "$" + "(" * 3000 + "1" + ")" * 3000 + "$", "{" * 30 + "1" + "}" * 30,
     "$" + r"\frac{" * 300 + "1" + "}{2}" * 300 + "$", "$(1+x)^{100000}$", "$(1+x+y+z)^{99}$",
     r"$\binom{999999999}{99999999}$", r"$\Gamma(9999999)$", r"$\sum_{k=1}^{10000000} k$", r"$\int x^x dx$",
 ]  # fmt: skip
@@ -81,7 +81,7 @@ def test_the_last_box_counts_with_the_brackets_in_it():
     assert last_boxed(r"\boxed{1") is None
 
 
-@pytest.mark.parametrize("target", [None, True, [1], "", "none of these words"])
+@pytest.mark.parametrize("target", [None, True, [1], "", "\\frac{", "🙂"])
 def test_a_target_that_cannot_be_read_is_an_error(task, target):
     with pytest.raises(ValueError, match="target"):
         task.score(Example("?", target), "42")
