@@ -70,7 +70,9 @@ def metric_names(line: Mapping[str, Any]) -> list[str]:
 
 
 def _column(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array([np.nan if line[key] is None else line[key] for line in metrics], dtype=float)
+    """A number for each generation; nan where it was not measured, or the task had no such metric yet."""
+    values = [line.get(key) for line in metrics]
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
 def _draw_rewards(

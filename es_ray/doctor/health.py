@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from es_ray.doctor.model_files import NO_FOLDER
 from es_ray.doctor.ports import DASHBOARD
 from es_ray.doctor.report import Finding, NodeReport, answered, error, hosts, warning
 from es_ray.engines.registry import ANYWHERE
@@ -156,7 +157,11 @@ def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
         model = node.facts["model"]
         weights = node.engines or model["found"] is None
         if model["problem"] is not None and weights:
-            local = "copy it to the same path on every node, or give a name on the Hugging Face hub"
+            local = (
+                "copy it to the same path on every node, or give a name on the Hugging Face hub"
+                if model["problem"] == NO_FOLDER
+                else "copy the complete model folder again"
+            )
             hub = "let that node reach the hub, or put the model into its cache with hf download"
             again = "delete that folder, and download the model again with hf download"
             advice = local if model["path"].startswith("/") else hub

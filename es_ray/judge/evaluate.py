@@ -6,8 +6,9 @@ from typing import Any
 from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import Strategy
+from es_ray.runs.metrics_file import best_of
 from es_ray.runs.replay import centre_after
-from es_ray.runs.run_dir import RunDir, best_of
+from es_ray.runs.run_dir import RunDir
 from es_ray.workers.pool import OnProgress, Pool
 
 
