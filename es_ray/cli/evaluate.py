@@ -33,15 +33,15 @@ def evaluate(
     from rich.console import Console
 
     from es_ray.imports import short_name
-    from es_ray.judge.past_run import judge, judging_config
+    from es_ray.judge.reevaluation import reevaluate, reevaluation_config
     from es_ray.judge.table import comparison_table
     from es_ray.runs.past_run import open_past_run
 
     if local and (workers or address):
         raise UserError(f"--local: runs without Ray; leave out {'--workers' if workers else '--address'}")
     past = open_past_run(RunDir.open(run_dir), generation)
-    config = judging_config(past.config, engine, 0 if local else workers, address)
-    results = judge(past, config, split)
+    config = reevaluation_config(past.config, engine, 0 if local else workers, address)
+    results = reevaluate(past, config, split)
     if as_json:
         typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
         return

@@ -59,7 +59,9 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
 
     with connected(config.cluster):
         ports = nodes.server_ports()
-        reports = nodes.query_nodes(nodes.living(config), probe.examine, (_wanted(config, ports),), seconds)
+        reports = nodes.query_nodes(
+            nodes.alive_nodes(config), probe.examine, (_wanted(config, ports),), seconds
+        )
         driver = _this_process(config, ports)
     return Diagnosis(driver, reports, _findings(config, driver, reports), packages)
 

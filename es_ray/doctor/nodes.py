@@ -39,7 +39,7 @@ def check_nodes(
     one line, for different versions of Ray, Python (its minor version), es-ray, torch or the engine's
     packages, and for a Ray that is too old.
     """
-    new = [node for node in living(config) if node.engines and node.node_id not in known]
+    new = [node for node in alive_nodes(config) if node.engines and node.node_id not in known]
     packages = _engine_packages(config)
     reports = query_nodes(new, probe.software, (packages,), seconds)
     for report in reports:
@@ -65,7 +65,7 @@ def cluster_engine(config: Config) -> EngineSpec:
     The driver's own machine does not matter. Raises UserError if no Ray answers.
     """
     with connected(config.cluster):
-        hosting = [node for node in living(config) if node.engines]
+        hosting = [node for node in alive_nodes(config) if node.engines]
         reports = query_nodes(hosting, probe.software, (_engine_packages(config),), ANSWER_SECONDS)
         return chosen_engine(config, reports)
 
@@ -74,7 +74,7 @@ def _engine_packages(config: Config) -> tuple[str, ...]:
     return tuple(package.name for package in engine_packages(config.engine.kind))
 
 
-def living(config: Config) -> list[NodeReport]:
+def alive_nodes(config: Config) -> list[NodeReport]:
     """The nodes that are alive for Ray, without facts yet; the driver's own comes first."""
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
     mine = ray.get_runtime_context().get_node_id()

@@ -58,7 +58,7 @@ def test_two_workers_give_the_bytes_of_none(finished, cli):
     assert (local.err, shared.err) == ("", "")
 
 
-def test_a_run_of_a_cluster_is_judged_here_by_another_engine(clusters, finished, cli):
+def test_a_run_of_a_cluster_is_evaluated_here_by_another_engine(clusters, finished, cli):
     before = contents(clusters)
     ended = cli("evaluate", clusters, "--engine", "transformers", "--json")
     assert ended.code == 0, ended.err

@@ -1,4 +1,4 @@
-"""The driver, killed before each step that it takes on its files, and resumed to the bytes of a whole run."""
+"""The driver, killed before each step on its files, and resumed to the bytes of an undisturbed run."""
 
 import shutil
 from collections.abc import Iterable, Sequence

@@ -15,7 +15,7 @@ from es_ray.runs.past_run import PastRun
 from es_ray.workers import open_pool
 
 
-def judging_config(
+def reevaluation_config(
     recorded: Config, engine: str | None = None, workers: int | None = None, address: str | None = None
 ) -> Config:
     """A run's configuration with another engine, if one is given, and with the workers that judge it.
@@ -54,8 +54,8 @@ def _check_gpus(config: Config) -> None:
 
 
 @interrupts_once()
-def judge(past: PastRun, config: Config, split: str) -> dict[str, Any]:
-    """`compare` for a run as it was recorded, by the workers of `judging_config`; writes nothing.
+def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
+    """`compare` for a run as it was recorded, by the workers of `reevaluation_config`; writes nothing.
 
     Raises UserError for workers that cannot be had, RunError for a model with other weights than the one that
     was evolved.
