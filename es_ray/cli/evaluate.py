@@ -15,7 +15,7 @@ def evaluate(
     generation: Annotated[
         int | None, typer.Option(help="The centre after this generation; default: the last.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which examples.")] = "test",
+    split: Annotated[Split, typer.Option(help="The examples to answer.")] = "test",
     workers: Annotated[int | None, typer.Option(help="Ray workers, one engine each.")] = None,
     local: Annotated[bool, typer.Option("--local", help="No Ray: everything in this process.")] = False,
     address: Annotated[
@@ -28,7 +28,7 @@ def evaluate(
 ) -> None:
     """Show base model, centre and best member of a run side by side.
 
-    By the run's engine unless --engine names another; on this machine unless --address names a cluster.
+    Uses the run's engine unless --engine names another, on this machine unless --address names a cluster.
     """
     from rich.console import Console
 

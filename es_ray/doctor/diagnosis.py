@@ -104,7 +104,7 @@ def _findings(config: Config, driver: NodeReport, nodes: list[NodeReport]) -> li
         *old_ray([driver, *nodes]),
         *mismatches(driver, places, engine.packages),
         *health.gpus(places, needed),
-        *health.room([driver, *nodes], engine),
+        *health.resources([driver, *nodes], engine),
         *health.security(places),
         *health.data(driver, nodes),
     ]

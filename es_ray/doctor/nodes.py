@@ -75,7 +75,7 @@ def _engine_packages(config: Config) -> tuple[str, ...]:
 
 
 def alive_nodes(config: Config) -> list[NodeReport]:
-    """The nodes that are alive for Ray, without facts yet; the driver's own comes first."""
+    """The nodes that Ray considers alive, not examined yet; the driver's own comes first."""
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
     mine = ray.get_runtime_context().get_node_id()
     nodes.sort(key=lambda node: node["NodeID"] != mine)
@@ -148,7 +148,7 @@ def _answer(node: NodeReport, answer: "Future[dict[str, Any]]", seconds: float) 
     except RayTaskError as error:
         failure = f"examining it failed: {last_line(error)}"
     except RayError as error:
-        failure = f"it could not be asked: {type(error).__name__}: {last_line(error)}"
+        failure = f"it could not be queried: {type(error).__name__}: {last_line(error)}"
     return replace(node, seconds=seconds, failure=failure)
 
 

@@ -113,7 +113,7 @@ class RunDir:
             self.write_config(config)
 
     def is_in_form_of_0_1_0(self) -> bool:
-        """Whether lines of metrics.jsonl are, and shall stay, as version 0.1.0 wrote them."""
+        """Whether the lines of metrics.jsonl are, and must remain, in the form of version 0.1.0."""
         lines = self.metrics(0)
         if lines:
             return version_0_1_0.wrote(lines[0])
