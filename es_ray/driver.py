@@ -136,7 +136,7 @@ def _evolve(
 
 
 def _recorded_base(directory: RunDir) -> dict[str, Any] | None:
-    """The base model's rewards of a run to resume: a damaged generation 0 is no reason to stop."""
+    """The base model's rewards of a run to resume: a damaged generation 0 must not stop it."""
     try:
         return directory.base()
     except RunError as error:

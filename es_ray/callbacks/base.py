@@ -84,7 +84,7 @@ class Callback:
 class CallbackList(Callback):
     """Several callbacks as one. One that raises is named in a warning, closed, and dropped.
 
-    Each is given copies of its own: what it does to them reaches nobody else.
+    Each receives its own copies, so that it cannot change what the others see.
     """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:

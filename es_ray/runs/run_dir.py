@@ -116,7 +116,7 @@ class RunDir:
             self.write_config(config)
 
     def is_in_form_of_0_1_0(self) -> bool:
-        """Whether lines of metrics.jsonl are, and shall stay, as version 0.1.0 wrote them."""
+        """Whether lines of metrics.jsonl are, and must remain, in the form of version 0.1.0."""
         lines = self._lines()
         first = metrics_file.parsed(lines[0], 0) if lines else None
         if first is not None:  # else nothing was finished

@@ -181,7 +181,7 @@ def test_an_exception_that_cannot_be_printed_ends_nothing_either(config):
     assert result.test_results
 
 
-def test_what_a_callback_does_to_what_it_is_given_reaches_nobody(config):
+def test_a_callback_cannot_change_what_others_see(config):
     def clear(given):
         given.clear()
 
@@ -192,7 +192,7 @@ def test_what_a_callback_does_to_what_it_is_given_reaches_nobody(config):
     assert next(c for c in log.calls if c[0] == "end")[1] == result.test_results
 
 
-def test_a_reader_of_the_output_that_goes_away_does_not_end_the_run(config, tmp_path):
+def test_closing_the_pipe_that_reads_the_output_does_not_end_the_run(config, tmp_path):
     """`es-ray run | head -1`: the console is left out, the run is not."""
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     words = command("run", "--config", tmp_path / "config.yaml", "--output", tmp_path / "run")

@@ -35,7 +35,7 @@ BASE = {"train": {"reward": -92.0, "correct": 1.0}, "test": {"reward": -97.0, "c
 
 
 def pixels(path) -> np.ndarray:
-    """A PNG as an array, after a look at whether it is a picture at all."""
+    """A PNG as an array; fails unless it is a picture."""
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     image = matplotlib.image.imread(path)
     assert image.ndim == 3
@@ -115,7 +115,7 @@ def test_a_run_without_pause_draws_every_generation(finished, tmp_path, monkeypa
         assert not np.array_equal(earlier, later)
 
 
-def test_between_two_plots_lies_a_pause_and_the_last_is_always_drawn(finished, tmp_path, monkeypatch):
+def test_there_is_a_pause_between_plots_and_the_last_is_always_drawn(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "PAUSE", 3600.0)
     run = tmp_path / "run"
     es_ray.run(load(finished.path / "config.yaml").replace(output__dir=str(run)))

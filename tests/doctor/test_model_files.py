@@ -154,7 +154,7 @@ def test_weights_in_parts_must_all_be_present_and_complete(folder):
 def test_a_file_that_is_cut_short_in_the_hubs_cache_is_not_expected_from_the_hub(
     complete, tmp_path, monkeypatch
 ):
-    """The hub's client takes a file that exists for complete."""
+    """The hub's client assumes that a file which exists is complete."""
     repository = tmp_path / "models--someone--small"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)

@@ -57,7 +57,7 @@ class TransformersEngine(Engine):
             ).to(device)
         except torch.OutOfMemoryError as error:
             raise RunError(f"out of memory while loading {source.path} on {device}") from error
-        except Exception as error:  # a torn file raises whatever its library raises
+        except Exception as error:  # torn files raise errors of many libraries
             raise source.unusable(error) from error
         self._model = model.eval().requires_grad_(False)
         self._layout = experiment.layout
