@@ -28,7 +28,8 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._write(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}")
+            level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+            self._write(f"{level}{' '.join(record.getMessage().split())}")
         except Exception:  # a closed pipe or a full disk under it must not fail whoever logs
             self.handleError(record)
 
@@ -40,7 +41,7 @@ class _Output(RichConsole):
 
 
 class TerminalConsole(Callback):
-    """Lines on standard output, and progress bars if it is a terminal. es-ray's warnings go there too.
+    """Lines on standard output, and progress bars if it is a terminal. What es-ray logs goes there too.
 
     notes: lines to show with the first ones; bars: none leave a debugger's prompt alone.
     """
@@ -62,6 +63,8 @@ class TerminalConsole(Callback):
         logger = logging.getLogger("es_ray")
         logger.handlers = [self._handler]
         logger.propagate = False
+        self._level_before = logger.level
+        logger.setLevel(logging.INFO)
 
     def on_run_start(self, run: RunInfo) -> None:
         """Print what runs where, and start the bars."""
@@ -117,6 +120,7 @@ class TerminalConsole(Callback):
         if self._handler in logger.handlers:
             logger.removeHandler(self._handler)
             logger.propagate = True
+            logger.setLevel(self._level_before)
 
     def _start_bars(self, first: int, total: int) -> None:
         columns = (
