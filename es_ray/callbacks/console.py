@@ -19,15 +19,16 @@ FILE_WIDTH = 110
 
 
 class _Lines(logging.Handler):
-    """Warnings as single lines: for people, and for grep."""
+    """What is logged as single lines: for people, and for grep."""
 
     def __init__(self, write: Callable[[Line], None]) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._write([f"{record.levelname.lower()}:", *record.getMessage().split()])
+            level = [f"{record.levelname.lower()}:"] if record.levelno > logging.INFO else []
+            self._write([*level, *record.getMessage().split()])
         except Exception:  # a closed pipe or a full disk under it must not fail whoever logs
             self.handleError(record)
 
@@ -39,7 +40,7 @@ class _Output(RichConsole):
 
 
 class TerminalConsole(Callback):
-    """Lines on standard output, and progress bars if it is a terminal. es-ray's warnings go there too.
+    """Lines on standard output, and progress bars if it is a terminal. What es-ray logs goes there too.
 
     notes: lines to show with the first ones; bars: none leave a debugger's prompt alone. It listens to the
     logger `es_ray` from its making to the end of the run, beside whatever else is attached there.
@@ -56,11 +57,12 @@ class TerminalConsole(Callback):
         self._bars: ProgressBars | None = None
         self._explained = False
         self._handler = _Lines(self._line)
-        logging.getLogger("es_ray").addHandler(self._handler)  # workers may warn before a run starts
+        self._level_before = logging.NOTSET
+        self._listen()  # workers may warn before a run starts
 
     def on_run_start(self, run: RunInfo) -> None:
         """Print what runs where."""
-        logging.getLogger("es_ray").addHandler(self._handler)  # again, for a second run
+        self._listen()  # again, for a second run
         self._run, self._explained = run, False
         for line in head(run):
             self._line(line)
@@ -112,7 +114,18 @@ class TerminalConsole(Callback):
     def close(self) -> None:
         """Remove the bars, and leave what is logged to others again."""
         self._end_bars()
-        logging.getLogger("es_ray").removeHandler(self._handler)
+        logger = logging.getLogger("es_ray")
+        if self._handler in logger.handlers:
+            logger.removeHandler(self._handler)
+            logger.setLevel(self._level_before)
+
+    def _listen(self) -> None:
+        """Print what es-ray logs from now on, also what is only informative."""
+        logger = logging.getLogger("es_ray")
+        if self._handler not in logger.handlers:
+            logger.addHandler(self._handler)
+            self._level_before = logger.level
+            logger.setLevel(logging.INFO)
 
     def _end_bars(self) -> None:
         bars, self._bars = self._bars, None

@@ -18,7 +18,7 @@ from es_ray.doctor.nodes import check_nodes
 from es_ray.engines.base import EngineInfo, same_weights
 from es_ray.engines.registry import engine_spec
 from es_ray.errors import RunError, UserError
-from es_ray.ray_cluster import connect
+from es_ray.ray_cluster import connect, disconnect
 from es_ray.workers.actor import Failure, WorkerActor
 from es_ray.workers.actor_manager import ActorManager, CallResult, WorkerLost
 from es_ray.workers.pool import Call, Pool, idle_workers
@@ -69,6 +69,10 @@ class RayPool(Pool):
     def start(self) -> EngineInfo:
         """Connect to Ray, start the actors, and wait for their engines."""
         wanted, threads = self.config.cluster.workers, self.config.engine.threads
+        address = self.config.cluster.address
+        if not ray.is_initialized():
+            here = address in (None, "local")
+            log.info("starting Ray on this machine" if here else f"joining Ray at {address}")
         self._started_ray, self._joined_ray = connect(
             self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1)
         )
@@ -77,6 +81,7 @@ class RayPool(Pool):
             check_nodes(self.config)
         if (idle := idle_workers(self.config, wanted)) is not None:
             log.warning(idle)
+        log.info("starting %d engine%s", wanted, "s" if wanted != 1 else "")
         actors = self._actors = ActorManager(self.config, wanted, gpus, self.actor_class)
         self._raylet = RayletWatch(actors.wake, lambda: loss_message(self.config.output.dir))
         first_ready = None
@@ -102,7 +107,7 @@ class RayPool(Pool):
                 actors.close(wait=raylet is None or not raylet.gone)
         finally:
             if self._started_ray or self._joined_ray:  # one that was connected before stays so
-                ray.shutdown()
+                disconnect()
             self._started_ray = self._joined_ray = False
 
     def _check_raylet(self) -> None:
