@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from es_ray.errors import EvaluationError, UserError
+from es_ray.tasks.data_kinds import WANTED, other_kind
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,22 @@ def read_examples(path: Path) -> list[Example]:
 
     Raises UserError with file and line for anything else; blank lines are passed over.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, no such file; {WANTED}")
     if not path.is_file():
         raise UserError(f"{path}: no such file (a JSONL file of prompt and target is wanted)")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a byte-order mark is no error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    kind = other_kind(path, content)
+    if kind is not None:
+        raise UserError(f"{path}: it seems to be {kind}; {WANTED}")
+    try:
+        lines = content.decode("utf-8-sig").split("\n")  # a byte-order mark is no error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: cannot be read as UTF-8 text ({error.reason})") from error
     examples = [
         _example(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()
     ]
@@ -79,9 +90,10 @@ def read_examples(path: Path) -> list[Example]:
 def _example(line: str, where: str) -> Example:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         wanted = "each line of a JSONL file is an object with prompt and target"
-        raise UserError(f"{where}: not valid JSON ({error.msg}): {wanted}") from error
+        raise UserError(f"{where}: not valid JSON ({said}): {wanted}") from error
     if not isinstance(record, dict):
         raise UserError(f"{where}: an object with prompt and target is wanted")
     for key in ("prompt", "target"):
