@@ -117,8 +117,8 @@ def _evolve(
             record = step(pool, strategy, experiment, generation, state, listeners)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
-            metrics = copy.deepcopy(record.metrics)  # the recorder still changes its own
-            recorder.submit(record)
+            metrics = copy.deepcopy(record.metrics) | record.outcomes.answer_spread()
+            recorder.submit(record)  # which still changes its own metrics
             if record.base is not None:
                 listeners.on_base_evaluated(record.base)
             listeners.on_generation_end(metrics)
@@ -129,14 +129,16 @@ def _evolve(
         if last >= first:
             listeners.on_generation_recorded(last)
         listeners.on_final_evaluation()
-        results = compare(pool, directory, strategy, experiment.prompts, last, "test", state[THETA])
+        results = compare(
+            pool, directory, strategy, experiment.prompts, last, "test", state[THETA], listeners.on_progress
+        )
         with writing(directory.test_results_file):
             write_json(directory.test_results_file, results)
     return results
 
 
 def _recorded_base(directory: RunDir) -> dict[str, Any] | None:
-    """The base model's rewards of a run to resume: a damaged generation 0 is no reason to stop."""
+    """The base model's rewards of a run to resume: a damaged generation 0 must not stop it."""
     try:
         return directory.base()
     except RunError as error:

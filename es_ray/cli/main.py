@@ -23,7 +23,9 @@ from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
 from es_ray.interrupts import SIGNALS, Terminated, sigterm_as_interrupt
 
-_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of newer typers' own copy
+_UsageError: Any = typer.BadParameter.__mro__[
+    1
+]  # click's, or the one in the copy of click that newer versions of typer contain
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",

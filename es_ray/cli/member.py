@@ -44,5 +44,5 @@ def member(
         written = {"adapter": str(output), "generation": generation, "index": index, "base": base}
         typer.echo(json.dumps(written if note is None else written | {"note": note}))
     else:
-        told = "" if note is None else f"; {note}"
-        typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}{told}")
+        suffix = "" if note is None else f"; {note}"
+        typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}{suffix}")

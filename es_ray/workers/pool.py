@@ -1,4 +1,4 @@
-"""The driver's interface to the workers: work is split into calls, distributed, and put together again."""
+"""The driver's interface to the workers: splits work into calls, distributes them, combines the results."""
 
 import math
 from abc import ABC, abstractmethod
@@ -35,7 +35,7 @@ class Call:
 
 
 def idle_workers(config: Config, workers: int) -> str | None:
-    """A line about workers that a generation has no shard for, and what would share it; None without any."""
+    """A warning about workers left without a shard, with the setting to change; None if there are none."""
     size, candidates = config.engine.shard, config.evolution.population + 1
     shards = math.ceil(candidates / size)
     if shards >= workers:
@@ -65,7 +65,7 @@ class Pool(ABC):
     @property
     @abstractmethod
     def where(self) -> str:
-        """How many workers run where, as text for people."""
+        """How many workers run where, for display."""
 
     @abstractmethod
     def start(self) -> EngineInfo:
@@ -103,7 +103,7 @@ class Pool(ABC):
         prompts: Mapping[str, int],
         on_progress: OnProgress = lambda done, total: None,
     ) -> Outcomes:
-        """Outcomes of all candidates. Raises RunError if one cannot be had.
+        """Outcomes of all candidates. Raises RunError if one cannot be evaluated.
 
         theta: the centre, shape [P]; prompts: how many each split has.
         """
@@ -133,7 +133,7 @@ class Pool(ABC):
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:
-        """Sum_i Z_i noise_i over a generation's members, float32, shape [P], put together from slices.
+        """Sum_i Z_i noise_i over a generation's members, float32, shape [P], assembled from slices.
 
         advantages: Z, shape [N].
         """

@@ -31,7 +31,7 @@ GRACE = 60.0
 REPORT_EVERY = 30.0
 """Seconds between two warnings about the workers that are waited for."""
 OWNER_DIED, OWNER_SECONDS = "its owner has died", 5.0
-"""What Ray says of actors whose driver it holds for dead, and how long the raylet then takes to end."""
+"""What Ray says of actors whose driver it considers dead, and seconds within which the raylet then ends."""
 POLL = 1.0
 """Seconds between two checks of the deadlines while no event arrives."""
 LEAST, MOST = 0.1, 0.5
@@ -179,7 +179,7 @@ class RayPool(Pool):
         return [results[number] for number in range(len(calls))]
 
     def _put(self, shared: tuple[Any, ...]) -> list[Any]:
-        """References to the shared arguments; those of the map before are not sent again."""
+        """References to the shared arguments; values that the previous map has sent are not sent again."""
         known = [(value, ref) for value, ref in self._shared]
         self._shared = [
             (value, next((ref for other, ref in known if other is value), None) or ray.put(value))
@@ -193,7 +193,7 @@ class RayPool(Pool):
         """The next calls for one worker: several where they are so short that Ray's overhead would count.
 
         Towards the end they become fewer, so that all workers finish within LEAST seconds. fair: a worker's
-        part of all calls, the most it gets. A call that was lost is sent alone, to see if it is the cause.
+        share of all calls, the most it gets. A call that was lost is sent alone, to see if it is the cause.
         """
         assert self._actors is not None
         pace = self._pace.get(method, math.inf)
@@ -219,7 +219,7 @@ class RayPool(Pool):
             self._actors.drop_dead()
 
     def _await_loss_of_raylet(self) -> None:
-        """Ray held this process for dead, as it does shortly before the raylet ends."""
+        """Ray considers this process dead, as it does shortly before the raylet ends."""
         deadline = time.monotonic() + OWNER_SECONDS
         while time.monotonic() < deadline:
             self._check_raylet()

@@ -103,7 +103,7 @@ class RayletWatch:
         self._silence.end()
 
     def _watch(self) -> None:
-        poll = select.poll()  # not select.select, which takes no descriptor from 1024 on
+        poll = select.poll()  # not select.select, which cannot take descriptors above 1023
         for connection in (*self._sockets, self._waker):
             poll.register(connection, select.POLLIN)
         while not self.gone and not self._closed.is_set():

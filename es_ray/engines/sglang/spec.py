@@ -41,8 +41,8 @@ SPEC = EngineSpec(
     packages=(PACKAGE,),
     check=check,
     in_process=False,
-    slice_size=1 << 20,  # takes a GPU a millisecond
+    slice_size=1 << 20,  # about a millisecond on a GPU
     weights_in_memory=False,
     needs_shm=True,
-    exact_replay=False,  # the GPU's logarithm, sine and cosine round in their own way
+    exact_replay=False,  # the GPU's logarithm, sine and cosine round differently from NumPy's
 )
