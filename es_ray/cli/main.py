@@ -82,7 +82,8 @@ def main() -> None:
     except _UsageError as error:
         code = _failed(2, _usage_message(error), debug)
     except RunError as error:
-        code = _failed(1, str(error), debug, error.reported)
+        again = sys.stderr.isatty()  # bars that were drawn since may have erased it
+        code = _failed(1, str(error), debug, error.reported and not again)
     except Exception as error:
         code = _failed(1, f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
     sys.exit(code)

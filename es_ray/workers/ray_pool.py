@@ -106,9 +106,13 @@ class RayPool(Pool):
             if actors is not None:
                 actors.close(wait=raylet is None or not raylet.gone)
         finally:
-            if self._started_ray or self._joined_ray:  # one that was connected before stays so
-                disconnect()
-            self._started_ray = self._joined_ray = False
+            try:
+                if self._started_ray or self._joined_ray:  # one that was connected before stays so
+                    disconnect()
+                self._started_ray = self._joined_ray = False
+            finally:
+                if raylet is not None:
+                    raylet.release()
 
     def _check_raylet(self) -> None:
         """Raise RunError once the local raylet is gone: whatever needs Ray then would end this process."""
