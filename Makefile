@@ -1,4 +1,4 @@
-# `make run` and `make test` start from nothing but Python; the others are for whoever changes the code.
+# `make run` and `make test` start from nothing but Python; the others are for development.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,13 +7,13 @@ ARGS ?=
 .PHONY: help run test test-slow test-faults test-cluster test-gpu lint format bench clean
 
 help:
-	@echo "make run          install, then evolve the bundled model (ARGS='--seed 3' are handed through)"
+	@echo "make run          install, then evolve the bundled model (options: ARGS='--seed 3')"
 	@echo "make test         install, then run the tests"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make test-faults  drivers and workers killed at every step, disks of every size"
 	@echo "make test-cluster ray up on three hosts made of namespaces, as root"
 	@echo "make test-gpu     the tests that need a CUDA device"
-	@echo "make lint         ruff and mypy; make format mends what ruff can"
+	@echo "make lint         ruff and mypy; make format fixes what ruff can"
 	@echo "make bench        speed on this machine's CPU"
 	@echo "make clean        remove .venv and what was built"
 

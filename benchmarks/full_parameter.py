@@ -1,7 +1,7 @@
 """The full-parameter way inside SGLang's scheduler: weights moved in place along noise from a seed.
 
-As es-fine-tuning-paper does it in vLLM's workers: one generator, parameter by parameter, perturbed for a
-member and restored after it.
+As es-fine-tuning-paper does in vLLM's workers: one generator, parameter by parameter; perturbed for a member
+and restored afterwards.
 """
 
 from typing import Any

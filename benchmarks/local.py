@@ -4,7 +4,7 @@
 - base: the model as transformers loads it, without adapters, on the same rows in our own decoding loop;
 - base generate: the same through `model.generate`;
 - base, prepared: the model as our engine runs it (joined projections), without
-  adapters: what is left between it and the population is what the adapters cost;
+  adapters: the difference from the population is what the adapters cost;
 - population: our engine, building the members from their seeds included;
 - PEFT, mixed batch: `generate(adapter_names=...)`, all rows at once, adapters loaded beforehand;
 - PEFT, one member at a time: `set_adapter`, then its prompts, adapters loaded beforehand.
@@ -50,7 +50,7 @@ def main(
         "benchmarks/results"
     ),
 ) -> None:
-    """Measure, print a table, and write it down."""
+    """Measure, print a table, and write it to files."""
     config = Config.parse(
         {
             "evolution": {"population": members},

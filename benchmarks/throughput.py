@@ -1,7 +1,7 @@
 """Speed of the SGLang engine on one GPU, against every other way of evaluating a population there.
 
 Random weights in Qwen2.5-7B's shape, rank-1 adapters in layers 0-9, prompts of a fixed length, every row to
-its full length, greedy. Each engine runs in a process of its own, one after the other, set alike:
+its full length, greedy. Each engine runs in its own process, one after the other, with the same settings:
 - base: an engine started without LoRA, the same rows (the ceiling), and one member's rows at a time;
 - population: our engine, members written in place from their seeds, then one batch; with our LoRA kernels and
   with SGLang's, for each variant (rank and layers);
@@ -59,7 +59,7 @@ def main(
     sglang: Annotated[str, typer.Option(help="engine.sglang for all engines, as JSON.")] = "{}",
     output: Annotated[Path, typer.Option(help="Where throughput.json and .md go.")] = Path("benchmarks/out"),
 ) -> None:
-    """Measure, print a table, and write it down."""
+    """Measure, print a table, and write it to files."""
     chosen = ways.split(",")
     if not set(chosen) <= set(WAYS):
         raise typer.BadParameter(f"ways are {', '.join(WAYS)}", param_hint="--ways")
@@ -179,7 +179,7 @@ def plot_growth(results: list[dict[str, Any]], file: Path) -> None:
 
 
 def label(result: dict[str, Any], alone: dict[int, float]) -> str:
-    """A way's name, with what must be known to read its figures."""
+    """A way's name, with what is needed to read its figures."""
     way, workers = result["way"], result.get("workers", 1)
     if result["kernels"] != "es_ray":
         way += f" ({result['kernels']})"

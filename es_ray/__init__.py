@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from es_ray.callbacks.base import Callback, RunInfo
+    from es_ray.callbacks.console import TerminalConsole
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
     from es_ray.errors import RunError, UserError
@@ -26,8 +27,8 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "Callback", "Config", "Example", "RunError", "RunInfo", "RunResult", "Score", "Task", "UserError",
-    "__version__", "load", "run",
+    "Callback", "Config", "Example", "RunError", "RunInfo", "RunResult", "Score", "Task",
+    "TerminalConsole", "UserError", "__version__", "load", "run",
 ]  # fmt: skip
 
 _MODULES = {
@@ -39,6 +40,7 @@ _MODULES = {
     "RunResult": "es_ray.driver",
     "Score": "es_ray.tasks.base",
     "Task": "es_ray.tasks.base",
+    "TerminalConsole": "es_ray.callbacks.console",
     "UserError": "es_ray.errors",
     "load": "es_ray.config",
     "run": "es_ray.driver",

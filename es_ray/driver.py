@@ -58,6 +58,8 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     """
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
+        if config.cluster.workers not in (0, "auto") or config.cluster.address is not None:
+            log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
         config = resolve_config(config)
         with locked_run_dir(config, resume) as directory:
             try:
@@ -115,8 +117,8 @@ def _evolve(
             record = step(pool, strategy, experiment, generation, state, listeners)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
-            metrics = copy.deepcopy(record.metrics)  # the recorder still changes its own
-            recorder.submit(record)
+            metrics = copy.deepcopy(record.metrics) | record.outcomes.answer_spread()
+            recorder.submit(record)  # which still changes its own metrics
             if record.base is not None:
                 listeners.on_base_evaluated(record.base)
             listeners.on_generation_end(metrics)
@@ -128,7 +130,14 @@ def _evolve(
             listeners.on_generation_recorded(last)
         listeners.on_final_evaluation()
         results = compare(
-            pool, directory, strategy, experiment.whole_split("test"), last, "test", state[THETA]
+            pool,
+            directory,
+            strategy,
+            experiment.whole_split("test"),
+            last,
+            "test",
+            state[THETA],
+            listeners.on_progress,
         )
         with writing(directory.test_results_file):
             write_json(directory.test_results_file, results)
@@ -136,7 +145,7 @@ def _evolve(
 
 
 def _recorded_base(directory: RunDir) -> dict[str, Any] | None:
-    """The base model's rewards of a run to resume: a damaged generation 0 is no reason to stop."""
+    """The base model's rewards of a run to resume: a damaged generation 0 must not stop it."""
     try:
         return directory.base()
     except RunError as error:

@@ -16,7 +16,7 @@ class RunError(Exception):
         self.reported = reported
 
 
-class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
+class Interrupted(Exception):  # noqa: N818 - Ctrl-C is not an error
     """Ctrl-C or SIGTERM, with what to say about it: the command exits with 130 or 143."""
 
     def __init__(self, message: str, code: int = 130) -> None:

@@ -1,5 +1,6 @@
 """What workers are given to evaluate, and what they return."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ SUMMARY_DTYPE = np.dtype(
         ("index", np.int64),
         ("split", np.int64),  # its number in SPLITS
         ("reward", np.float64),  # mean over the split's examples
+        ("digest", np.int64),  # of the completions' texts
         ("answers", np.int64),  # from here on: sums over the examples
         ("characters", np.int64),
         ("tokens", np.int64),
@@ -153,6 +155,7 @@ def _summary(index: int, split: str, samples: Sequence[Sample]) -> tuple[float, 
         index,
         SPLITS.index(split),
         _mean(sample.reward for sample in samples),
+        _digest([sample.completion for sample in samples]),
         len(samples),
         sum(len(sample.completion) for sample in samples),
         sum(sample.tokens for sample in samples),
@@ -164,6 +167,12 @@ def _pass_rate(samples: Sequence[Sample], count: int) -> float:
     """The share of prompts with a correct completion; samples: `count` for each prompt, together."""
     prompts = [samples[at : at + count] for at in range(0, len(samples), count)]
     return sum(any(s.metrics["correct"] for s in some) for some in prompts) / len(prompts)
+
+
+def _digest(texts: Sequence[str]) -> int:
+    """64 bits that tell texts apart, the same in every process."""
+    packed = json.dumps(texts).encode()
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big", signed=True)
 
 
 def _mean(values: Iterator[float]) -> float:
@@ -205,6 +214,19 @@ class Outcomes:
     def member_metrics(self) -> dict[str, NDArray[np.float64]]:
         """The members' means of each metric on the training split by index, each of shape [N]."""
         return {name: self._metrics[self._members, at] for at, name in enumerate(self.metric_names)}
+
+    def answer_spread(self) -> dict[str, float]:
+        """How far the members' answers to the training prompts go apart.
+
+        changed_members: the share of members that answer otherwise than the centre; distinct_members: how
+        many different sets of answers the members have.
+        """
+        digests = self.members["digest"]
+        centre = self._summaries["digest"][self._row(CENTRE, "train")]
+        return {
+            "changed_members": float((digests != centre).mean()),
+            "distinct_members": len(np.unique(digests)),
+        }
 
     def summary(self, index: int, split: str) -> dict[str, Any]:
         """A candidate's mean reward, and means of the task's metrics, on a split."""

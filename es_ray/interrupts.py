@@ -11,6 +11,7 @@ from typing import Any, Final
 Handler = Callable[[int, FrameType | None], Any]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_set_handler = signal.signal  # `keep_handlers` replaces the attribute
 
 
 class Terminated(KeyboardInterrupt):
@@ -43,7 +44,7 @@ def interrupts_once() -> Iterator[None]:
             before[number](number, frame)
         except BaseException:
             for other in before:
-                signal.signal(other, lambda *_: None)
+                _set_handler(other, lambda *_: None)
             raise
 
     with _handled(before, first):
@@ -70,6 +71,29 @@ def defer_interrupts(notice: str) -> Iterator[None]:
     finally:
         if received:
             before[received[0]](received[0], None)
+
+
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """In this context nothing but this module changes the handlers of these signals.
+
+    A call of `signal.signal` for them has no effect; what is set from C is set back at the end.
+    """
+    if not _may_change():
+        yield
+        return
+
+    def set_others(number: Any, handler: Any) -> Any:
+        return signal.getsignal(number) if number in SIGNALS else _set_handler(number, handler)
+
+    signal.signal = set_others  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = _set_handler
+        for number in SIGNALS:
+            if (handler := signal.getsignal(number)) is not None:  # None: not set by Python
+                _set_handler(number, handler)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Where a model comes from, and what is known about it before its weights are loaded."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,17 +9,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from es_ray.config import BUNDLED, ModelConfig
 from es_ray.errors import UserError
 from es_ray.paths import data_dir
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 """Forms of weight files: those of the first that there are; optimizers' and trainers' files are none."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 OWN_TEMPLATE_KWARGS = (
     "messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"
 )  # fmt: skip
 """What `model.chat_template_kwargs` cannot change."""
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+"""Files of which a tokenizer has at least one; the doctor's list, sent to nodes without this, is equal."""
+DESCRIPTIONS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "model.safetensors.index.json",
+)  # fmt: skip
+"""A model's files of JSON."""
+COPY_AGAIN = "copy the complete model folder again"
 FULL_DIGEST = 64 << 20
 BLOCK = 1 << 16
 BLOCKS = 64
@@ -104,9 +114,12 @@ class ModelSource:
         """The tokenizer; raises UserError if there is none."""
         from transformers import AutoTokenizer
 
-        folder = self.folder
-        if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise UserError(f"model.path: {self.path} has no tokenizer ({' or '.join(TOKENIZER_FILES)})")
+        folder = Path(self.path)  # a name on the hub is none: what its cache lacks is downloaded
+        if folder.is_dir() and not any(file.is_file() for form in VOCABULARIES for file in folder.glob(form)):
+            raise UserError(
+                f"model.path: {self.path} has no tokenizer (tokenizer.json, or another vocabulary): "
+                f"{COPY_AGAIN}"
+            )
         return self._loaded(AutoTokenizer)
 
     @cached_property
@@ -159,11 +172,20 @@ class ModelSource:
         try:
             return loader.from_pretrained(self.path, revision=self.revision)
         except Exception as error:  # a torn file raises whatever its library raises
-            first = str(error).strip().splitlines()[0]
-            where = (
-                "" if Path(self.path).is_dir() else " (not in the local cache, and it cannot be downloaded)"
-            )
-            raise UserError(f"model.path: {self.path} cannot be loaded{where}: {first}") from error
+            raise self.unusable(error) from error
+
+    def unusable(self, error: BaseException) -> UserError:
+        """What to raise where a library cannot load the model: it names the file that is torn, if one is."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            where = " (not in the local cache, and it cannot be downloaded)"
+            return UserError(f"model.path: {self.path} cannot be loaded{where}: {_first_line(error)}")
+        files = [*(folder / name for name in DESCRIPTIONS), *sorted(folder.glob("*.safetensors"))]
+        torn = next((file for file in files if _is_torn(file)), None)
+        if torn is not None:
+            what = "it is empty, cut short or damaged"
+            return UserError(f"model.path: {torn} cannot be read: {what}; {COPY_AGAIN}")
+        return UserError(f"model.path: {self.path} cannot be loaded: {_first_line(error)}")
 
     def stop_ids(self) -> frozenset[int]:
         """The token ids that end a completion: those of generation_config, else the tokenizer's."""
@@ -171,7 +193,9 @@ class ModelSource:
 
         try:
             ids = GenerationConfig.from_pretrained(self.path, revision=self.revision).eos_token_id
-        except OSError:  # a model may lack that file
+        except OSError as error:  # a model may lack that file
+            if _is_torn(Path(self.path) / "generation_config.json"):
+                raise self.unusable(error) from error
             ids = None
         ids = self.architecture.eos_token_id if ids is None else ids
         ids = self.tokenizer.eos_token_id if ids is None else ids
@@ -199,6 +223,23 @@ class ModelSource:
     def text(self, token_ids: list[int]) -> str:
         """A completion's text, stripped and without special tokens."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+
+
+def _is_torn(file: Path) -> bool:
+    """Whether a file is there, and holds no JSON object, or not the tensors that it lists."""
+    if not file.is_file():
+        return False
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "np"):
+                return False
+        return not isinstance(json.loads(file.read_bytes()), dict)
+    except (ValueError, SafetensorError):
+        return True
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _digest(file: Path) -> str:

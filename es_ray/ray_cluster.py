@@ -1,23 +1,25 @@
 """Joining or starting Ray, with an error in one line instead of a hang."""
 
+import ctypes
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import ray
 
 from es_ray.config import ClusterConfig
 from es_ray.errors import RunError, UserError
-from es_ray.interrupts import defer_interrupts
+from es_ray.interrupts import defer_interrupts, keep_handlers
 
 ANSWER_SECONDS = 15
 """How long a cluster may take to answer at all."""
+FAILURE_HANDLERS = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
+"""ray::RayLog::InstallFailureSignalHandler(const char*, bool), which acts once only."""
 MISMATCH = re.compile(
     r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL
 )
@@ -36,53 +38,63 @@ def connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
     """
     if ray.is_initialized():
         return False, False
-    with _keep_sigterm_handler():
-        return _connect(config, cpus)
-
-
-@contextmanager
-def _keep_sigterm_handler() -> Iterator[None]:
-    """Restore the SIGTERM handler: Ray installs its own, which ends the process."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _connect(config: ClusterConfig, cpus: int) -> tuple[bool, bool]:
-    address = config.address or "local"
-    options = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            with _undivided_start():
-                ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), **options)
-        except Exception as error:  # Ray raises all kinds, a bare Exception where its node took over 30 s
-            reason = " ".join(str(error).split())[:300]
-            raise RunError(f"Ray could not be started on this machine: {reason}") from error
+    if config.address in (None, "local"):
+        _start(cpus)
         return True, False
-    _check_answer(address)
-    options.pop("include_dashboard")
+    _join(config.address)
+    return False, True
+
+
+def disconnect() -> None:
+    """End the connection, and the Ray that was started here."""
+    with keep_handlers():  # Ray resets that of SIGTERM
+        ray.shutdown()
+
+
+def _start(cpus: int) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(address=address, **options)
+        # a half-started Ray would leave processes behind
+        with defer_interrupts("es-ray: stopping, as soon as Ray has started and can be stopped"):
+            _init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False)
+    except Exception as error:  # Ray raises all kinds, a bare Exception where its node took over 30 s
+        disconnect()
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"Ray could not be started on this machine: {reason}") from error
+    except BaseException:
+        disconnect()
+        raise
+
+
+def _join(address: str) -> None:
+    _check_answer(address)
+    try:
+        _init(address=address)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--address {address}: {_known(str(error)) or ' '.join(str(error).split())[:300]}"
         ) from error
-    return False, True
-
-
-@contextmanager
-def _undivided_start() -> Iterator[None]:
-    """Defer Ctrl-C until Ray has started: a half-started one would leave processes behind."""
-    try:
-        with defer_interrupts("es-ray: stopping, as soon as Ray has started and can be stopped"):
-            yield
-    except BaseException:
-        ray.shutdown()
+    except KeyboardInterrupt:
+        disconnect()
         raise
+
+
+def _init(**options: Any) -> None:
+    """Call ray.init without its two handlers of SIGTERM, in Python and in C++, which end this process."""
+    with keep_handlers():
+        _install_failure_handlers()
+    with keep_handlers():
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+
+
+def _install_failure_handlers() -> None:
+    """Install Ray's C++ handlers of SIGSEGV and the like now: ray.init then leaves that of SIGTERM alone.
+
+    It would replace it in a call that runs for a second without the GIL being released, so that nothing
+    could set it back. Without this function in Ray, SIGTERM in that second ends the process with a dump.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(ray._raylet.__file__)[FAILURE_HANDLERS](None, False)
 
 
 @contextmanager
@@ -93,7 +105,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         if started or joined:  # a connection that existed before is kept
-            ray.shutdown()
+            disconnect()
 
 
 def _known(text: str) -> str | None:

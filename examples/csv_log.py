@@ -1,4 +1,4 @@
-"""A callback of one's own: a CSV file with a line for each generation, as a spreadsheet likes it.
+"""Your own callback: a CSV file with a line for each generation, for a spreadsheet.
 
 python examples/csv_log.py progress.csv
 """
@@ -15,7 +15,7 @@ COLUMNS = ("generation", "reward_mean", "reward_best", "test_reward", "test_corr
 
 
 class CsvLog(es_ray.Callback):
-    """Writes some keys of metrics.jsonl; path: the file, which a new run begins anew."""
+    """Writes some keys of metrics.jsonl; path: the file, which a new run overwrites."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -28,13 +28,13 @@ class CsvLog(es_ray.Callback):
             csv.writer(self._file).writerow(COLUMNS)
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
-        """A row."""
+        """Write a row."""
         assert self._file is not None
         csv.writer(self._file).writerow([metrics[column] for column in COLUMNS])
         self._file.flush()
 
     def close(self) -> None:
-        """The run is over, however it ended."""
+        """Close the file; called however the run ended."""
         if self._file is not None:
             self._file.close()
 

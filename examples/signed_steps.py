@@ -1,9 +1,9 @@
-r"""An update rule of one's own: every entry moves by the same amount, up or down (as in signSGD, 1802.04434).
+r"""Your own update rule: every entry moves by the same amount, up or down (as in signSGD, arXiv 1802.04434).
 
     es-ray run --set evolution.optimizer=examples/signed_steps.py:SignedSteps \
                --set evolution.learning_rate=0.01
 
-The rule's file is only read by the process that runs `es-ray`: workers sum noise, the step is taken there.
+Only the process that runs `es-ray` reads the rule's file: workers sum noise, the driver takes the step.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ class SignedSteps(Optimizer):
         self._momentum = np.float32(momentum)
 
     def initial(self, size: int) -> dict[str, NDArray[Any]]:
-        """The average starts at zero; the run stores it with theta, and a resumed run goes on with it."""
+        """The average starts at zero; the run stores it with theta, and a resumed run continues with it."""
         return {"average": np.zeros(size, dtype=np.float32)}
 
     def direction(
         self, noise_sum: NDArray[np.float32], population: int, arrays: Mapping[str, NDArray[Any]]
     ) -> tuple[Direction, dict[str, NDArray[Any]]]:
-        """The sign of the average, and the average."""
+        """The sign of the average as u, and the average to keep."""
         gradient = noise_sum / np.float32(population)
         average = self._momentum * arrays["average"] + (1 - self._momentum) * gradient
         return Direction(np.sign(average)), {"average": average}

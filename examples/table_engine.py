@@ -1,16 +1,16 @@
-r"""An engine of one's own: it looks its answers up in a table, and loads no model.
+r"""Your own engine: it looks its answers up in a table, and loads no model.
 
     es-ray run --local --engine examples/table_engine.py:SPEC --generations 10
 
 evolves adapters of the bundled model without its weights. Each prompt has a short and a long answer; a member
 gives the short one where the entry of its vector with the prompt's number in the table is positive. The
 reward asks for short answers, so within a few generations the centre is positive there. For a table of your
-own, copy this file and let its last line say
+own, copy this file and change its last line to
 
     SPEC = table_spec(Path(__file__).with_name("answers.json"))
 
-answers.json being {"a prompt": ["a short answer", "a long one"], ...}. What an engine must do is told in
-`es_ray.engines.base.Engine`; what is asked of it before it is loaded, in `es_ray.engines.spec.EngineSpec`.
+with answers.json like {"a prompt": ["a short answer", "a long one"], ...}. `es_ray.engines.base.Engine` says
+what an engine must do, `es_ray.engines.spec.EngineSpec` what it declares before it is loaded.
 With Ray (`--workers 2`) each worker reads this file, under the same path.
 """
 
@@ -87,7 +87,7 @@ class TableEngine(Engine):
         return completions
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """There is nothing to free."""
 
     def _completion(self, row: Row, vector: Vector | None) -> Completion:
         if row.prompt_ids not in self._numbers:

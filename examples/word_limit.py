@@ -1,4 +1,4 @@
-r"""A task of one's own: say it in five words.
+r"""Your own task: say it in five words.
 
     es-ray run --task examples/word_limit.py:WordLimit --train train.jsonl --test test.jsonl
 
@@ -15,10 +15,10 @@ LIMIT = 5
 
 
 class WordLimit(es_ray.Task):
-    """Reward: 1 within the limit, less the share of words beyond it; a row may have a limit of its own."""
+    """Reward: 1 within the limit, less the share of words beyond it; a row may set its own limit."""
 
     def score(self, example: es_ray.Example, completion: str) -> es_ray.Score:
-        """Count words; `correct` watches whether the answer is still there."""
+        """Count words; `correct` shows whether the answer is still there."""
         words = completion.split()
         beyond = max(len(words) - int(example.metadata.get("limit", LIMIT)), 0)
         return es_ray.Score(

@@ -1,4 +1,4 @@
-"""Shared fixtures: a home of our own, the command in this process, one short run on the bundled model."""
+"""Shared fixtures: a temporary home folder, the command in this process, one short run."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A second form of the noise, in plain Python integers and float64, written from the paper and DESIGN.md."""
+"""A second form of the noise, in plain Python integers and float64, written from the paper alone."""
 
 import math
 

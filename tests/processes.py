@@ -16,7 +16,7 @@ from tests.short_runs import receive_sigint
 
 MARK = "ES_RAY_TESTS_COMMAND"
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""Where raylet and GCS were killed, they try for 60 s to tell the one about the other: Ray's own limit."""
+"""Where raylet and GCS were killed, their agents try for 60 s to report it to them: Ray's own limit."""
 
 
 def offspring(*titles: str) -> list[psutil.Process]:

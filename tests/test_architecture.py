@@ -1,4 +1,4 @@
-"""Each room knows only the rooms below it, and no module imports in a circle."""
+"""Each layer of the package imports only layers below it, and no module imports in a circle."""
 
 import ast
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import es_ray
 
 PACKAGE = Path(es_ray.__file__).parent
-ROOMS = (
+LAYERS = (
     "cli", "driver", "callbacks", "judge", "workers", "preparation", "doctor", "ray_cluster", "runs",
     "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution", "config", "interrupts",
     "imports", "paths", "errors",
 )  # fmt: skip
-"""From the top to the bottom, as CONTRIBUTING.md draws the house."""
+"""From top to bottom, as in CONTRIBUTING.md."""
 MOST_AT_THE_TOP = 10
 
 
@@ -42,26 +42,26 @@ def graph() -> dict[str, set[str]]:
     return {name: imports(name, file, set(found)) for name, file in found.items()}
 
 
-def room(name: str) -> str:
+def layer(name: str) -> str:
     return name.split(".")[1]
 
 
-def test_every_module_lies_in_a_room_that_is_drawn():
-    assert {room(name) for name in modules()} == set(ROOMS)
+def test_every_module_is_in_a_known_layer():
+    assert {layer(name) for name in modules()} == set(LAYERS)
 
 
-def test_no_room_imports_one_above_it():
-    place = {name: number for number, name in enumerate(ROOMS)}
+def test_no_layer_imports_one_above_it():
+    place = {name: number for number, name in enumerate(LAYERS)}
     wrong = [
         f"{name} imports {other}"
         for name, others in graph().items()
         for other in others
-        if place[room(other)] < place[room(name)]
+        if place[layer(other)] < place[layer(name)]
     ]
     assert not wrong
 
 
-def test_no_room_but_engines_imports_one_by_name():
+def test_only_the_engines_layer_imports_an_engine_by_name():
     """The others ask the registry: an engine in a user's file is as good as one of the package's."""
     folders = {file.parent.name for file in (PACKAGE / "engines").glob("*/spec.py")}
     assert folders >= {"hf", "sglang"}
@@ -69,7 +69,7 @@ def test_no_room_but_engines_imports_one_by_name():
         f"{name} imports {other}"
         for name, others in graph().items()
         for other in others
-        if room(name) != "engines" and other.split(".")[1:2] == ["engines"] and folders & {*other.split(".")}
+        if layer(name) != "engines" and other.split(".")[1:2] == ["engines"] and folders & {*other.split(".")}
     ]
     assert not wrong
 

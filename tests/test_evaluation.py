@@ -30,6 +30,28 @@ def test_means_of_rewards_and_metrics_by_member_in_their_order():
     assert outcomes.summary(1, "train") == {"reward": 4.0, "brevity": 0.25, "correct": 1.0}
 
 
+def answering(index: int, *completions: str) -> ShardOutcome:
+    made = [Sample("Why?", "So.", text, 0.0, {}, tokens=3, finish_reason="stop") for text in completions]
+    return ShardOutcome.of("host/1", 4, {(index, "train"): made})
+
+
+@pytest.mark.parametrize(
+    ("members", "changed", "distinct"),
+    [
+        ([("a", "b"), ("a", "b"), ("a", "b")], 0.0, 1),
+        ([("a", "b"), ("b", "a"), ("a", "b")], 1 / 3, 2),
+        ([("ab", ""), ("ab", ""), ("ab", "")], 1.0, 1),
+        ([("a", "b"), ("a", "B"), ("", "ab")], 2 / 3, 3),
+    ],
+)
+def test_members_are_told_apart_from_the_centre_and_from_each_other_by_their_texts(
+    members, changed, distinct
+):
+    shards = [answering(index, *texts) for index, texts in enumerate(members)]
+    outcomes = Outcomes([answering(BASE, "x", "y"), *shards, answering(CENTRE, "a", "b")])
+    assert outcomes.answer_spread() == {"changed_members": changed, "distinct_members": distinct}
+
+
 def test_a_task_without_metrics_has_none():
     outcomes = Outcomes([shard(0, 1.0), shard(CENTRE, 2.0), shard(BASE, 3.0)])
     assert outcomes.metric_names == ()

@@ -1,4 +1,4 @@
-"""A task and an update rule of a user: what is none is refused in one line, before anything is written."""
+"""A user's task and update rule: anything else is refused in one line, before anything is written."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def own(tmp_path) -> Path:
         ("Missing", ["task.name", "has no 'Missing'", "Plain"]),
     ],
 )
-def test_what_is_no_task_is_refused(own, cli, name, words):
+def test_what_is_not_a_task_is_refused(own, cli, name, words):
     ended = cli("run", "--local", "--task", f"{own}/task.py:{name}", "--output", own / "run")
     assert ended.code == 2
     assert ended.err.count("\n") == 1

@@ -51,7 +51,10 @@ class Callback:
         """The base model's reward and metrics by split: before generation 0 ends, or a resumed run starts."""
 
     def on_progress(self, done: int, total: int) -> None:
-        """The number of the generation's completions made and scored so far."""
+        """The number of the generation's completions made and scored so far, and of all it asks for.
+
+        First with 0, before any is made; after on_final_evaluation, those of the final evaluation.
+        """
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """A generation has been evaluated, and its step taken.
@@ -59,7 +62,9 @@ class Callback:
         metrics: its line of metrics.jsonl, without seconds.record: generation, reward_mean, reward_std,
         reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
         centre_<metric>, test_reward and test_<metric> (None where not asked), update_norm, zero_variance,
-        redispatched, workers, tokens, seconds, tokens_per_second.
+        redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the file:
+        changed_members, the share of members that answer otherwise than the centre, and distinct_members,
+        how many different sets of answers the members have.
         """
 
     def on_generation_recorded(self, generation: int) -> None:
@@ -81,7 +86,7 @@ class Callback:
 class CallbackList(Callback):
     """Several callbacks as one. One that raises is named in a warning, closed, and dropped.
 
-    Each is given copies of its own: what it does to them reaches nobody else.
+    Each receives its own copies, so that it cannot change what the others see.
     """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:

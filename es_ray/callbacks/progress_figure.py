@@ -15,8 +15,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 
 from es_ray.judge.table import SHARES  # noqa: E402
 
-BLUE, ORANGE, GREEN, GREY, RED = "#2563eb", "#ea580c", "#15803d", "#6b7280", "#b91c1c"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#595959"
+"""Okabe and Ito's, which colour-blind people tell apart; dashes and marks differ as well."""
 
+MOST_MARKS, FEW = 60, 20
+"""Most generations whose points are marked: more would make a thick line; of thin curves fewer."""
 MOST_METRICS = 4
 """Most metrics with a panel; with more, none would be readable."""
 
@@ -29,26 +32,35 @@ def evolution_progress(
     metrics: lines of metrics.jsonl; base: the base model's reward and metrics by split, drawn as lines.
     """
     names = metric_names(metrics[-1])[:MOST_METRICS]
-    height = 4.6 + 1.7 * len(names)
-    figure = Figure(figsize=(9, height), dpi=110, layout="constrained")
-    panels = figure.subplots(
-        1 + len(names), 1, sharex=True, height_ratios=[3, *[1.1] * len(names)], squeeze=False
-    )
-    rewards, *shares = panels[:, 0]
-    x = np.array([line["generation"] for line in metrics])
-    _draw_rewards(rewards, x, metrics, base)
-    rewards.set_title(title)
-    for panel, name in zip(shares, names, strict=True):
-        _draw_metric(panel, x, metrics, name)
-    for panel in (rewards, *shares):
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    lowest = panels[-1, 0]
-    lowest.set_xlabel("generation")
-    lowest.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(x) == 1:
-        lowest.set_xlim(x[0] - 1, x[0] + 1)
-    figure.savefig(path)
+    height = 5.2 + 1.7 * len(names)
+    with matplotlib.rc_context({"font.size": 11, "legend.fontsize": 10, "legend.frameon": False}):
+        figure = Figure(figsize=(9, height), dpi=110, layout="constrained")
+        panels = figure.subplots(
+            1 + len(names), 1, sharex=True, height_ratios=[3, *[1.1] * len(names)], squeeze=False
+        )
+        rewards, *shares = panels[:, 0]
+        x = np.array([line["generation"] for line in metrics])
+        _draw_rewards(rewards, x, metrics, base)
+        figure.suptitle(title, fontsize=12)
+        for panel, name in zip(shares, names, strict=True):
+            _draw_metric(panel, x, metrics, name)
+        for panel in (rewards, *shares):
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        if shares:  # their curves are the same two
+            _legend(shares[0], 2)
+        lowest = panels[-1, 0]
+        lowest.set_xlabel("generation")
+        lowest.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(x) == 1:
+            lowest.set_xlim(x[0] - 1, x[0] + 1)
+            lowest.set_xticks(x)
+        figure.savefig(path)
+
+
+def _legend(panel: Axes, columns: int) -> None:
+    """Above the panel: no corner is free of curves in every run."""
+    panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
 
 
 def metric_names(line: Mapping[str, Any]) -> list[str]:
@@ -58,58 +70,78 @@ def metric_names(line: Mapping[str, Any]) -> list[str]:
 
 
 def _column(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array([np.nan if line[key] is None else line[key] for line in metrics], dtype=float)
+    """A number for each generation; nan where it was not measured, or the task had no such metric yet."""
+    values = [line.get(key) for line in metrics]
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
 def _draw_rewards(
     panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None
 ) -> None:
     mean, spread = _column(metrics, "reward_mean"), _column(metrics, "reward_std")
-    panel.fill_between(x, mean - spread, mean + spread, color=BLUE, alpha=0.18, lw=0, label="± 1 std")
-    panel.plot(x, _column(metrics, "reward_best"), color=GREEN, lw=1.2, label="best member")
-    panel.plot(x, mean, color=BLUE, lw=2, marker="o", ms=3, label="population mean")
-    panel.plot(x, _column(metrics, "reward_worst"), color=RED, lw=1, alpha=0.7, label="worst member")
-    _draw_test(panel, x, _column(metrics, "test_reward"))
-    if base is not None:
-        panel.axhline(base["train"]["reward"], color=GREY, ls="--", lw=1.2, label="base, training")
-        panel.axhline(base["test"]["reward"], color=GREY, ls=":", lw=1.5, label="base, test")
+    best, worst = _column(metrics, "reward_best"), _column(metrics, "reward_worst")
+    test = _column(metrics, "test_reward")
     lines = [] if base is None else [base["train"]["reward"], base["test"]["reward"]]
-    usual = np.concatenate([mean, _column(metrics, "test_reward"), _column(metrics, "reward_best"), lines])
-    _limit(panel, x, usual, np.stack([mean - spread, _column(metrics, "reward_worst")]))
+    floor = _floor(best, mean, spread, worst, np.array([*test, *lines]))
+    cut = worst < floor
+    # one wrecked member makes a standard deviation that reaches beyond every member, and the axis
+    low = np.maximum(mean - spread, np.maximum(worst, floor))
+    high = np.maximum(np.minimum(mean + spread, best), low)
+    if len(x) == 1:
+        panel.vlines(x, low, high, color=BLUE, alpha=0.25, lw=12, label="± 1 std")
+    else:
+        panel.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="± 1 std")
+    panel.plot(x, best, color=GREEN, lw=1.3, ls="-.", label="best member", **_marks(x, "^"))
+    panel.plot(x, mean, color=BLUE, lw=2, label="population mean", **_marks(x, "o", 3.5, MOST_MARKS))
+    panel.plot(x, worst, color=PURPLE, lw=1.4, label="worst member", **_marks(x, "v"))
+    _draw_test(panel, x, test)
+    for name, value, style in zip(("training", "test"), lines, ("--", ":"), strict=False):
+        panel.axhline(value, color=GREY, ls=style, lw=1.4, label=f"base, {name}")
+    if cut.any():
+        _cut(panel, x, cut, np.concatenate([best, mean, worst, test, lines]), floor)
     panel.set_ylabel("reward")
-    panel.legend(loc="best", fontsize=8, ncols=2)
+    _legend(panel, 4)
 
 
-def _limit(panel: Axes, x: np.ndarray, usual: np.ndarray, low: np.ndarray) -> None:
-    """Cut the axis if a few broken members would flatten the curves; marks show where values are below it.
-
-    usual: values that set the scale; low: shape [curves, generations], whose lowest values may be cut.
-    """
+def _floor(
+    best: np.ndarray, mean: np.ndarray, spread: np.ndarray, worst: np.ndarray, others: np.ndarray
+) -> float:
+    """The reward below which values are cut, as they would flatten the curves; others: more that do not."""
+    # where fewer than a tenth of the members are far below the others, the mean says little
+    pulled = spread > 3 * (best - mean)
+    usual = np.concatenate([best, mean[~pulled], others])
     usual = usual[~np.isnan(usual)]
     bottom, top = np.quantile(usual, [0.1, 0.9])
-    span = max(top - bottom, float(np.median(usual.max() - low)), 1e-9)
-    floor = bottom - 1.5 * span
-    cut = low.min(axis=0) < floor
-    if not cut.any() or len(x) == 0:
-        return
-    kept = np.concatenate([usual[usual >= floor], low[low >= floor], [bottom]])
-    margin = 0.05 * (usual.max() - kept.min() or 1.0)
-    panel.set_ylim(kept.min() - 2 * margin, usual.max() + margin)
+    below = (usual.max() - worst)[~pulled]
+    span = max(top - bottom, float(np.median(below)) if below.size else 0.0, 1e-3 * abs(top))
+    return float(bottom - 3 * span)
+
+
+def _cut(panel: Axes, x: np.ndarray, cut: np.ndarray, values: np.ndarray, floor: float) -> None:
+    """End the axis below the lowest of the values that are above the floor; marks show where some are not."""
+    kept = values[values >= floor]
+    margin = 0.05 * (kept.max() - kept.min() or abs(kept.max()) or 1.0)
+    panel.set_ylim(kept.min() - 2.5 * margin, kept.max() + margin)
     marks = np.full(int(cut.sum()), kept.min() - 1.5 * margin)
-    panel.plot(x[cut], marks, color=RED, ls="", marker="v", ms=5, label="worse than shown")
+    panel.plot(x[cut], marks, color=PURPLE, ls="", marker="X", ms=7, label="worse than shown")
 
 
 def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], name: str) -> None:
-    panel.plot(x, _column(metrics, f"centre_{name}"), color=BLUE, lw=5, alpha=0.4, label="training (centre)")
+    values = _column(metrics, f"centre_{name}")
+    panel.plot(x, values, color=BLUE, lw=5, alpha=0.4, label="training (centre)", **_marks(x, "o", 9, 1))
     _draw_test(panel, x, _column(metrics, f"test_{name}"))
     if name in SHARES:
         panel.set_ylim(-0.05, 1.05)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
     panel.set_ylabel(name)
-    panel.legend(loc="lower left", fontsize=8, ncols=2)
+
+
+def _marks(x: np.ndarray, marker: str, size: float = 4, most: int = FEW) -> dict[str, Any]:
+    """A curve's marks, where there are few points."""
+    return {"marker": marker, "ms": size} if len(x) <= most else {}
 
 
 def _draw_test(panel: Axes, x: np.ndarray, values: np.ndarray) -> None:
     tested = ~np.isnan(values)
-    style: dict[str, Any] = {"color": ORANGE, "lw": 1.8, "marker": "s", "ms": 3}
-    panel.plot(x[tested], values[tested], label="test (centre)", **style)
+    marks = _marks(x[tested], "s", 3.5, MOST_MARKS)
+    panel.plot(x[tested], values[tested], color=ORANGE, lw=1.8, label="test (centre)", **marks)

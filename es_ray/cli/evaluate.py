@@ -15,7 +15,7 @@ def evaluate(
     generation: Annotated[
         int | None, typer.Option(help="The centre after this generation; default: the last.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which examples.")] = "test",
+    split: Annotated[Split, typer.Option(help="The examples to answer.")] = "test",
     workers: Annotated[int | None, typer.Option(help="Ray workers, one engine each.")] = None,
     local: Annotated[bool, typer.Option("--local", help="No Ray: everything in this process.")] = False,
     address: Annotated[
@@ -28,20 +28,20 @@ def evaluate(
 ) -> None:
     """Show base model, centre and best member of a run side by side.
 
-    By the run's engine unless --engine names another; on this machine unless --address names a cluster.
+    Uses the run's engine unless --engine names another, on this machine unless --address names a cluster.
     """
     from rich.console import Console
 
     from es_ray.imports import short_name
-    from es_ray.judge.past_run import judge, judging_config
+    from es_ray.judge.reevaluation import reevaluate, reevaluation_config
     from es_ray.judge.table import comparison_table
     from es_ray.runs.past_run import open_past_run
 
     if local and (workers or address):
         raise UserError(f"--local: runs without Ray; leave out {'--workers' if workers else '--address'}")
     past = open_past_run(RunDir.open(run_dir), generation)
-    config = judging_config(past.config, engine, 0 if local else workers, address)
-    results = judge(past, config, split)
+    config = reevaluation_config(past.config, engine, 0 if local else workers, address)
+    results = reevaluate(past, config, split)
     if as_json:
         typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
         return

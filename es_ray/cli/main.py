@@ -24,7 +24,9 @@ from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
 from es_ray.interrupts import SIGNALS, Terminated, sigterm_as_interrupt
 
-_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of newer typers' own copy
+_UsageError: Any = typer.BadParameter.__mro__[
+    1
+]  # click's, or the one in the copy of click that newer versions of typer contain
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
@@ -81,7 +83,8 @@ def main() -> None:
     except _UsageError as error:
         code = _failed(2, _usage_message(error), debug)
     except RunError as error:
-        code = _failed(1, str(error), debug, error.reported)
+        again = sys.stderr.isatty()  # bars that were drawn since may have erased it
+        code = _failed(1, str(error), debug, error.reported and not again)
     except Exception as error:
         code = _failed(1, f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
     sys.exit(code)

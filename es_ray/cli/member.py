@@ -29,7 +29,7 @@ def member(
     """Rebuild any member of a run, or a centre, as a PEFT adapter."""
     from rich.console import Console
 
-    from es_ray.judge.past_run import judging_config, member_answers
+    from es_ray.judge.reevaluation import member_answers, reevaluation_config
     from es_ray.judge.table import answers_table
     from es_ray.runs.cards import rebuilt_card
     from es_ray.runs.past_run import open_past_run
@@ -43,7 +43,7 @@ def member(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: exists and is not an empty folder")
     past = open_past_run(RunDir.open(run_dir), generation)
-    config = judging_config(past.config, engine) if evaluate else None
+    config = reevaluation_config(past.config, engine) if evaluate else None
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"
     note = past.rebuilt_note(index)
@@ -59,8 +59,8 @@ def member(
         written |= {} if note is None else {"note": note}
         typer.echo(json.dumps(written if answers is None else written | {"answers": answers}))
     else:
-        told = "" if note is None else f"; {note}"
-        typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}{told}")
+        suffix = "" if note is None else f"; {note}"
+        typer.echo(f"wrote {output}: {name} generation {generation}, a PEFT adapter of {base}{suffix}")
         if answers is not None:
             title = f"{name} generation {generation}, training prompts"
             Console(highlight=False).print(answers_table(answers, title))

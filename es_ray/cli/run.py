@@ -21,13 +21,17 @@ def run(
     ] = None,
     engine: Engine = None,
     model: Model = None,
-    task: Annotated[str | None, typer.Option(help="The task.")] = None,
-    train: Annotated[str | None, typer.Option(help="Training examples: a file.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="A task's name, or the import path of a function or a Task.")
+    ] = None,
+    train: Annotated[str | None, typer.Option(help="Training examples: a file, or hf:NAME:SPLIT.")] = None,
     test: Annotated[str | None, typer.Option(help="Test examples, likewise.")] = None,
     generations: Annotated[int | None, typer.Option(help="Total number of generations.")] = None,
     population: Annotated[int | None, typer.Option(help="Members per generation.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Determines everything random.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The run directory.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The run directory; default: a new one in runs/.")
+    ] = None,
     set_: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output.")] = False,
     dry_run: Annotated[
@@ -73,15 +77,17 @@ def run(
 
 
 def _notes(config: Config, chosen: bool) -> list[str]:
-    """Defaults that might surprise."""
+    """Lines about defaults that might surprise."""
     notes = []
     if not chosen and config.model.path != BUNDLED:
         notes.append(
             "no preset or file was given: noise and step are general defaults, not tuned for this model "
-            "(es-ray run --preset, or --set evolution.noise.multiplier=...)"
+            "(choose others with --preset, or --set evolution.noise.multiplier=...)"
         )
     if config.task.train is not None and config.task.test is None:
-        notes.append(f"task.test is not set: the test prompts are those of the task {config.task.name}")
+        notes.append(
+            f"task.test is not set: the test prompts are the ones that come with the task {config.task.name}"
+        )
     return notes
 
 

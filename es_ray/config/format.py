@@ -1,4 +1,4 @@
-"""The version number of a run's files: they are read, migrated, or refused; never misread.
+"""The format number of a run's files, by which they are read, migrated or refused, never misread.
 
 Version 0.1.0 wrote config.yaml without a number, and state.json with 2. Its keys keep their meaning, and
 those that it lacks get the value that was built into 0.1.0.
@@ -15,10 +15,10 @@ OLDEST: Final = 2
 def checked_format(number: object, where: object) -> int:
     """The number, if this version can read it; raises UserError that names the file and the number."""
     if not isinstance(number, int) or isinstance(number, bool) or number < OLDEST:
-        raise UserError(f"{where}: format {number!r} is none that es-ray has written since 0.1.0")
+        raise UserError(f"{where}: format {number!r} was never written by es-ray")
     if number > FORMAT:
         raise UserError(
-            f"{where}: format {number} is of a newer es-ray; this one reads up to {FORMAT}: upgrade it"
+            f"{where}: format {number} is from a newer es-ray; this one reads up to {FORMAT}: upgrade it"
         )
     return number
 

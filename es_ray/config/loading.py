@@ -27,9 +27,9 @@ RESUMABLE = (
     "engine.shard",
     "engine.threads",
 )
-"""Keys, or sections with a final dot, that a resumed run may change."""
+"""Keys that a resumed run may change; all of a section where the name ends with a dot."""
 CHANGE_BYTES = ("engine.shard", "engine.threads")
-"""Those that may change bytes: in a batch of another size sums are rounded differently."""
+"""The ones among them that may change bytes: another batch size rounds sums differently."""
 
 
 def preset_names() -> list[str]:
@@ -66,7 +66,7 @@ def load(
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two layers merged; noise of another kind replaces that below, whose keys are not valid for it."""
+    """Two layers merged; noise of another kind replaces the lower layer's, whose keys do not apply to it."""
     merged = merge(below, above)
     lower, upper = (_noise(tree) for tree in (below, above))
     if lower and upper:
@@ -109,7 +109,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def changed_bytes(old: Config, new: Config) -> list[str]:
-    """Dotted keys that a resumed run has changed, as it may, but which may change bytes."""
+    """Dotted keys that a resumed run has changed and may change, but which may change bytes."""
     return [key for key in _changed(old, new) if key in CHANGE_BYTES]
 
 

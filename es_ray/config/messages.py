@@ -37,7 +37,7 @@ ABBREVIATIONS = {"lr": "learning_rate", "n": "population", "pop": "population", 
 
 
 def _meant(key: str, known: list[str]) -> list[str]:
-    """Keys that may be meant by an unknown one: with the same last part elsewhere, or similar spelling."""
+    """Suggestions for an unknown key: the same last part in another section, or a similar spelling."""
     last = key.rpartition(".")[2]
     last = ABBREVIATIONS.get(last, last)
     elsewhere = [other for other in known if other == last or other.endswith(f".{last}")]

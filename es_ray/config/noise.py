@@ -18,14 +18,14 @@ def set_keys(noise: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(noise: Mapping[str, Any]) -> Any:
-    """The kind that a layer names or means: std means constant, multiplier and fraction mean per-layer."""
+    """The kind that a layer names or implies: std implies constant, multiplier and fraction per-layer."""
     return noise.get("kind") or ("constant" if "std" in noise else "per-layer")
 
 
 def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The noise of two layers: one that means another kind than the one below replaces it.
+    """The noise of two layers merged; a layer of another kind replaces the one below.
 
-    So `--set evolution.noise.std=0.01` over a preset with noise per layer means constant noise.
+    So `--set evolution.noise.std=0.01` over a preset with per-layer noise gives constant noise.
     """
     below, above = set_keys(below), set_keys(above)
     own = KEYS.get(kind_of(below), {})

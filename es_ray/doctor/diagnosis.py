@@ -59,7 +59,9 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
 
     with connected(config.cluster):
         ports = nodes.server_ports()
-        reports = nodes.query_nodes(nodes.living(config), probe.examine, (_wanted(config, ports),), seconds)
+        reports = nodes.query_nodes(
+            nodes.alive_nodes(config), probe.examine, (_wanted(config, ports),), seconds
+        )
         driver = _this_process(config, ports)
     return Diagnosis(driver, reports, _findings(config, driver, reports), packages)
 
@@ -102,7 +104,7 @@ def _findings(config: Config, driver: NodeReport, nodes: list[NodeReport]) -> li
         *old_ray([driver, *nodes]),
         *mismatches(driver, places, engine.packages),
         *health.gpus(places, needed),
-        *health.room([driver, *nodes], engine),
+        *health.resources([driver, *nodes], engine),
         *health.security(places),
         *health.data(driver, nodes),
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from es_ray.doctor.model_files import NO_FOLDER
 from es_ray.doctor.ports import DASHBOARD
 from es_ray.doctor.report import Finding, NodeReport, answered, error, hosts, warning
 from es_ray.engines.registry import ANYWHERE
@@ -20,7 +21,7 @@ FREE_GPU = 0.8
 
 
 def reachable(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
-    """Nodes that are alive for Ray but did not answer."""
+    """Nodes that Ray considers alive but that did not answer."""
     for node in nodes:
         if node.failure is not None:
             yield error(
@@ -75,7 +76,7 @@ def _gpus_of(node: NodeReport, wanted: bool) -> Iterator[Finding]:
         advice = "install a build of torch with CUDA there"
         yield error(node.name, f"torch {torch} cannot use its GPUs: it was built without CUDA", advice)
     elif cuda is not None and report["cuda"] is not None and _major(report["cuda"]) < _major(cuda):
-        what = f"its driver knows CUDA up to {report['cuda']}, torch {torch} needs {cuda}"
+        what = f"its driver supports CUDA up to {report['cuda']}, torch {torch} needs {cuda}"
         yield error(node.name, what, "update the NVIDIA driver, or install a torch for an older CUDA")
     for number, gpu in enumerate(report["found"]):
         if gpu["free"] is not None and gpu["free"] < FREE_GPU * gpu["total"]:
@@ -87,7 +88,7 @@ def _major(version: str) -> int:
     return int(version.partition(".")[0])
 
 
-def room(nodes: Sequence[NodeReport], engine: EngineSpec) -> Iterator[Finding]:
+def resources(nodes: Sequence[NodeReport], engine: EngineSpec) -> Iterator[Finding]:
     """Memory, disks and shared memory, for engines of that kind."""
     for node in answered(nodes):
         memory, shm = node.facts["memory"], node.facts["shm"]
@@ -115,11 +116,11 @@ def room(nodes: Sequence[NodeReport], engine: EngineSpec) -> Iterator[Finding]:
             )
             advice = "docker run --shm-size 10g; on Kubernetes, an emptyDir of medium Memory at /dev/shm"
             finding = error if engine.needs_shm and node.engines else warning
-            yield finding(node.name, f"{what}, at least {LEAST_SHM / GIB:.0f} GiB is wanted", advice)
+            yield finding(node.name, f"{what}, at least {LEAST_SHM / GIB:.0f} GiB is needed", advice)
 
 
 def security(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
-    """Ray's HTTP servers that answer other machines, and clusters that ask for no token."""
+    """Ray's HTTP servers that answer other machines, and clusters that require no token."""
     for node in answered(nodes):
         for server in node.facts["servers"]:
             place = f"Ray's {server['what']} listens on {server['address']}:{server['port']}"
@@ -128,24 +129,25 @@ def security(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
             if not server["token"]:
                 yield error(
                     node.name,
-                    f"{place} and asks for no token: whoever reaches it runs programs here (CVE-2023-48022)",
+                    f"{place} and requires no token: anyone who reaches it can run programs here "
+                    "(CVE-2023-48022)",
                     "start Ray with RAY_AUTH_MODE=token, and with --dashboard-host 127.0.0.1",
                 )
             elif server["what"] == DASHBOARD:
                 advice = (
                     "keep it on 127.0.0.1 and use `ray dashboard` or a tunnel, or close the port to the world"
                 )
-                yield warning(node.name, f"{place}; it asks for the token, in plain HTTP", advice)
+                yield warning(node.name, f"{place}; it requires the token, but over plain HTTP", advice)
         mode, setting = node.facts["auth"]["mode"], node.facts["auth"]["setting"]
         if node.node_id is not None and mode != "token":
             yield error(
                 node.name,
-                "Ray runs without token authentication: whoever reaches its ports runs programs there",
+                "Ray runs without token authentication: anyone who reaches its ports can run programs there",
                 "stop the cluster, set RAY_AUTH_MODE=token on every node, and start it again "
                 "(ray get-auth-token --generate makes a token)",
             )
         elif node.node_id is None and setting is not None and mode != "token":
-            what = f"RAY_AUTH_MODE={setting}: a Ray started from here asks for no token"
+            what = f"RAY_AUTH_MODE={setting}: a Ray started from here requires no token"
             yield warning(node.name, what, "leave it out, or set RAY_AUTH_MODE=token")
 
 
@@ -156,7 +158,11 @@ def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
         model = node.facts["model"]
         weights = node.engines or model["found"] is None
         if model["problem"] is not None and weights:
-            local = "copy it to the same path on every node, or give a name on the Hugging Face hub"
+            local = (
+                "copy it to the same path on every node, or give a name on the Hugging Face hub"
+                if model["problem"] == NO_FOLDER
+                else "copy the complete model folder again"
+            )
             hub = "let that node reach the hub, or put the model into its cache with hf download"
             again = "delete that folder, and download the model again with hf download"
             advice = local if model["path"].startswith("/") else hub
@@ -172,10 +178,12 @@ def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
         hashes = [report.facts["model"]["hash"] for report in (node, driver)]
         if None not in hashes and hashes[0] != hashes[1]:
             model = f"model {node.facts['model']['path']}"
-            what = f"{model} is another than {driver.name} has: its config.json differs"
+            what = f"{model} is not the one that {driver.name} has: config.json differs"
             yield error(node.name, what, "copy the same model to every node")
         for file, found in node.facts["files"].items():
             if None not in (found, driver.facts["files"][file]) and found != driver.facts["files"][file]:
                 yield error(
-                    node.name, f"{file} is another than {driver.name} has", "copy the same file to every node"
+                    node.name,
+                    f"{file} is not the file that {driver.name} has",
+                    "copy the same file to every node",
                 )

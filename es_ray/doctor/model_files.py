@@ -13,6 +13,9 @@ from typing import Any
 WEIGHTS = ("*.safetensors", "*.bin")
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 """Files of which a tokenizer has at least one."""
+DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""Files of JSON that are read before the weights are."""
+NO_FOLDER = "no such folder"
 INDEX = "model.safetensors.index.json"
 HEADER_SIZE = 8
 """Bytes at the start of a safetensors file that hold the length of its header."""
@@ -50,13 +53,44 @@ def file_hash(file: Path) -> str | None:
 
 def _folder_model(folder: Path, found: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
-        return _missing(str(folder), "no such folder" if not folder.is_dir() else "it has no config.json")
+        return _missing(str(folder), NO_FOLDER if not folder.is_dir() else "it has no config.json")
     if not any(file.is_file() for form in VOCABULARIES for file in folder.glob(form)):
         return _missing(str(folder), "it has no tokenizer (tokenizer.json, or another vocabulary)")
+    torn = _torn(folder)
+    if torn is not None:
+        return _missing(str(folder), torn)
+    if not _has_chat_template(folder):
+        where = "chat_template.jinja, or in tokenizer_config.json; a model not trained to chat has none"
+        return _missing(str(folder), f"it has no chat template ({where})")
     weights = _weights(folder)
     problem = _incomplete(folder, weights) or _damaged(folder, weights)
     size, sha = sum(weights.values()), file_hash(folder / "config.json")
     return {"found": found, "path": str(folder), "size": size, "hash": sha, "problem": problem}
+
+
+def _torn(folder: Path) -> str | None:
+    """A description that cannot be read."""
+    for name in DESCRIPTIONS:
+        file = folder / name
+        if file.is_file() and _json_object(file) is None:
+            return f"{name} is empty, cut short, or no JSON object"
+    return None
+
+
+def _json_object(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _has_chat_template(folder: Path) -> bool:
+    """Whether a template is among the files; tekken.json is of tokenizers that have theirs built in."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "tekken.json").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and (_json_object(config) or {}).get("chat_template") is not None
 
 
 def _weights(folder: Path) -> dict[str, int]:
@@ -130,8 +164,8 @@ def _hub_model(name: str, revision: str | None) -> dict[str, Any]:
         folder = Path(cached).parent
         here = _folder_model(folder, "cache")
         # missing files can be downloaded; present ones are not downloaded again, even if damaged
-        if here["problem"] is None or _damaged(folder, _weights(folder)):
-            return here
+        if here["problem"] is None or _torn(folder) or _damaged(folder, _weights(folder)):
+            return here | {"found": "cache"}
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=HUB_SECONDS)
     except Exception as error:  # of any HTTP library that the hub's client uses: it can't be downloaded

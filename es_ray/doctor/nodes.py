@@ -39,7 +39,7 @@ def check_nodes(
     one line, for different versions of Ray, Python (its minor version), es-ray, torch or the engine's
     packages, and for a Ray that is too old.
     """
-    new = [node for node in living(config) if node.engines and node.node_id not in known]
+    new = [node for node in alive_nodes(config) if node.engines and node.node_id not in known]
     packages = _engine_packages(config)
     reports = query_nodes(new, probe.software, (packages,), seconds)
     for report in reports:
@@ -65,7 +65,7 @@ def cluster_engine(config: Config) -> EngineSpec:
     The driver's own machine does not matter. Raises UserError if no Ray answers.
     """
     with connected(config.cluster):
-        hosting = [node for node in living(config) if node.engines]
+        hosting = [node for node in alive_nodes(config) if node.engines]
         reports = query_nodes(hosting, probe.software, (_engine_packages(config),), ANSWER_SECONDS)
         return chosen_engine(config, reports)
 
@@ -74,8 +74,8 @@ def _engine_packages(config: Config) -> tuple[str, ...]:
     return tuple(package.name for package in engine_packages(config.engine.kind))
 
 
-def living(config: Config) -> list[NodeReport]:
-    """The nodes that are alive for Ray, without facts yet; the driver's own comes first."""
+def alive_nodes(config: Config) -> list[NodeReport]:
+    """The nodes that Ray considers alive, not examined yet; the driver's own comes first."""
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
     mine = ray.get_runtime_context().get_node_id()
     nodes.sort(key=lambda node: node["NodeID"] != mine)
@@ -148,7 +148,7 @@ def _answer(node: NodeReport, answer: "Future[dict[str, Any]]", seconds: float) 
     except RayTaskError as error:
         failure = f"examining it failed: {last_line(error)}"
     except RayError as error:
-        failure = f"it could not be asked: {type(error).__name__}: {last_line(error)}"
+        failure = f"it could not be queried: {type(error).__name__}: {last_line(error)}"
     return replace(node, seconds=seconds, failure=failure)
 
 

@@ -1,7 +1,7 @@
-"""Which of Ray's HTTP servers listen on a node, where, and whether they ask for the token.
+"""Which of Ray's HTTP servers listen on a node, where, and whether they require the token.
 
-Whoever reaches one that does not can run any program as Ray's user: ShadowRay, CVE-2023-48022. Sent to
-the node by value like probe.py, under the same rules: only the standard library, only this file.
+Anyone who can reach one that does not can run any program as Ray's user: ShadowRay, CVE-2023-48022.
+Sent to the node by value like probe.py, under the same rules: only the standard library, only this file.
 """
 
 import contextlib

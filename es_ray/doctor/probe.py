@@ -100,7 +100,11 @@ def gpus() -> dict[str, Any]:
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS)
     except subprocess.TimeoutExpired:
-        return {"found": [], "cuda": None, "problem": f"nvidia-smi hangs for {NVIDIA_SMI_SECONDS} s"}
+        return {
+            "found": [],
+            "cuda": None,
+            "problem": f"nvidia-smi did not answer within {NVIDIA_SMI_SECONDS} s",
+        }
     if done.returncode != 0:
         said = " ".join((done.stdout + done.stderr).split())[:200]
         return {"found": [], "cuda": None, "problem": f"nvidia-smi fails: {said}"}

@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Completion:
-    """What was generated: token ids, the stop token among them, and why it ended.
+    """What was generated: token ids, including the stop token, and why it ended.
 
     log_probs: of each token under the variant's full softmax at temperature 1, shape [tokens], if asked for.
     """
@@ -77,7 +77,8 @@ OnCompletion = Callable[[int, Completion], None]
 class EngineInfo:
     """What an engine reports about itself after loading its weights.
 
-    mean_abs: mean|W| of each adapted module's base weight, in the layout's order.
+    mean_abs: mean|W| of each adapted module's base weight, in the layout's order; parameters: how many the
+    model has; device, dtype: names for display, dtype as torch spells it.
     """
 
     mean_abs: tuple[float, ...]
@@ -94,7 +95,7 @@ def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
 class Engine(ABC):
     """A model on one device. Calls are made one at a time, from one thread.
 
-    An engine holds no state of the evolution: centres come with each call, members are rebuilt from theirs.
+    An engine holds no state of the evolution: centres come with each call, members are rebuilt from them.
     (One that holds the centre itself, with updates merged into its weights, would need a method besides
     `noise_sum` that takes each generation's advantages, which `driver.next_state` would call.)
     """

@@ -13,11 +13,11 @@ from es_ray.imports import resolve
 
 AUTO: Final = "auto"
 ENGINES: Final[dict[str, EngineSpec]] = {spec.name: spec for spec in (SGLANG, TRANSFORMERS)}
-"""What there is, by name."""
+"""The registered engines, by name."""
 PREFERENCE: Final = (SGLANG, TRANSFORMERS)
-"""What `auto` tries, in this order: an engine that is not named here is taken only where it is asked for."""
+"""What `auto` tries, in this order: an engine that is not named here must be chosen by `engine.kind`."""
 ANYWHERE: Final = PREFERENCE[-1]
-"""The last of them, which needs no GPU, no package and no process of its own."""
+"""The last of these: it needs no GPU, no extra package and no separate process."""
 
 
 class Machine(NamedTuple):
@@ -41,7 +41,7 @@ def engine_spec(kind: str) -> EngineSpec:
 
 
 def automatic(engine: EngineConfig, machines: Iterable[Machine], in_process: bool) -> EngineSpec:
-    """What `auto` is: the first of PREFERENCE whose needs one of the machines meets.
+    """What `auto` stands for: the first of PREFERENCE whose needs one of the machines meets.
 
     in_process: whether it would run in the driver's process. If GPUs are needed, any number is enough here:
     too few of them are reported elsewhere.

@@ -46,7 +46,7 @@ class EngineSpec:
     packages: what must be installed on each machine that hosts engines, besides es-ray's own dependencies.
     check(config, hosted): raises UserError for what the engine would reject, before anything is written;
     hosted: whether this machine would host engines; if not, its packages may be missing here.
-    in_process: whether it may run in the driver's process, as a failure does not kill that.
+    in_process: whether it may run in the driver's process; False if its failures can end the process.
     rows: completions that it makes at once unless engine.rows is given.
     slice_size: entries of a noise sum that one call computes; no result depends on it.
     weights_in_memory: whether the weights take the host's memory, not a GPU's alone.

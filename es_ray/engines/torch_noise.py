@@ -101,7 +101,7 @@ def weighted_sum(
 ) -> Tensor:
     """Sum over members of weight * noise at the entries [start, stop), shape [stop - start].
 
-    In float32 and in member order for each entry, whatever the chunks of entries.
+    In float32 and in member order for each entry, however entries are chunked.
     weights: one for each member, float32, shape [N].
     """
     total = torch.zeros(stop - start, device=weights.device)

@@ -81,7 +81,7 @@ def normals_of(
     for low in range(start - start % 4, stop, _CHUNK):
         high, first = min(low + _CHUNK, stop), max(low, start)
         block = np.arange(low // 4, -(-high // 4), dtype=np.uint64)
-        for some in at_once(len(members), high - low):
+        for some in member_slices(len(members), high - low):
             member = np.array(members[some], dtype=np.uint64)[:, None]
             words = philox4x32((block, member, np.uint32(generation), np.uint32(stream)), key)  # type: ignore[arg-type]
             quads = np.stack([*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])], axis=-1)
@@ -90,7 +90,7 @@ def normals_of(
     return out
 
 
-def at_once(members: int, entries: int) -> Iterator[slice]:
+def member_slices(members: int, entries: int) -> Iterator[slice]:
     """The members in slices whose entries fit a cache."""
     step = max(1, _CHUNK // max(1, entries))
     return (slice(low, min(low + step, members)) for low in range(0, members, step))

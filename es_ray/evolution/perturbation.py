@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.evolution.noise import Noise, at_once
+from es_ray.evolution.noise import Noise, member_slices
 
 Vector = NDArray[np.float32]
 
@@ -76,7 +76,7 @@ class Perturbation:
         the entries are sliced.
         """
         total = np.zeros(stop - start, dtype=np.float32)
-        for some in at_once(len(advantages), stop - start):
+        for some in member_slices(len(advantages), stop - start):
             noise = self.noise.members(generation, range(some.start, some.stop), start, stop)
             for advantage, row in zip(advantages[some], noise, strict=True):
                 total += np.float32(advantage) * row

@@ -46,14 +46,14 @@ class Strategy:
     def initial(self) -> dict[str, NDArray[Any]]:
         """The state before the first generation, from the seed alone.
 
-        Raises UserError for an optimizer that keeps something else than arrays.
+        Raises UserError for an optimizer that keeps anything but arrays.
         """
         size = self.perturbation.size
         drawn = normals(self.perturbation.noise.seed, 0, 0, STREAM_INITIAL, 0, size)
         return self._state(self.initial_std.dense(0, size) * drawn, self.optimizer.initial(size), UserError)
 
     def ask(self, generation: int) -> list[int]:
-        """The members to evaluate: these numbers and their generation are all that is sent."""
+        """The indices of the members to evaluate: with their generation, all that is sent to workers."""
         return list(range(self.population))
 
     def advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -71,8 +71,8 @@ class Strategy:
         """The state after a generation: theta + learning_rate * s * u, u being the optimizer's direction.
 
         noise_sum: sum_i Z_i noise_i over the generation's members, float32, shape [P]. Entry by entry, in
-        float32, so that its bits depend on nothing else. Changes neither argument. Raises RunError for an
-        optimizer's direction or array that is none.
+        float32, so that its bits depend on nothing else. Changes neither argument. Raises RunError if the
+        optimizer returns a direction of another shape, or an array that cannot be stored.
         """
         theta = state[THETA]
         arrays = {

@@ -1,1 +1,1 @@
-"""Judging what was evolved."""
+"""Evaluation of what was evolved."""

@@ -5,10 +5,11 @@ from typing import Any
 from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import Strategy
+from es_ray.runs.metrics_file import best_of
 from es_ray.runs.replay import centre_after
-from es_ray.runs.run_dir import RunDir, best_of
+from es_ray.runs.run_dir import RunDir
 from es_ray.tasks.batches import Batch
-from es_ray.workers.pool import Pool
+from es_ray.workers.pool import OnProgress, Pool
 
 
 def compare(
@@ -19,19 +20,31 @@ def compare(
     generation: int,
     split: str,
     theta: Vector | None = None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> dict[str, Any]:
     """{base, centre, best}: each with its reward, the task's metrics, and examples.
 
     centre is the one after that generation's update (theta, if given); best is the best member of all
-    generations up to it, with its generation and index. batch: has the split's examples.
+    generations up to it, with its generation and index. batch: has the split's examples. on_progress: called
+    with the completions of all three.
     """
     theta = centre_after(run, strategy, generation) if theta is None else theta
     born, index = best_of(run.metrics(generation))
     noise = strategy.perturbation
     both = [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
-    pair = pool.evaluate(theta, noise, generation + 1, both, batch)
+    each = batch.rows(CENTRE, (split,))
+    pair = pool.evaluate(
+        theta, noise, generation + 1, both, batch, lambda done, _: on_progress(done, 3 * each)
+    )
     before = centre_after(run, strategy, born - 1)
-    best = pool.evaluate(before, noise, born, [Candidate(index, (split,))], batch)
+    best = pool.evaluate(
+        before,
+        noise,
+        born,
+        [Candidate(index, (split,))],
+        batch,
+        lambda done, _: on_progress(2 * each + done, 3 * each),
+    )
     found = {"base": (pair, BASE), "centre": (pair, CENTRE), "best": (best, index)}
     results: dict[str, Any] = {
         name: outcomes.summary(who, split) | {"examples": outcomes.examples(who, split)}

@@ -70,5 +70,13 @@ def watched_metric(names: Iterable[str]) -> str | None:
 
 
 def formatted(name: str, value: float) -> str:
-    """A reward or a metric, for people."""
-    return f"{value:.0%}" if name in SHARES else f"{value:.2f}"
+    """A reward or a metric, for people: a share in percent, else four digits that count.
+
+    >>> formatted("reward", -97.75), formatted("reward", 0.0003), formatted("reward", -12345.67)
+    ('-97.75', '0.0003000', '-12346')
+    """
+    if name in SHARES:
+        return f"{value:.0%}"
+    if value == 0:
+        return "0"
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:#.4g}".rstrip(".")

@@ -51,8 +51,8 @@ def best_card(metrics: Mapping[str, Any], ending: str) -> str:
 
 def rebuilt_card(name: str, ending: str, note: str | None = None) -> str:
     """The card of an adapter that `es-ray member` rebuilt; note: `PastRun.rebuilt_note`."""
-    told = "" if note is None else f"; {note}"
+    suffix = "" if note is None else f"; {note}"
     return (
         f"\n# {name[0].upper()}{name[1:]}\n\n"
-        f"Rebuilt from the run's seed and recorded advantages{told}.\n{ending}"
+        f"Rebuilt from the run's seed and recorded advantages{suffix}.\n{ending}"
     )

@@ -17,7 +17,7 @@ PACKAGES = ("es-ray", "torch", "transformers", "peft", "tokenizers", "safetensor
 
 
 def environment(engine_kind: str = AUTO) -> dict[str, Any]:
-    """What one start of a run ran on, for environment.json; engine_kind: the configured one, for packages."""
+    """What one start of a run runs on, for environment.json; engine_kind: whose packages to include."""
     import torch
 
     engines = [package.name for package in engine_packages(engine_kind)]

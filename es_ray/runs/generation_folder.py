@@ -30,9 +30,9 @@ DROPPABLE = (ADAPTER, BEST, STATE)
 class GenerationFolder:
     """A generation that was written completely. What is read from it is checked against the sums in DONE.
 
-    DONE is a list of every file in the folder, as of `sha256sum`, which checks it (`sha256sum -c DONE`), and
-    a comment with the sum of the generation's line in metrics.jsonl. All readers raise RunError with the name
-    of the file that is missing, torn or edited.
+    DONE lists the checksum of every file in the folder in the format of `sha256sum` (`sha256sum -c DONE`
+    checks them), and in a comment that of the generation's line in metrics.jsonl. All readers raise RunError
+    with the name of the file that is missing, torn or edited.
     """
 
     def __init__(self, path: Path) -> None:
@@ -194,7 +194,7 @@ def write_population(folder: Path, lines: Iterable[str]) -> None:
 def publish(tmp: Path, folder: Path, line: str) -> None:
     """Move a generation to its final name and mark it complete; line: its line in metrics.jsonl.
 
-    Each step is on disk before the next: whoever sees DONE finds all that it lists.
+    Each step is on disk before the next: a reader that sees DONE finds everything it lists.
     """
     listed = "".join(f"{digest}  {name}\n" for name, digest in _sums(tmp))
     sync_tree(tmp)

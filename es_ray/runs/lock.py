@@ -16,7 +16,7 @@ _held: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """A forked child has the driver's files open; the lock would stay for as long as it lives."""
+    """A forked child inherits the driver's open files: with this one, it would keep the lock."""
     while _held:
         os.close(_held.pop())
 
@@ -77,8 +77,8 @@ class RunLock:
         owner = _owner(handle)
         if owner and owner["host"] != here and not flock_reaches_other_hosts(folder):
             raise UserError(
-                f"{in_use(folder, owner)}, or was: this file system does not tell whether that driver lives; "
-                f"if it does not, remove {self.path}"
+                f"{in_use(folder, owner)}, or was: this file system cannot say if that driver is alive; "
+                f"if it is not, remove {self.path}"
             )
         text = json.dumps({"host": here, "pid": os.getpid()}).encode() + b"\n"
         os.ftruncate(handle, 0)

@@ -62,7 +62,7 @@ def new_run_dir(config: Config) -> RunDir:
 
 
 def open_for_resume(config: Config) -> RunDir:
-    """The run directory to resume; raises UserError if the configuration is another. Writes nothing."""
+    """The run directory to resume; raises UserError for a change that is not allowed. Writes nothing."""
     if config.output.dir is None:
         raise UserError("--resume: which run? Give its folder with --output")
     run = RunDir.open(Path(config.output.dir).expanduser())

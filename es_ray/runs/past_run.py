@@ -1,4 +1,4 @@
-"""A recorded run, ready to be asked for any of its members and centres without loading weights."""
+"""A past run, from which any member and centre can be rebuilt without loading weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from es_ray.runs.run_dir import RunDir
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run directory with what its configuration and states tell; generation: the one in question."""
+    """A run at one of its generations, with what its configuration and recorded states define."""
 
     run: RunDir
     config: Config
@@ -36,7 +36,7 @@ class PastRun:
         return centre_after(self.run, self.strategy, self.generation - 1)
 
     def member(self, index: int) -> Vector:
-        """A member of the generation, shape [P]; raises UserError for an index that there is not."""
+        """A member of the generation, shape [P]; raises UserError for an index outside the population."""
         population = self.config.evolution.population
         if not 0 <= index < population:
             raise UserError(f"--index {index}: the population has members 0-{population - 1}")
@@ -71,7 +71,7 @@ class PastRun:
 def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: Sequence[float]) -> None:
     """Raise RunError if the model's weights are not those that were recorded with a generation.
 
-    By digests of the files that both have; by mean|W|, as engines report it, where there is none.
+    Compares digests of the files that both have or, without any, mean|W| as engines report it.
     """
     recorded, digests = run.generation_folder(generation), source.weight_digests
     both = sorted(recorded.weights.keys() & digests.keys())
@@ -85,7 +85,7 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: S
 def open_past_run(run: RunDir, generation: int | None) -> PastRun:
     """The run at a generation, the last complete one by default.
 
-    Raises UserError if it is not there, RunError where the model's folder holds another one by now.
+    Raises UserError if it is not there, RunError if the model's folder now holds another model.
     """
     complete = run.complete_generations()
     if not complete:

@@ -46,7 +46,7 @@ class GenerationRecord:
 class Recorder:
     """Takes a record and returns at once; an error while writing it is raised by the next call.
 
-    It is no callback, as a run is resumed from what is written here.
+    Not a callback: those are dropped if they fail, and a run is resumed from what is written here.
     """
 
     def __init__(

@@ -21,9 +21,8 @@ log = logging.getLogger(__name__)
 def state_after(run: RunDir, strategy: Strategy, generation: int) -> Mapping[str, NDArray[Any]]:
     """The evolution's state after that generation's update; -1: the initial one.
 
-    Where it was pruned, the updates since the last one that is stored are computed again: to the byte, but
-    for a run whose engine rounds in its own way, which a warning says. Raises RunError for what cannot be
-    read.
+    A pruned state is computed again from the last stored one before it: to the byte, unless the run's engine
+    rounds differently from NumPy, which is logged as a warning. Raises RunError for what cannot be read.
     """
     start, updates = missing_updates(run, generation)
     state: Mapping[str, NDArray[Any]] = (
@@ -58,13 +57,13 @@ def has_exact_replay(run: RunDir) -> bool:
     kind = run.config().engine.kind
     try:
         return engine_spec(kind).exact_replay
-    except UserError:  # an engine of one's own that is not on this machine: nothing is known of it
+    except UserError:  # a user's own engine, whose file is not on this machine
         return False
 
 
 @cache
 def _warn_unless_exact(path: Path) -> None:
-    """Say once of a run that its replay is close, not equal."""
+    """Warn once for each run whose replay is close, not equal."""
     if not has_exact_replay(RunDir(path)):
         log.warning(
             "%s: states that were pruned are computed again by NumPy, which rounds differently from the "

@@ -1,18 +1,21 @@
 """The run directory: its paths, who may write there, which generations are complete, and resuming."""
 
 import json
+import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from es_ray.config import Config, load
 from es_ray.errors import RunError, UserError
-from es_ray.runs import version_0_1_0
+from es_ray.runs import metrics_file, version_0_1_0
 from es_ray.runs.atomic_io import write_json, write_text, writing
 from es_ray.runs.generation_folder import ADAPTER, BEST, DONE, DROPPABLE, STATE, GenerationFolder
 from es_ray.runs.lock import LOCK, RunLock
+
+log = logging.getLogger(__name__)
 
 _TMP = re.compile(r"\.(config\.yaml|environment\.json|metrics\.jsonl|test_results\.json)\.\d+")
 """Names under which the run directory's own files are written, before they get theirs."""
@@ -113,10 +116,11 @@ class RunDir:
             self.write_config(config)
 
     def is_in_form_of_0_1_0(self) -> bool:
-        """Whether lines of metrics.jsonl are, and shall stay, as version 0.1.0 wrote them."""
-        lines = self.metrics(0)
-        if lines:
-            return version_0_1_0.wrote(lines[0])
+        """Whether lines of metrics.jsonl are, and must remain, in the form of version 0.1.0."""
+        lines = self._lines()
+        first = metrics_file.parsed(lines[0], 0) if lines else None
+        if first is not None:  # else nothing was finished
+            return version_0_1_0.wrote(first)
         return self.config_file.is_file() and not self.config_file.read_text(encoding="utf-8").startswith(
             "format"
         )
@@ -136,10 +140,13 @@ class RunDir:
         """Add to environment.json what the run is resumed on, from that generation."""
         try:
             record = json.loads(self.environment_file.read_text(encoding="utf-8"))
-            resumed = record.setdefault("resumed", [])
-        except (ValueError, AttributeError) as error:
-            raise RunError(f"{self.environment_file}: torn or edited: {error}") from error
-        resumed.append({"from_generation": generation, **environment})
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.setdefault("resumed", []), list):
+            # a record for people: no reason to refuse the run
+            log.warning("%s: torn or edited; a record of this start replaces it", self.environment_file)
+            record = {**environment, "resumed": []}
+        record["resumed"].append({"from_generation": generation, **environment})
         write_json(self.environment_file, record)
 
     def complete_generations(self) -> list[int]:
@@ -156,17 +163,14 @@ class RunDir:
         return self.generation_folder(0).base if self.generation_folder(0).complete else None
 
     def metrics(self, upto: int | None = None) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, up to a generation; raises RunError for one that is torn."""
-        lines = []
-        for number, line in enumerate(self._lines()[: None if upto is None else upto + 1], start=1):
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise RunError(f"{self.metrics_file}, line {number}: torn or edited") from error
-        return lines
+        """The lines of metrics.jsonl, one for each generation, up to one of them.
+
+        Raises RunError with the number of a line that is missing or torn.
+        """
+        return metrics_file.read(self.metrics_file, upto)
 
     def _lines(self) -> list[bytes]:
-        return self.metrics_file.read_bytes().splitlines() if self.metrics_file.is_file() else []
+        return metrics_file.lines(self.metrics_file)
 
     def check(self, generation: int) -> None:
         """Raise RunError, with the name of the file, unless a generation is as it was written."""
@@ -182,8 +186,7 @@ class RunDir:
             folder = self.generation_folder(number)
             if folder.complete and not folder.has_line(lines[number] if number < len(lines) else None):
                 raise RunError(f"{self.metrics_file}, line {number + 1}: missing, torn or edited")
-        if [line["generation"] for line in self.metrics(generation)] != list(range(generation + 1)):
-            raise RunError(f"{self.metrics_file}: does not have one line for each finished generation")
+        self.metrics(generation)  # also those of folders that are gone
 
     def _cut(self, generation: int) -> None:
         """Remove everything newer than that generation, and what dead writers left behind."""
@@ -213,7 +216,7 @@ class RunDir:
         advantages stay, so that any member can still be rebuilt.
         """
         complete = self.complete_generations()
-        best = best_of(self.metrics())[0]
+        best = metrics_file.best_of(self.metrics())[0]
         for place, generation in enumerate(reversed(complete)):
             kept = {STATE} if place < STATES_KEPT or not states else set()
             if place < keep or generation == best:
@@ -224,14 +227,3 @@ class RunDir:
                 path = self.generation(generation) / name
                 if name not in kept:
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def best_of(metrics: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """(generation, index) of the best member of a run: highest training reward, the earliest on ties.
-
-    Where prompts are drawn: the one highest above the mean of those that had the same prompts.
-    """
-    line = min(
-        metrics, key=lambda line: (-line.get("best_above_mean", line["reward_best"]), line["generation"])
-    )
-    return line["generation"], line["best_index"]

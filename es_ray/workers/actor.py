@@ -19,18 +19,18 @@ BEATS = 4
 
 
 class HeartbeatMonitor:
-    """Receives the workers' heartbeats. An actor of its own, so that it answers while all workers compute."""
+    """Receives the workers' heartbeats. A separate actor, so that it answers while all workers compute."""
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex
         self._beats: dict[int, tuple[float, int, int]] = {}
 
     def beat(self, key: int, batch: int, rows: int) -> None:
-        """A worker is alive, on its nth batch of calls, with so many completions made in it."""
+        """Note that a worker is alive: on its nth batch of calls, with so many completions made in it."""
         self._beats[key] = (time.monotonic(), batch, rows)
 
     def report(self) -> Report:
-        """The last beat of each worker from which there was one."""
+        """The last beat of each worker that has sent any."""
         now = time.monotonic()
         beats = {key: Beat(now - at, batch, rows) for key, (at, batch, rows) in self._beats.items()}
         return Report(self._id, beats)

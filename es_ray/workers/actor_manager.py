@@ -120,7 +120,7 @@ class ActorManager:
 
     @property
     def starting(self) -> int:
-        """Actors whose process runs, and whose engine is not ready yet."""
+        """Actors whose process runs but whose engine is not ready yet."""
         return sum(actor.info is None and actor.since is not None for actor in self._actors.values())
 
     def fill(self) -> None:
@@ -133,7 +133,7 @@ class ActorManager:
                 .remote(self._config, self._heartbeats, key, *self._code)
             )
             actor = self._actors[key] = ActorHandle(key, made)
-            self._follow(actor, made.start.remote())
+            self._watch(actor, made.start.remote())
 
     def submit(
         self, actor: ActorHandle, numbers: tuple[int, ...], method: str, each: list[Any], *shared: Any
@@ -141,16 +141,16 @@ class ActorManager:
         """Have an idle actor make calls, known by their numbers; see WorkerActor.calls."""
         actor.numbers, actor.since = numbers, time.monotonic()
         actor.batch += 1
-        self._follow(actor, actor.handle.calls.remote(method, each, *shared))
+        self._watch(actor, actor.handle.calls.remote(method, each, *shared))
 
     def wait(self, seconds: float) -> list[CallResult]:
-        """What has ended, as soon as something has; an empty list after so many seconds without."""
+        """Starts and calls that have ended, as soon as there is one; empty after `seconds` without any."""
         self._request_heartbeats()
         ended: list[CallResult] = []
         try:
-            ended += self._taken(self._events.get(timeout=seconds))
+            ended += self._handle(self._events.get(timeout=seconds))
             while True:
-                ended += self._taken(self._events.get_nowait())
+                ended += self._handle(self._events.get_nowait())
         except queue.Empty:
             pass
         return ended + self._overdue()
@@ -184,17 +184,17 @@ class ActorManager:
                 self.drop(actor)
             ray.kill(self._heartbeats)
 
-    def _follow(self, actor: ActorHandle, ref: Any) -> None:
-        def end(future: "Future[Any]") -> None:
-            self._events.put(lambda: self._end(actor, future))
+    def _watch(self, actor: ActorHandle, ref: Any) -> None:
+        def done(future: "Future[Any]") -> None:
+            self._events.put(lambda: self._on_done(actor, future))
 
-        ref.future().add_done_callback(end)
+        ref.future().add_done_callback(done)
 
-    def _taken(self, event: Callable[[], CallResult | None]) -> list[CallResult]:
+    def _handle(self, event: Callable[[], CallResult | None]) -> list[CallResult]:
         ended = event()
         return [] if ended is None else [ended]
 
-    def _end(self, actor: ActorHandle, future: "Future[Any]") -> CallResult | None:
+    def _on_done(self, actor: ActorHandle, future: "Future[Any]") -> CallResult | None:
         if actor.key not in self._actors:
             return None
         error = future.exception()
@@ -208,9 +208,9 @@ class ActorManager:
             )
         else:
             result = future.result()
-        return self._ended(actor, result)
+        return self._call_result(actor, result)
 
-    def _ended(self, actor: ActorHandle, result: Any) -> CallResult:
+    def _call_result(self, actor: ActorHandle, result: Any) -> CallResult:
         now = time.monotonic()
         ended = CallResult(actor.numbers, result, now - (actor.since or now))
         actor.numbers, actor.since = (), now
@@ -234,7 +234,7 @@ class ActorManager:
 
     def _on_report(self, future: "Future[Any]") -> None:
         if future.exception() is not None:
-            return  # the monitor restarts, which no worker is blamed for
+            return  # the monitor is restarting, which is no fault of the workers
         report, now = future.result(), time.monotonic()
         report = replace(report, beats={k: b for k, b in report.beats.items() if k in self._actors})
         self._seen.update(report, now)
@@ -266,5 +266,5 @@ class ActorManager:
                 log.warning("an idle worker is dropped: %s", cause)
                 self.drop(actor)
             else:
-                ended.append(self._ended(actor, WorkerLost("internal", cause)))
+                ended.append(self._call_result(actor, WorkerLost("internal", cause)))
         return ended

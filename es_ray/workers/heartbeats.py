@@ -17,7 +17,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class Report:
-    """The monitor's answer. monitor: another one after each restart, whose beats begin anew."""
+    """The monitor's answer. monitor: its id, new after each restart; beats: each worker's last since then."""
 
     monitor: str
     beats: dict[int, Beat]
@@ -33,7 +33,7 @@ class Heartbeats:
         self._beats: dict[int, Beat] = {}
 
     def update(self, report: Report, now: float) -> None:
-        """Take in an answer of the monitor. now: monotonic seconds."""
+        """Process an answer of the monitor. now: monotonic seconds."""
         if report.monitor != self._monitor:
             # beats were lost while it restarted: each worker has the full time to be seen by the new one
             self._last = dict.fromkeys(self._last, now)

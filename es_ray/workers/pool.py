@@ -1,4 +1,4 @@
-"""The driver's interface to the workers: work is split into calls, distributed, and put together again."""
+"""The driver's interface to the workers: splits work into calls, distributes them, combines the results."""
 
 import math
 from abc import ABC, abstractmethod
@@ -36,7 +36,7 @@ class Call:
 
 
 def idle_workers(config: Config, workers: int) -> str | None:
-    """A line about workers that a generation has no shard for, and what would share it; None without any."""
+    """A warning about workers left without a shard, with the setting to change; None if there are none."""
     size, candidates = config.engine.shard, config.evolution.population + 1
     shards = math.ceil(candidates / size)
     if shards >= workers:
@@ -66,7 +66,7 @@ class Pool(ABC):
     @property
     @abstractmethod
     def where(self) -> str:
-        """How many workers run where, as text for people."""
+        """How many workers run where, for display."""
 
     @abstractmethod
     def start(self) -> EngineInfo:
@@ -104,7 +104,7 @@ class Pool(ABC):
         batch: Batch,
         on_progress: OnProgress = lambda done, total: None,
     ) -> Outcomes:
-        """Outcomes of all candidates. Raises RunError if one cannot be had.
+        """Outcomes of all candidates. Raises RunError if one cannot be evaluated.
 
         theta: the centre, shape [P]; batch: what the candidates are asked.
         """
@@ -134,7 +134,7 @@ class Pool(ABC):
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:
-        """Sum_i Z_i noise_i over a generation's members, float32, shape [P], put together from slices.
+        """Sum_i Z_i noise_i over a generation's members, float32, shape [P], assembled from slices.
 
         advantages: Z, shape [N].
         """

@@ -18,7 +18,7 @@ from es_ray.doctor.nodes import check_nodes
 from es_ray.engines.base import EngineInfo, same_weights
 from es_ray.engines.registry import engine_spec
 from es_ray.errors import RunError, UserError
-from es_ray.ray_cluster import connect
+from es_ray.ray_cluster import connect, disconnect
 from es_ray.workers.actor import Failure, WorkerActor
 from es_ray.workers.actor_manager import ActorManager, CallResult, WorkerLost
 from es_ray.workers.pool import Call, Pool, idle_workers
@@ -32,7 +32,7 @@ GRACE = 60.0
 REPORT_EVERY = 30.0
 """Seconds between two warnings about the workers that are waited for."""
 OWNER_DIED, OWNER_SECONDS = "its owner has died", 5.0
-"""What Ray says of actors whose driver it holds for dead, and how long the raylet then takes to end."""
+"""What Ray says of actors whose driver it considers dead, and seconds within which the raylet then ends."""
 POLL = 1.0
 """Seconds between two checks of the deadlines while no event arrives."""
 LEAST, MOST = 0.1, 0.5
@@ -71,6 +71,10 @@ class RayPool(Pool):
         """Connect to Ray, start the actors, and wait for their engines."""
         wanted, threads = self.config.cluster.workers, self.config.engine.threads
         code = user_code(self.config)  # as it is now, whatever happens to the files during the run
+        address = self.config.cluster.address
+        if not ray.is_initialized():
+            here = address in (None, "local")
+            log.info("starting Ray on this machine" if here else f"joining Ray at {address}")
         self._started_ray, self._joined_ray = connect(
             self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1)
         )
@@ -79,6 +83,7 @@ class RayPool(Pool):
             check_nodes(self.config)
         if (idle := idle_workers(self.config, wanted)) is not None:
             log.warning(idle)
+        log.info("starting %d engine%s", wanted, "s" if wanted != 1 else "")
         actors = self._actors = ActorManager(self.config, wanted, gpus, self.actor_class, code)
         self._raylet = RayletWatch(actors.wake, lambda: loss_message(self.config.output.dir))
         first_ready = None
@@ -103,9 +108,13 @@ class RayPool(Pool):
             if actors is not None:
                 actors.close(wait=raylet is None or not raylet.gone)
         finally:
-            if self._started_ray or self._joined_ray:  # one that was connected before stays so
-                ray.shutdown()
-            self._started_ray = self._joined_ray = False
+            try:
+                if self._started_ray or self._joined_ray:  # one that was connected before stays so
+                    disconnect()
+                self._started_ray = self._joined_ray = False
+            finally:
+                if raylet is not None:
+                    raylet.release()
 
     def _check_raylet(self) -> None:
         """Raise RunError once the local raylet is gone: whatever needs Ray then would end this process."""
@@ -172,7 +181,7 @@ class RayPool(Pool):
         return [results[number] for number in range(len(calls))]
 
     def _put(self, shared: tuple[Any, ...]) -> list[Any]:
-        """References to the shared arguments; those of the map before are not sent again."""
+        """References to the shared arguments; values that the previous map has sent are not sent again."""
         known = [(value, ref) for value, ref in self._shared]
         self._shared = [
             (value, next((ref for other, ref in known if other is value), None) or ray.put(value))
@@ -186,7 +195,7 @@ class RayPool(Pool):
         """The next calls for one worker: several where they are so short that Ray's overhead would count.
 
         Towards the end they become fewer, so that all workers finish within LEAST seconds. fair: a worker's
-        part of all calls, the most it gets. A call that was lost is sent alone, to see if it is the cause.
+        share of all calls, the most it gets. A call that was lost is sent alone, to see if it is the cause.
         """
         assert self._actors is not None
         pace = self._pace.get(method, math.inf)
@@ -212,7 +221,7 @@ class RayPool(Pool):
             self._actors.drop_dead()
 
     def _await_loss_of_raylet(self) -> None:
-        """Ray held this process for dead, as it does shortly before the raylet ends."""
+        """Ray considers this process dead, as it does shortly before the raylet ends."""
         deadline = time.monotonic() + OWNER_SECONDS
         while time.monotonic() < deadline:
             self._check_raylet()

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +24,53 @@ def loss_message(output: str | None) -> str:
     return f"{lost}; its finished generations are complete; resume with es-ray run --resume --output {output}"
 
 
+class Silence:
+    """What this process writes to standard output and standard error is discarded between begin and end."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, int] = {}
+
+    def begin(self) -> None:
+        """From now on; descriptors, as C++ writes too. What Python has buffered is written first."""
+        _flush()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in (1, 2):
+            with contextlib.suppress(OSError):  # it is closed
+                self._kept[number] = os.dup(number)
+                os.dup2(nowhere, number)
+        os.close(nowhere)
+
+    def end(self) -> None:
+        """Until now; does nothing where it has not begun."""
+        if self._kept:
+            _flush()
+        while self._kept:
+            number, kept = self._kept.popitem()
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed or missing
+            stream.flush()
+
+
 class RayletWatch:
     """Holds connections to the raylet and to its object store, which the kernel closes when they end.
 
     message: the line to print. It is printed from a thread and at once, as Ray may end the process at any
-    moment from then on. on_gone: called in that thread, to have the main thread end the run; if it does not
-    close the watch in time, because it is busy elsewhere or stuck in Ray, the process is ended.
+    moment from then on; and it is the last that this process writes to its terminal or files until `release`,
+    as Ray has much to say then, of which nothing helps. on_gone: called in that thread, to have the main
+    thread end the run; if it does not close the watch in time, because it is busy elsewhere or stuck in Ray,
+    the process is ended.
     """
 
     def __init__(self, on_gone: Callable[[], None], message: Callable[[], str]) -> None:
         self._on_gone, self._message = on_gone, message
         self._gone = False
         self._closed = threading.Event()
+        self._silence = Silence()
         node_id = ray.get_runtime_context().get_node_id()
         node = next(found for found in ray.nodes() if found["NodeID"] == node_id)
         self._sockets = [socket.socket(socket.AF_UNIX) for _ in range(2)]
@@ -62,15 +98,21 @@ class RayletWatch:
         for connection in (*self._sockets, self._waker):
             connection.close()
 
+    def release(self) -> None:
+        """Let this process write again; after Ray has ended."""
+        self._silence.end()
+
     def _watch(self) -> None:
-        poll = select.poll()  # not select.select, which takes no descriptor from 1024 on
+        poll = select.poll()  # not select.select, which cannot take descriptors above 1023
         for connection in (*self._sockets, self._waker):
             poll.register(connection, select.POLLIN)
         while not self.gone and not self._closed.is_set():
             poll.poll(POLL_MILLISECONDS)
         if not self._gone:
             return
-        os.write(2, f"es-ray: {self._message()}\n".encode())
+        start = "\n" if os.isatty(2) else ""  # a bar may be there
+        os.write(2, f"{start}es-ray: {self._message()}\n".encode())
+        self._silence.begin()
         self._on_gone()
         if not self._closed.wait(EXIT_SECONDS):
             os._exit(1)

@@ -16,9 +16,9 @@ from es_ray.evolution.draws import sample_seeds
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
-from es_ray.tasks.base import Example
+from es_ray.tasks.base import Example, Score
 from es_ray.tasks.batches import Batch
-from es_ray.workers.scoring import score_of
+from es_ray.workers.scorer import Scorer
 
 MOST_PROMPTS = 100_000
 """Prompts whose token ids a worker keeps."""
@@ -40,7 +40,7 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self._experiment = Experiment(config)
-        self._task = self._experiment.task
+        self._scorer = Scorer(self._experiment.task, config.task)
         self._engine = create_engine(self._experiment)
         self.info = self._engine.info
         self.name = f"{socket.gethostname()}/{os.getpid()}"
@@ -62,12 +62,14 @@ class Worker:
         generation, candidates: a packed Shard. The engine gets `engine.rows` of its completions at a time.
         """
         places = self._places(Shard.of(generation, candidates), batch, perturbation.noise)
-        samples: list[Sample | None] = [None] * len(places)
-        made: list[int] = []
+        texts: dict[int, str] = {}
+        made: dict[int, Completion] = {}
+        self._scorer.begin()
 
         def score(number: int, completion: Completion) -> None:
-            samples[number] = self._sample(places[number], completion)
-            made.append(number)
+            place, text = places[number], self._experiment.source.text(completion.token_ids)
+            made[number], texts[number] = completion, text
+            self._scorer.submit(number, str(place.variant), place.example, text)
             self.on_rows(len(made))
 
         size = self._experiment.config.engine.rows
@@ -80,11 +82,13 @@ class Worker:
 
             completions = self._engine.generate([theta], perturbation, rows, on_completion=score_row)
             for number, completion in enumerate(completions, start=low):
-                if samples[number] is None:  # an engine may leave it to its end
+                if number not in made:  # an engine may leave it to its end
                     score(number, completion)
+            self._scorer.flush()
+        scores = self._scorer.results()
         answered: dict[tuple[int, str], list[Sample]] = {}
-        for place, sample in zip(places, samples, strict=True):
-            assert sample is not None  # as the engine returned a completion for each row
+        for number, place in enumerate(places):
+            sample = self._sample(place, made[number], texts[number], scores[number])
             answered.setdefault((place.variant.member, place.split), []).append(sample)
         return ShardOutcome.of(self.name, generation, answered)
 
@@ -136,26 +140,18 @@ class Worker:
         return self._engine.noise_sum(perturbation, generation, advantages, start, stop)
 
     def close(self) -> None:
-        """Close the engine."""
+        """Close the scorer and the engine."""
+        self._scorer.close()
         self._engine.close()
 
-    def _sample(self, place: _Place, completion: Completion) -> Sample:
-        text = self._experiment.source.text(completion.token_ids)
-        score = score_of(self._task, str(place.variant), place.example, text)
+    def _sample(self, place: _Place, completion: Completion, text: str, score: Score) -> Sample:
         return Sample(
             prompt=place.example.prompt,
             target=place.example.target,
             completion=text,
-            reward=float(score.reward),
-            metrics={name: _plain(value) for name, value in score.metrics.items()},
+            reward=score.reward,
+            metrics=score.metrics,
             tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
             sample=place.sample if self._experiment.config.task.samples > 1 else None,
         )
-
-
-def _plain(value: Any) -> bool | int | float:
-    """A number of a type that JSON knows."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    return int(value) if isinstance(value, (int, np.integer)) else float(value)

@@ -3,6 +3,7 @@
 import json
 import logging
 import subprocess
+from collections import Counter
 
 import pytest
 
@@ -78,10 +79,20 @@ def test_a_callback_receives_all_events_in_order(config, finished):
     lines = json_lines(result.path / "metrics.jsonl")
     for (_, seen), line in zip([c for c in log.calls if c[0] == "generation"], lines, strict=True):
         del line["seconds"]["record"]
+        spread = {key: seen.pop(key) for key in ("changed_members", "distinct_members")}
         assert seen == line
+        folder = result.path / f"generations/{line['generation']:04d}"
+        members = json_lines(folder / "population.jsonl")
+        answers = Counter(tuple(e["completion"] for e in member["examples"]) for member in members)
+        assert spread["distinct_members"] == len(answers)
+        unchanged = round((1 - spread["changed_members"]) * POPULATION)
+        assert unchanged in (0, *answers.values())  # those that answer as the centre, which no file has
     assert [c[1:] for c in log.calls if c[0] == "recorded"] == [(g, True) for g in range(GENERATIONS)]
     done = [c[1:] for c in log.calls if c[0] == "progress"]
     total = POPULATION * 2 + 2 + 8  # the centre answers the test prompts too
+    at_end = [c[1:] for c in log.calls[log.calls.index(("final",)) :] if c[0] == "progress"]
+    assert {pair for pair in at_end if pair[1] == 3 * 8} == {(number, 3 * 8) for number in range(3 * 8 + 1)}
+    assert at_end == sorted(at_end)
     assert done.count((0, total)) == GENERATIONS - 1
     assert {at for at, of in done if of == total} == set(range(total + 1))  # each completion is reported
     assert next(c for c in log.calls if c[0] == "end")[1] == result.test_results
@@ -170,7 +181,7 @@ def test_an_exception_that_cannot_be_printed_ends_nothing_either(config):
     assert result.test_results
 
 
-def test_what_a_callback_does_to_what_it_is_given_reaches_nobody(config):
+def test_a_callback_cannot_change_what_others_see(config):
     def clear(given):
         given.clear()
 
@@ -181,7 +192,7 @@ def test_what_a_callback_does_to_what_it_is_given_reaches_nobody(config):
     assert next(c for c in log.calls if c[0] == "end")[1] == result.test_results
 
 
-def test_a_reader_of_the_output_that_goes_away_does_not_end_the_run(config, tmp_path):
+def test_closing_the_pipe_that_reads_the_output_does_not_end_the_run(config, tmp_path):
     """`es-ray run | head -1`: the console is left out, the run is not."""
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     words = command("run", "--config", tmp_path / "config.yaml", "--output", tmp_path / "run")

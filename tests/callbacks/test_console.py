@@ -1,6 +1,16 @@
 import json
+import logging
 import re
 
+import pytest
+from rich.cells import cell_len
+
+import es_ray
+from es_ray.callbacks.lines import generation_line, no_spread, prose, rows
+from es_ray.config import Config
+from es_ray.judge.table import formatted
+from es_ray.workers.pool import idle_workers
+from tests.listeners import listening
 from tests.short_runs import GENERATIONS, MULTIPLIER, POPULATION, SETTINGS, json_lines
 
 
@@ -27,10 +37,13 @@ def test_the_first_lines_say_what_is_evolved(finished):
 
 
 def test_the_base_model_is_there_to_be_compared_with(finished):
-    (line,) = [line for line in head(finished.out) if line.startswith("base model: ")]
-    state = json.loads((finished.path / "generations/0000/state.json").read_text())
-    for split, summary in state["base"].items():
-        assert f"{split} reward {summary['reward']:.2f}, correct {summary['correct']:.0%}" in line
+    train, test = [line for line in head(finished.out) if line.startswith("base model, ")]
+    base = json.loads((finished.path / "generations/0000/state.json").read_text())["base"]
+    for line, words, summary in ((train, "training", base["train"]), (test, "test", base["test"])):
+        found = re.fullmatch(rf"base model, {words}: reward (\S+), correct (\d+)%, exact (\d+)%", line)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(summary["reward"], rel=5e-4)
+        assert [int(found[2]), int(found[3])] == [round(100 * summary[name]) for name in ("correct", "exact")]
 
 
 def test_a_line_says_which_centre_its_test_reward_is_of(finished):
@@ -39,7 +52,9 @@ def test_a_line_says_which_centre_its_test_reward_is_of(finished):
     lines = [line for line in finished.out.splitlines() if line.startswith("gen ")]
     for generation, (line, metrics) in enumerate(zip(lines, recorded, strict=True)):
         which = f"test@{generation - 1}" if generation else "test@start"
-        assert f"{which} {metrics['test_reward']:.2f} {metrics['test_correct']:.0%}" in line
+        found = re.search(rf"{which} (\S+) {metrics['test_correct']:.0%}", line)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(metrics["test_reward"], rel=5e-4)
         assert re.search(rf"correct +{metrics['members_correct']:.0%}".replace("%", " *%"), line)
         assert re.search(rf"cut +{metrics['truncated']:.0%}", line)
 
@@ -59,8 +74,8 @@ def test_without_a_terminal_there_is_a_plain_line_for_each_generation(finished):
     recorded = json_lines(finished.path / "metrics.jsonl")
     assert [int(line[0]) for line in lines] == list(range(GENERATIONS))
     for (_, mean, std), line in zip(lines, recorded, strict=True):
-        assert float(mean) == round(line["reward_mean"], 2)
-        assert float(std) == round(line["reward_std"], 2)
+        assert float(mean) == pytest.approx(line["reward_mean"], rel=5e-4)
+        assert float(std) == pytest.approx(line["reward_std"], rel=5e-4)
 
 
 def test_nothing_is_printed_on_standard_error(finished):
@@ -71,7 +86,7 @@ def test_the_end_shows_base_centre_and_best_what_was_written_and_what_comes_next
     results = json.loads((finished.path / "test_results.json").read_text())
     for name in ("base", "centre", "best"):
         assert name in finished.out
-        assert f"{results[name]['reward']:.2f}" in finished.out
+        assert f" {formatted('reward', results[name]['reward'])} " in finished.out
         assert f"{results[name]['correct']:.0%}" in finished.out
     assert "What is the capital of" in finished.out
     *_, written, adapter, plot, following = finished.out.splitlines()
@@ -92,3 +107,189 @@ def test_a_terminal_shows_bars_for_generations_and_completions(tmp_path, cli, mo
     assert re.search(r"\d:\d\d:\d\d left", text)
     assert re.search(r"\d:\d\d:\d\d", text)  # elapsed and left
     assert re.search(r"gen +1 +reward", text)
+
+
+def printed(words: list[str] | tuple[str, ...]) -> str:
+    return " ".join(words)
+
+
+def generation(**changes) -> dict:
+    """A generation's metrics, as a callback gets them."""
+    return {
+        "generation": 12,
+        "reward_mean": -57.123,
+        "reward_std": 22.943,
+        "zero_variance": False,
+        "members_correct": 0.5,
+        "centre_reward": -60.0,
+        "centre_correct": 1.0,
+        "truncated": 0.25,
+        "test_reward": -97.75,
+        "test_correct": 1.0,
+        "seconds": {"total": 5.26},
+        "changed_members": 1.0,
+        "distinct_members": 30,
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (-97.75, "-97.75"), (-103.0, "-103.0"), (0.0003, "0.0003000"), (0.00031728, "0.0003173"), (0.0, "0"),
+        (-0.0, "0"), (-12345.67, "-12346"), (1234.5678, "1235"), (999.96, "1000"), (9876543.0, "9876543"),
+        (-2.5e9, "-2.500e+09"), (1.25e-7, "1.250e-07"), (1.5, "1.500"),
+    ],
+)  # fmt: skip
+def test_a_reward_has_four_digits_that_count(value, shown):
+    assert formatted("reward", value) == shown
+    assert float(shown) == pytest.approx(value, rel=5e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"generation": 0},
+        {"reward_mean": -12345.67, "reward_std": 5432.1, "test_reward": -12345.67},
+        {
+            "generation": 12345,
+            "reward_mean": -12345.67,
+            "test_reward": -12345.67,
+            "seconds": {"total": 4321.9},
+        },
+        {"reward_mean": -3.0e-4, "reward_std": 1.2345e-4, "test_reward": -3.1e-4},
+        {"reward_mean": -1.5e12, "reward_std": 1.2e11, "test_reward": -2.5e12},
+    ],
+)
+def test_a_generation_fits_80_columns_and_is_broken_between_its_parts(changes):
+    line = generation_line(generation(**changes))
+    shown = list(rows(line, 80))
+    assert max(map(cell_len, shown)) <= 80
+    assert len(shown) <= 2
+    assert " ".join(row.strip() for row in shown) == printed(line)
+    assert all(len(row.split()) > 1 for row in shown)
+    seconds = changes.get("seconds", {"total": 5.26})["total"]
+    assert float(re.search(r"(\S+)s$", shown[-1])[1]) == pytest.approx(seconds, rel=5e-3)
+
+
+def test_equal_rewards_have_no_spread_whatever_their_rounding():
+    line = printed(generation_line(generation(zero_variance=True, reward_std=1.4e-14)))
+    assert re.search(r"± +0 ", line)
+
+
+@pytest.mark.parametrize("width", [20, 60, 80])
+def test_rows_lose_no_word_and_break_none(width):
+    config = Config().replace(evolution__population=7, engine__shard=8)
+    text = f"  warning: {idle_workers(config, 2)} 語語語 /a/path/that/is/longer/than/any/{'x' * 90}"
+    shown = list(rows(prose(text), width))
+    assert " ".join(shown).split() == text.split()
+    assert all(cell_len(row) <= width or len(row.split()) == 1 for row in shown)
+    assert shown[0].startswith("  warning:")
+    assert all(row.startswith("    ") for row in shown[1:])
+
+
+DEAD = {"changed_members": 0.0, "distinct_members": 1}
+ALIKE = {"changed_members": 1.0, "distinct_members": 1}
+APART = {"changed_members": 0.9, "distinct_members": 20}
+
+
+@pytest.mark.parametrize(
+    ("config", "metrics", "words", "others"),
+    [
+        ({}, DEAD, ["warning", "too small", "raise evolution.noise.multiplier (now 22)"], ["std", "left"]),
+        ({"evolution__noise": {"std": 0.01}}, DEAD, ["raise evolution.noise.std (now 0.01)"], ["multiplier"]),
+        ({"evolution__noise": {"kind": "per-module"}}, DEAD, ["raise evolution.noise.multiplier"], ["std"]),
+        ({"init__mode": "population"}, DEAD | {"generation": 0}, ["raise init.scale (now 1)"], ["noise.m"]),
+        ({"init__mode": "population"}, DEAD, ["raise evolution.noise.multiplier"], ["init.scale"]),
+        ({}, DEAD | {"members_correct": 1.0, "members_exact": 0.0}, ["noise is too small"], ["left"]),
+        ({}, DEAD | {"members_correct": 1.0, "members_exact": 1.0}, ["exact", "left"], ["raise", "warning"]),
+        ({}, DEAD | {"members_correct": 1.0}, ["correct", "left", "raise evolution"], ["warning"]),
+        ({}, APART | {"members_correct": 1.0}, ["correct", "left"], ["raise", "warning"]),
+        ({}, ALIKE, ["warning", "other ones than the centre", "raise", "lower"], ["left"]),
+        ({}, APART, ["27 of 30 members", "the reward does not tell", "generations/0012"], ["raise", "left"]),
+        ({}, APART | {"members_correct": 1.0, "members_exact": 0.5}, ["does not tell"], ["left", "raise"]),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_step_is_judged_by_the_answers(config, metrics, words, others):
+    text = printed(no_spread(generation(zero_variance=True, **metrics), Config().replace(**config)))
+    for word in words:
+        assert word in text
+    for word in others:
+        assert word not in text
+
+
+def test_without_metrics_nothing_is_said_to_be_learnt():
+    metrics = generation(zero_variance=True, **DEAD)
+    del metrics["members_correct"]
+    assert "noise is too small" in printed(no_spread(metrics, Config()))
+
+
+TASKS = """\
+from es_ray import Score
+from es_ray.tasks.conciseness import Conciseness
+
+
+class Indifferent(Conciseness):
+    def score(self, example, completion):
+        return Score(1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--set", "evolution.noise.std=1e-8"], "raise evolution.noise.std (now 1e-08)"),
+        (["--set", "evolution.noise.multiplier=60", "--task", "{tasks}:Indifferent"], "does not tell"),
+    ],
+)
+def test_a_run_without_steps_says_why_once_and_again_when_resumed(settings, words, tmp_path, cli):
+    (tmp_path / "tasks.py").write_text(TASKS)
+    run = ("run", "--local", "--population", 4, "--output", tmp_path / "run")
+    settings = [word.format(tasks=tmp_path / "tasks.py") for word in settings]
+    first = cli(*run, *settings, "--generations", 2)
+    assert first.code == 0, first.err
+    resumed = cli("run", "--local", "--resume", "--output", tmp_path / "run", "--generations", 4)
+    assert resumed.code == 0, resumed.err
+    for ended in (first, resumed):
+        assert ended.out.count("so there is no step") == 1
+        assert ended.out.count(words) == 1
+    lines = json_lines(tmp_path / "run/metrics.jsonl")
+    assert all(line["zero_variance"] for line in lines)
+    assert not {"changed_members", "distinct_members"} & set(lines[0])
+
+
+def test_from_python_it_prints_a_run_and_leaves_logging_as_it_was(finished, tmp_path, capsys):
+    logger = logging.getLogger("es_ray")
+    mine, records = logging.Handler(), []
+    mine.emit = lambda record: records.append(record.getMessage())
+    logger.addHandler(mine)
+    try:
+        before = (list(logger.handlers), logger.propagate, logger.level)
+        config = es_ray.load(finished.path / "config.yaml").replace(evolution__generations=1)
+
+        def warn(metrics):
+            logging.getLogger("es_ray.anything").warning("look here")
+
+        console = es_ray.TerminalConsole()
+        for name in ("one", "two"):  # it may listen to a second run
+            where = tmp_path / name
+            es_ray.run(
+                config.replace(output__dir=str(where)), callbacks=[console, listening(on_generation_end=warn)]
+            )
+            out = capsys.readouterr().out
+            assert "gen   0 reward" in out
+            assert f"wrote {where}" in out
+            assert out.count("warning: look here") == 1
+            assert (list(logger.handlers), logger.propagate, logger.level) == before
+        assert records == ["look here"] * 2
+    finally:
+        logger.removeHandler(mine)
+
+
+def test_a_run_that_is_refused_leaves_logging_as_it_was(finished):
+    logger = logging.getLogger("es_ray")
+    before = (list(logger.handlers), logger.propagate)
+    config = es_ray.load(finished.path / "config.yaml").replace(engine__kind="no-such-engine")
+    with pytest.raises(es_ray.UserError):
+        es_ray.run(config, callbacks=[es_ray.TerminalConsole()])
+    assert (list(logger.handlers), logger.propagate) == before

@@ -35,7 +35,7 @@ BASE = {"train": {"reward": -92.0, "correct": 1.0}, "test": {"reward": -97.0, "c
 
 
 def pixels(path) -> np.ndarray:
-    """A PNG as an array, after a look at whether it is a picture at all."""
+    """A PNG as an array; fails unless it is a picture."""
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     image = matplotlib.image.imread(path)
     assert image.ndim == 3
@@ -47,6 +47,21 @@ def pixels(path) -> np.ndarray:
 def drawn(path, metrics, base=BASE) -> np.ndarray:
     evolution_progress(metrics, base, "a title", path)
     return pixels(path)
+
+
+WRECKED = {"reward_worst": -100_000.0, "reward_mean": -3400.0, "reward_std": 17_000.0}
+"""Of a generation with one member that is wrecked."""
+SHIFTS = {"reward_mean": 0.0, "reward_best": 5.0, "reward_worst": -5.0, "test_reward": 1.0}
+
+
+def rewards(picture: np.ndarray) -> np.ndarray:
+    """The upper panel, without the legend above it."""
+    return picture[80:515, 80:, :3]
+
+
+def of_color(picture: np.ndarray, color) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels of a colour."""
+    return np.nonzero(np.abs(picture - np.array(matplotlib.colors.to_rgb(color))).max(axis=-1) < 0.02)
 
 
 def test_a_plot_shows_each_of_its_curves(tmp_path):
@@ -100,7 +115,7 @@ def test_a_run_without_pause_draws_every_generation(finished, tmp_path, monkeypa
         assert not np.array_equal(earlier, later)
 
 
-def test_between_two_plots_lies_a_pause_and_the_last_is_always_drawn(finished, tmp_path, monkeypatch):
+def test_there_is_a_pause_between_plots_and_the_last_is_always_drawn(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "PAUSE", 3600.0)
     run = tmp_path / "run"
     es_ray.run(load(finished.path / "config.yaml").replace(output__dir=str(run)))
@@ -137,16 +152,60 @@ def test_older_plots_are_thinned_evenly_and_the_last_ones_stay(tmp_path, count, 
 def test_a_wrecked_member_does_not_flatten_the_axis(tmp_path):
     """Its own curve is cut; the others stay as wide as without it."""
 
-    def height(metrics, color) -> int:
-        picture = drawn(tmp_path / "a.png", metrics)[:470, :, :3]
-        near = np.abs(picture - np.array(matplotlib.colors.to_rgb(color))).max(axis=-1) < 0.02
-        rows = np.flatnonzero(near.any(axis=1))
-        return int(rows[-1] - rows[0])
+    def height(metrics) -> int:
+        rows, _ = of_color(rewards(drawn(tmp_path / "a.png", metrics)), progress_figure.GREEN)
+        return int(rows.max() - rows.min())
 
-    usual = height(lines(12), progress_figure.GREEN)
+    usual = height(lines(12))
     wrecked = lines(12)
-    wrecked[5] |= {"reward_worst": -100_000.0, "reward_mean": -3400.0, "reward_std": 17_000.0}
-    assert height(wrecked, progress_figure.GREEN) > 0.6 * usual
+    wrecked[5] |= WRECKED
+    assert height(wrecked) > 0.6 * usual
+
+
+def test_the_band_of_a_generation_with_a_wrecked_member_ends_at_its_best(tmp_path):
+    """Mean ± std reaches far beyond every member; drawn so, it would hide the curves."""
+    wrecked = lines(12)
+    wrecked[5] |= WRECKED
+    picture = rewards(drawn(tmp_path / "a.png", wrecked))
+    green, _ = of_color(picture, progress_figure.GREEN)
+    white = 1 - 0.2 * (1 - np.array(matplotlib.colors.to_rgb(progress_figure.BLUE)))
+    band, _ = of_color(picture, white)
+    assert band.size > 1000
+    assert band.min() >= green.min() - 2
+
+
+def test_a_wrecked_member_does_not_flatten_a_single_generation(tmp_path):
+    def apart(metrics) -> int:
+        """Rows between the best member and the centre's test reward."""
+        picture = rewards(drawn(tmp_path / "a.png", metrics))
+        best, _ = of_color(picture, progress_figure.GREEN)
+        test, _ = of_color(picture, progress_figure.ORANGE)
+        return int(test.mean() - best.mean())
+
+    assert apart([lines(1)[0] | WRECKED]) > 0.6 * apart(lines(1)) > 50
+
+
+def test_each_curve_of_a_single_generation_can_be_seen(tmp_path):
+    picture = rewards(drawn(tmp_path / "a.png", lines(1)))
+    for name in ("BLUE", "GREEN", "PURPLE", "ORANGE"):
+        rows, _ = of_color(picture, getattr(progress_figure, name))
+        assert rows.size >= 4, name
+
+
+def test_a_usual_run_is_shown_as_a_whole(tmp_path):
+    """Its first generations are far below the others, and no wreck: the legend says nothing of a cut."""
+
+    def legend(metrics) -> np.ndarray:
+        return drawn(tmp_path / "a.png", metrics)[:75]
+
+    usual = [
+        line | {key: -100 * 0.9**number + shift for key, shift in SHIFTS.items()} | {"reward_std": 2.0}
+        for number, line in enumerate(lines(100))
+    ]
+    lower = [usual[0] | {"reward_worst": -150.0}, *usual[1:]]
+    wrecked = [*usual[:50], usual[50] | WRECKED, *usual[51:]]
+    assert np.array_equal(legend(usual), legend(lower))
+    assert not np.array_equal(legend(usual), legend(wrecked))
 
 
 def test_the_plot_command_draws_the_same_again(finished, tmp_path, cli):

@@ -58,7 +58,7 @@ def test_two_workers_give_the_bytes_of_none(finished, cli):
     assert (local.err, shared.err) == ("", "")
 
 
-def test_a_run_of_a_cluster_is_judged_here_by_another_engine(clusters, finished, cli):
+def test_a_run_of_a_cluster_is_evaluated_here_by_another_engine(clusters, finished, cli):
     before = contents(clusters)
     ended = cli("evaluate", clusters, "--engine", "transformers", "--json")
     assert ended.code == 0, ended.err
@@ -106,7 +106,7 @@ def test_another_model_in_the_place_of_the_runs_is_refused(clusters, tmp_path, c
     assert not (tmp_path / "member").exists()
 
 
-def test_an_engine_that_may_end_its_process_is_asked_in_a_worker(copied, tmp_path, cli):
+def test_an_engine_that_may_end_its_process_runs_in_a_worker(copied, tmp_path, cli):
     (tmp_path / "apart.py").write_text(APART)
     kind = f"{tmp_path}/apart.py:SPEC"
     run = recorded_as(copied, engine={"kind": kind}, cluster={"workers": 7, "address": "nowhere:1"})

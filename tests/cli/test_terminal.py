@@ -1,10 +1,13 @@
 """What commands write to a terminal of 80 columns, and to a file."""
 
 import os
+import re
+import shutil
 
 import pytest
 from rich.cells import cell_len
 
+from es_ray.paths import data_dir
 from tests.short_runs import SETTINGS, command, es_ray
 from tests.terminals import on_terminal
 
@@ -35,6 +38,52 @@ def test_what_a_run_shows_fits_80_columns(tmp_path):
     assert any("completions" in line for line in lines)
     assert any("best (generation" in line for line in table(lines))
     assert max(map(cell_len, lines)) <= 80
+
+
+INDIFFERENT = """\
+from es_ray import Score
+from es_ray.tasks.conciseness import Conciseness
+
+
+class TellsNothingApart(Conciseness):
+    def score(self, example, completion):
+        return Score(-12345.67, {"correct": False, "metric_of_a_long_name": 0.0003})
+
+
+class NearlyNothing(Conciseness):
+    def score(self, example, completion):
+        return Score(-0.0003 - len(completion) * 1e-6, {"correct": False, "metric_of_a_long_name": 0.0003})
+"""
+ANY_SECONDS = re.compile(r"\d+(\.\d+)?s$")
+
+
+def words(lines: list[str]) -> list[str]:
+    """All words but those of bars and tables; seconds differ from run to run."""
+    kept = [line for line in lines if not line.startswith((*BORDERS, "generations ", "completions ", "┡"))]
+    return [ANY_SECONDS.sub("?s", word) for line in kept for word in line.split()]
+
+
+@pytest.mark.parametrize("task", ["TellsNothingApart", "NearlyNothing"])
+def test_lines_on_a_terminal_are_broken_between_argumentsonly(tmp_path, task):
+    """Notes, a long task, large and small rewards, why there was no step: word by word as in a file."""
+    (tmp_path / "indifferent.py").write_text(INDIFFERENT)
+    shutil.copy(data_dir() / "conciseness" / "train.jsonl", tmp_path / "train.jsonl")
+    arguments = [
+        *("run", "--local", "--model", data_dir() / "tiny_chat", "--task", f"indifferent.py:{task}"),
+        *("--generations", "2", "--population", "4", "--set", "task.train=train.jsonl"),
+        *("--set", "evolution.noise.multiplier=60", "--set", "task.max_new_tokens=8"),
+    ]
+    code, text, lines = on_terminal(command(*arguments, "--output", "on-screen"), 80, cwd=tmp_path)
+    assert code == 0, text
+    plain = es_ray(*arguments, "--output", "in-a-file", cwd=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    expected = plain.stdout.replace("in-a-file", "on-screen").splitlines()
+    assert words(lines) == words(expected)
+    assert plain.stdout.count("note: ") == 2
+    assert ("does not tell their answers apart" in plain.stdout) is (task == "TellsNothingApart")
+    alone = [line.strip() for line in lines if cell_len(line) > 80]
+    paths = [f"{tmp_path}/on-screen", f"{tmp_path}/indifferent.py:{task},"]
+    assert all(any(path in line for path in paths) for line in alone), alone
 
 
 def test_what_evaluate_shows_fits_80_columns(finished, tmp_path):

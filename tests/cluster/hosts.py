@@ -19,7 +19,7 @@ NETWORK = "10.213.7"
 """The first three bytes of all addresses. They exist in the namespaces alone."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""On the hosts. Nothing else of this process's environment gets there."""
+"""On the hosts. Nothing else of this process's environment is passed on."""
 
 PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "mount", "ssh", "ssh-keygen", "sshd", "rsync")
 

@@ -281,8 +281,10 @@ def pins() -> dict[str, str]:
 
 
 def test_versions_are_those_that_pyproject_allows():
-    pinned, told = pins(), project()
-    asked = [Requirement(text) for text in told["dependencies"] + told["optional-dependencies"]["sglang"]]
+    pinned, declared = pins(), project()
+    asked = [
+        Requirement(text) for text in declared["dependencies"] + declared["optional-dependencies"]["sglang"]
+    ]
     allowed = {requirement.name: requirement.specifier for requirement in asked}
     assert set(pinned) >= {"ray", "sglang", "torch"}
     for name, version in pinned.items():

@@ -23,7 +23,7 @@ def everything(*nodes, kind="sglang", tensor_parallel=1, driver=None):
         [
             *health.reachable(nodes),
             *health.gpus(nodes, needed),
-            *health.room([driver, *nodes], engine),
+            *health.resources([driver, *nodes], engine),
             *health.security(nodes),
             *health.data(driver, nodes),
         ]
@@ -49,7 +49,7 @@ def shm(mebibytes):
 @pytest.mark.parametrize(("kind", "level"), [("sglang", "error"), ("transformers", "warning")])
 def test_dockers_shm_is_too_small(kind, level):
     assert everything(node(shm=shm(64)), kind=kind) == [
-        (level, "n1", "/dev/shm holds 64 MiB, at least 1 GiB is wanted")
+        (level, "n1", "/dev/shm holds 64 MiB, at least 1 GiB is needed")
     ]
     assert everything(node(shm=shm(1024)), kind=kind) == []
 

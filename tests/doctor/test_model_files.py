@@ -8,8 +8,12 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from es_ray import models
+from es_ray.config import ModelConfig
+from es_ray.doctor import model_files
 from es_ray.doctor.model_files import model
-from tests.small_models import small_model
+from tests.short_runs import SETTINGS
+from tests.small_models import edit_json, small_model
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,62 @@ def test_a_model_without_a_tokenizer_cannot_be_used(folder):
     assert examined(folder)["problem"] is None
 
 
+def cut(name: str, kept: int = 60):
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:kept])
+
+    return damage
+
+
+def lose_the_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink()
+
+
+INCOMPLETE = {
+    "no tokenizer": (lose_the_tokenizer, "no tokenizer"),
+    "no vocabulary": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
+    "no template": (lambda folder: (folder / "chat_template.jinja").unlink(), "no chat template"),
+    "torn config": (cut("config.json"), "config.json"),
+    "empty config": (cut("config.json", 0), "config.json"),
+    "torn tokenizer": (cut("tokenizer.json", 6000), "tokenizer.json"),
+    "torn tokenizer's config": (cut("tokenizer_config.json"), "tokenizer_config.json"),
+    "torn generation config": (cut("generation_config.json"), "generation_config.json"),
+    "torn weights": (cut("model.safetensors", 9000), "model.safetensors"),
+    "empty weights": (cut("model.safetensors", 0), "model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("damage", INCOMPLETE)
+def test_the_doctor_and_a_run_name_the_same_part_of_an_incomplete_folder(folder, tmp_path, cli, damage):
+    spoil, culprit = INCOMPLETE[damage]
+    spoil(folder)
+    examined = cli("doctor", "--model", folder)
+    assert examined.code == 1
+    (line,) = [line for line in examined.out.splitlines() if line.startswith("error: ")]
+    run = cli("run", "--local", *SETTINGS, "--model", folder, "--output", tmp_path / "run")
+    assert run.code == 2
+    assert len(run.err.splitlines()) == 1, run.err
+    for text in (line, run.err):
+        assert str(folder) in text
+        assert culprit in text
+        assert "copy the complete model folder again" in text
+        assert ("chat template" in text) == (culprit == "no chat template")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_template_in_the_tokenizers_configuration_is_one(folder):
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    edit_json(folder / "tokenizer_config.json", chat_template=template)
+    assert examined(folder)["problem"] is None
+    assert models.ModelSource.of(ModelConfig(path=str(folder))).chat_ids("Why?")
+
+
+def test_both_know_the_same_vocabularies():
+    assert model_files.VOCABULARIES == models.VOCABULARIES
+
+
 def split(folder: Path, *names: str) -> None:
     """Have an index say that the weights lie in these files."""
     index = {"metadata": {}, "weight_map": {f"w{number}": name for number, name in enumerate(names)}}
@@ -94,7 +154,7 @@ def test_weights_in_parts_must_all_be_present_and_complete(folder):
 def test_a_file_that_is_cut_short_in_the_hubs_cache_is_not_expected_from_the_hub(
     complete, tmp_path, monkeypatch
 ):
-    """The hub's client takes a file that exists for complete."""
+    """The hub's client assumes that a file which exists is complete."""
     repository = tmp_path / "models--someone--small"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)

@@ -49,9 +49,7 @@ def cluster(tmp_path_factory):
         return {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(here / name / "hf")}
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv(
-            "RAY_AUTH_MODE", "disabled"
-        )  # Ray may have been started here before: it sets token then
+        patched.setenv("RAY_AUTH_MODE", "disabled")  # an earlier Ray of this process sets it to token
         running = Cluster()
         nodes = {
             name: running.add_node(wait=False, num_cpus=cpus, include_dashboard=False, env_vars=machine(name))
@@ -85,11 +83,11 @@ def test_nodes_that_would_host_no_engine_do_not_matter(cluster):
 
 
 def test_a_node_that_does_not_answer_is_named_and_does_not_stop_a_run(cluster, caplog, monkeypatch):
-    from es_ray.doctor.nodes import check_nodes, living
+    from es_ray.doctor.nodes import alive_nodes, check_nodes
 
     monkeypatch.setattr(logging.getLogger("es_ray"), "propagate", True)  # a console may have taken it
     stopped = cluster["other"]
-    (report,) = [node for node in living(Config()) if node.node_id == stopped.node_id]
+    (report,) = [node for node in alive_nodes(Config()) if node.node_id == stopped.node_id]
     raylet = stopped.all_processes["raylet"][0].process
     raylet.send_signal(signal.SIGSTOP)
     try:
@@ -102,9 +100,9 @@ def test_a_node_that_does_not_answer_is_named_and_does_not_stop_a_run(cluster, c
 
 
 def test_a_probe_that_fails_is_reported(cluster):
-    from es_ray.doctor.nodes import living, query_nodes
+    from es_ray.doctor.nodes import alive_nodes, query_nodes
 
-    reports = query_nodes(living(Config())[:1], probe.examine, ({},), 30)
+    reports = query_nodes(alive_nodes(Config())[:1], probe.examine, ({},), 30)
     assert "KeyError" in reports[0].failure
     assert reports[0].facts == {}
 

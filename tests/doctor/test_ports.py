@@ -60,7 +60,7 @@ def test_a_job_agent_is_found():
         assert found(port, AGENT)[0]["token"] is True
 
 
-def test_what_is_none_of_rays_is_no_finding(monkeypatch):
+def test_servers_that_are_not_rays_are_not_reported(monkeypatch):
     monkeypatch.setattr(ports, "SECONDS", 0.2)
     with serving("0.0.0.0", {"/api/version": (200, "{}")}) as port:
         assert found(port) == []

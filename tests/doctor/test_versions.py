@@ -99,13 +99,13 @@ def test_the_packages_of_any_engine_are_compared():
         "fast-llm", "FastLLM", (2, 1), "es-ray supports fast-llm >= 2.1", "pip install fast-llm"
     )
 
-    def judged(version):
+    def findings(version):
         nodes = [node("n1", versions__fast_llm="2.2"), node("n2", versions__fast_llm=version)]
         return [
             (f.where, f.what, f.advice) for f in mismatches(head(versions__fast_llm=None), nodes, [package])
         ]
 
-    assert judged("2.2") == []
-    assert judged(None) == [("n2", "FastLLM is missing", "pip install fast-llm there")]
-    assert judged("2.0.9") == [("n2", "FastLLM 2.0.9 is too old", "es-ray supports fast-llm >= 2.1")]
-    assert judged("2.3")[0][:2] == ("n2", "FastLLM 2.3, n1 has 2.2")
+    assert findings("2.2") == []
+    assert findings(None) == [("n2", "FastLLM is missing", "pip install fast-llm there")]
+    assert findings("2.0.9") == [("n2", "FastLLM 2.0.9 is too old", "es-ray supports fast-llm >= 2.1")]
+    assert findings("2.3")[0][:2] == ("n2", "FastLLM 2.3, n1 has 2.2")

@@ -75,8 +75,8 @@ def test_normals_equal_a_float64_form(seed, generation, member, stream):
     ],
 )  # fmt: skip
 def test_a_slice_of_normals_equals_that_of_all_entries(start, stop):
-    whole = normals(11, 2, 3, STREAM_NOISE, 0, 2 * CHUNK + 11)
-    assert normals(11, 2, 3, STREAM_NOISE, start, stop).tobytes() == whole[start:stop].tobytes()
+    all_entries = normals(11, 2, 3, STREAM_NOISE, 0, 2 * CHUNK + 11)
+    assert normals(11, 2, 3, STREAM_NOISE, start, stop).tobytes() == all_entries[start:stop].tobytes()
 
 
 @pytest.mark.parametrize(

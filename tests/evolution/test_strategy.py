@@ -121,7 +121,7 @@ def test_a_factor_scales_the_noise_of_one_member_alone():
 
 
 class Momentum(Optimizer):
-    """A rule with a state of its own: m <- 0.9 m + g, u = m."""
+    """A rule with state: m <- 0.9 m + g, u = m."""
 
     def initial(self, size):
         return {"m": np.zeros(size, dtype=np.float32)}
@@ -175,7 +175,7 @@ def test_a_reward_that_is_not_finite_is_an_error_with_the_members_name(bad):
         strategy().advantages(np.array([1.0, 2.0, 3.0, 4.0, bad, 6.0]))
 
 
-def test_a_perturbation_is_small_enough_to_travel():
+def test_a_perturbation_is_small_enough_to_send():
     many = PiecewiseConstant(tuple(range(1000, 197_000, 1000)), (0.1,) * 196)
     assert len(pickle.dumps(strategy(sigma=many).perturbation)) < 10_000
 
@@ -232,7 +232,7 @@ def test_any_array_is_stored_and_read_back_as_it_is(kept, tmp_path):
     assert np.array_equal(read, kept)
 
 
-def test_a_state_cannot_be_changed_by_whoever_is_given_it():
+def test_a_state_is_read_only():
     s = strategy(optimizer=Keeps(np.ones(3)))
     for array in s.initial().values():
         with pytest.raises(ValueError, match="read-only"):

@@ -98,7 +98,7 @@ def test_a_variants_vector_decides_its_answers():
         assert completion.token_ids[-1] in e.source.stop_ids()
 
 
-def test_what_it_cannot_do_it_says():
+def test_what_it_cannot_do_is_an_error():
     e = experiment(task__max_new_tokens=3)
     engine = create_engine(e)
     perturbation = e.strategy(engine.info.mean_abs).perturbation

@@ -1,7 +1,7 @@
 """Real driver processes by the hundred: each is a fork of one that has imported everything.
 
 `python -m tests.faults.drivers` takes a JSON line for each driver on standard input, runs it, and answers
-with how it ended. It has no threads, so that its forks are whole.
+with how it ended. It has no threads, as a fork would lack them.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Ctrl-C at each stage: 130, one line, no process left, and a run that goes on to the same bytes."""
+"""Ctrl-C at each stage: 130, one line, no process left, and a run that resumes to the same bytes."""
 
 import signal
 import time

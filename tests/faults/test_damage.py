@@ -78,7 +78,7 @@ def test_the_generation_before_a_damaged_one_is_used(drivers, reference, tmp_pat
     reference.assert_equal(run)
 
 
-def test_two_damaged_generations_are_both_told(drivers, reference, tmp_path):
+def test_two_damaged_generations_are_both_reported(drivers, reference, tmp_path):
     run = reference.copy(tmp_path / "run")
     files = [run / f"generations/{number:04d}/state.json" for number in range(1, GENERATIONS)]
     for file in files:
@@ -125,20 +125,20 @@ def test_a_damaged_line_before_an_intact_generation_is_for_people_to_mend(
 
 def test_what_pruning_may_drop_is_not_needed(drivers, reference, settings, tmp_path):
     """The last centre is replayed from the one before; adapters of finished generations stay as they are."""
-    run, whole = reference.copy(tmp_path / "run"), reference.copy(tmp_path / "whole")
+    run, intact = reference.copy(tmp_path / "run"), reference.copy(tmp_path / "intact")
     (run / LAST / "state.safetensors").unlink()
     shutil.rmtree(run / LAST / "best")
-    for folder in (run, whole):
+    for folder in (run, intact):
         ended = drivers("run", "--resume", "--output", folder, "--generations", GENERATIONS + 1)
         assert ended.code == 0, ended.err
         assert "warning" not in ended.out
-    left, expected = evolved(run), evolved(whole)
+    left, expected = evolved(run), evolved(intact)
     assert left == {name: expected[name] for name in left}
     assert f"generations/{GENERATIONS:04d}/adapter/adapter_model.safetensors" in left
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-def test_a_pruned_run_goes_on_before_its_damage_as_well(drivers, pruned, tmp_path, damaged):
+def test_a_pruned_run_resumes_before_its_damage_too(drivers, pruned, tmp_path, damaged):
     """`output.keep=1` keeps a second state for this; before that, updates are computed again."""
     run = pruned.copy(tmp_path / "run")
     for number in range(GENERATIONS - damaged, GENERATIONS):

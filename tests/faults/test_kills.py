@@ -1,4 +1,4 @@
-"""The driver, killed before each step that it takes on its files, and resumed to the bytes of a whole run."""
+"""The driver, killed before each step on its files, and resumed to the bytes of an undisturbed run."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -72,7 +72,7 @@ def test_a_kill_at_each_step_of_a_pruned_run_is_survived(drivers, settings, prun
 
 @pytest.mark.faults
 def test_a_kill_at_each_step_of_resuming_is_survived(drivers, reference, tmp_path):
-    """One generation is intact, one damaged, one torn: resuming has much to remove before it goes on."""
+    """One generation is intact, one damaged, one torn: resuming has much to remove before it continues."""
 
     def broken(run: Path) -> Path:
         reference.copy(run)

@@ -1,4 +1,4 @@
-"""A driver with a Ray of its own: Ctrl-C at each stage and kill -9, what is left of it, and going on."""
+"""A driver that started its own Ray: Ctrl-C at each stage and kill -9, what is left of it, and resuming."""
 
 import signal
 import sys
@@ -28,12 +28,12 @@ Start = Callable[..., Command]
 
 @pytest.fixture
 def start(settings, tmp_path) -> Iterator[Start]:
-    """`start(stage)`: the command with two workers, once it is held up there. See held.py."""
+    """`start(stage)`: the command with two workers, once it is paused there. See paused.py."""
     options = [*map(str, settings[1:]), "--workers", "2", "--output", str(tmp_path / "run")]
 
     def at(stage: str) -> Command:
-        held = [sys.executable, "-m", "tests.faults.held", stage, str(tmp_path / "here")]
-        return running.enter_context(Command([*held, "run", *options], tmp_path))
+        paused = [sys.executable, "-m", "tests.faults.paused", stage, str(tmp_path / "here")]
+        return running.enter_context(Command([*paused, "run", *options], tmp_path))
 
     with ExitStack() as running:
         yield at
@@ -46,7 +46,7 @@ def run(tmp_path) -> Path:
 
 @pytest.fixture
 def here(tmp_path) -> Path:
-    """The file that is there while a stage is held up."""
+    """The file that is there while a stage is paused."""
     return tmp_path / "here"
 
 
@@ -55,7 +55,7 @@ def complete(run: Path) -> list[int]:
 
 
 def resumed(drivers, reference, run: Path) -> None:
-    """The run goes on, to the bytes of the undisturbed one."""
+    """The run resumes, to the bytes of the undisturbed one."""
     ended = drivers("run", "--resume", "--local", "--output", run)
     assert ended.code == 0, ended.err
     assert "warning" not in ended.out
@@ -116,7 +116,7 @@ def test_ctrl_c_at_a_stage(start, drivers, reference, run, here, stage):
     resumed(drivers, reference, run)
 
 
-def test_who_goes_on_pressing_ctrl_c_changes_nothing(start, drivers, reference, run, here):
+def test_pressing_ctrl_c_again_changes_nothing(start, drivers, reference, run, here):
     command = start("recording")
     command.wait_for(here.exists)
     for press in range(200):

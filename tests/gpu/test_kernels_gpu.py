@@ -48,8 +48,8 @@ def test_a_row_has_the_same_bits_in_every_batch(rank):
     for width, outputs in QWEN_7B:
         slots = batch(300, 9, seed=1)
         x, y, a, b, given = case(rank, outputs, width, slots, 9, torch.bfloat16, "cuda")
-        whole, _ = computed(kernels, x, y, a, b, given, outputs)
+        together, _ = computed(kernels, x, y, a, b, given, outputs)
         for start, stop in [(0, 1), (7, 67), (250, 300)]:
             rows = type(given)(given.slots[start:stop].clone(), given.scales)
             part, _ = computed(kernels, x[start:stop].clone(), y[start:stop].clone(), a, b, rows, outputs)
-            assert torch.equal(part, whole[start:stop])
+            assert torch.equal(part, together[start:stop])

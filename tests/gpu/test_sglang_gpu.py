@@ -268,13 +268,13 @@ def test_logits_that_are_not_finite_are_an_error_with_the_members_name(setting, 
 def test_the_noise_sum_is_the_perturbations_and_does_not_depend_on_slices(setting):
     experiment, engine, strategy = setting
     size, advantages = experiment.layout.size, np.random.default_rng(0).normal(size=10)
-    whole = engine.noise_sum(strategy.perturbation, 3, advantages, 0, size)
-    assert np.abs(whole - strategy.perturbation.noise_sum(3, advantages, 0, size)).max() < 1e-4
+    complete = engine.noise_sum(strategy.perturbation, 3, advantages, 0, size)
+    assert np.abs(complete - strategy.perturbation.noise_sum(3, advantages, 0, size)).max() < 1e-4
     parts = [
         engine.noise_sum(strategy.perturbation, 3, advantages, a, b)
         for a, b in [(0, 1024), (1024, 3072), (3072, size)]
     ]
-    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    assert np.concatenate(parts).tobytes() == complete.tobytes()
 
 
 def test_the_engine_describes_the_model(setting):

@@ -1,5 +1,6 @@
 """A user's own code by import path."""
 
+import subprocess
 import sys
 
 import pytest
@@ -59,3 +60,18 @@ def test_what_is_not_there_is_named_in_one_line(tmp_path, name, words):
     assert str(error.value).startswith("task.name: ")
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import es_ray", ["numpy", "pydantic", "rich"]),
+        ("import es_ray; es_ray.TerminalConsole; es_ray.Callback", []),
+        ("import es_ray; es_ray.load(preset='tiny-chat')", []),
+    ],
+)
+def test_what_a_script_begins_with_imports_nothing_heavy(code, unwanted):
+    heavy = ["torch", "ray", "transformers", "peft", "matplotlib", *unwanted]
+    check = f"{code}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr

@@ -38,5 +38,5 @@ def test_control_characters_of_a_model_are_written_out():
         assert words in text
 
 
-def test_brackets_are_no_markup():
+def test_brackets_are_not_markup():
     assert shown(200, "[bold]?", "[red]answer[/red]").count("[red]answer[/red]") == 3

@@ -23,11 +23,11 @@ def layout(architecture: str = "qwen2", **lora):
 @pytest.mark.parametrize("architecture", CONFIGS)
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_every_linear_layer_of_the_stack_is_there_with_its_shape(architecture, rank):
-    whole = model(CONFIGS[architecture](num_hidden_layers=4))
-    made = lora_layout(whole, LoraConfig(rank=rank))
+    four_layers = model(CONFIGS[architecture](num_hidden_layers=4))
+    made = lora_layout(four_layers, LoraConfig(rank=rank))
     linears = {
         name: (module.in_features, module.out_features)
-        for name, module in whole.named_modules()
+        for name, module in four_layers.named_modules()
         if isinstance(module, torch.nn.Linear) and name != "lm_head"
     }
     assert {m.name: (m.in_features, m.out_features) for m in made.modules} == linears

@@ -42,8 +42,8 @@ def engine(tmp_path_factory) -> Path:
 def runs(engine, tmp_path_factory) -> dict[str, Path]:
     """One of each engine with output.keep=1, and one of the engine that rounds with everything kept."""
     folder, found = tmp_path_factory.mktemp("runs"), {}
-    for name, more in (("EXACT", 1), ("ROUNDED", 1), ("whole", None)):
-        kind = f"{engine}:{'ROUNDED' if name == 'whole' else name}"
+    for name, more in (("EXACT", 1), ("ROUNDED", 1), ("complete", None)):
+        kind = f"{engine}:{'ROUNDED' if name == 'complete' else name}"
         keep = () if more is None else ("--set", f"output.keep={more}")
         found[name] = folder / name
         in_process("run", "--local", "--engine", kind, "--population", 6, "--generations", GENERATIONS,
@@ -71,15 +71,15 @@ def test_states_are_dropped_only_where_their_bytes_can_be_made_again(runs, name)
 
 
 def test_pruning_changes_nothing_of_what_stays(runs):
-    left, whole = evolved(runs["ROUNDED"]), evolved(runs["whole"])
-    assert left == {name: whole[name] for name in left}
+    left, complete = evolved(runs["ROUNDED"]), evolved(runs["complete"])
+    assert left == {name: complete[name] for name in left}
 
 
 @pytest.fixture
 def rebuild(tmp_path, cli, monkeypatch):
     """`rebuild(run, *which)`: the command, and the adapter's folder."""
     logger = logging.getLogger("es_ray")
-    # as in a process of its own: earlier runs in this one had their console
+    # as in a new process: earlier runs in this one had their console
     monkeypatch.setattr(logger, "handlers", [logging.lastResort])
     monkeypatch.setattr(logger, "propagate", False)
 
@@ -94,7 +94,7 @@ def rebuild(tmp_path, cli, monkeypatch):
 
 def test_centres_have_the_recorded_bytes_and_members_say_that_numpy_made_them(runs, rebuild):
     ended, output = rebuild(runs["ROUNDED"], "--generation", 1, "--centre")
-    recorded = runs["whole"] / "generations/0001/adapter/adapter_model.safetensors"
+    recorded = runs["complete"] / "generations/0001/adapter/adapter_model.safetensors"
     assert (output / "adapter_model.safetensors").read_bytes() == recorded.read_bytes()
     assert (ended.err, "NumPy" in ended.out) == ("", False)
     assert "NumPy" not in (output / "README.md").read_text(encoding="utf-8")
@@ -107,10 +107,10 @@ def test_centres_have_the_recorded_bytes_and_members_say_that_numpy_made_them(ru
 
 
 def test_the_best_member_is_rebuilt_to_the_byte(runs, rebuild):
-    best = best_generation(runs["whole"])
-    index = json_lines(runs["whole"] / "metrics.jsonl")[best]["best_index"]
+    best = best_generation(runs["complete"])
+    index = json_lines(runs["complete"] / "metrics.jsonl")[best]["best_index"]
     _, output = rebuild(runs["ROUNDED"], "--generation", best, "--index", index)
-    recorded = runs["whole"] / f"generations/{best:04d}/best/adapter_model.safetensors"
+    recorded = runs["complete"] / f"generations/{best:04d}/best/adapter_model.safetensors"
     assert (output / "adapter_model.safetensors").read_bytes() == recorded.read_bytes()
 
 
@@ -132,7 +132,7 @@ def assert_one_warning(err: str, run: Path) -> None:
 def test_a_replay_of_such_updates_is_close_and_says_so(pruned, runs, rebuild):
     ended, output = rebuild(pruned, "--generation", 2, "--centre")
     assert_one_warning(ended.err, pruned)
-    recorded = load_file(runs["whole"] / "generations/0002/adapter/adapter_model.safetensors")
+    recorded = load_file(runs["complete"] / "generations/0002/adapter/adapter_model.safetensors")
     found = load_file(output / "adapter_model.safetensors")
     assert any(found[name].tobytes() != recorded[name].tobytes() for name in recorded)
     for name, tensor in recorded.items():
@@ -140,7 +140,7 @@ def test_a_replay_of_such_updates_is_close_and_says_so(pruned, runs, rebuild):
     for text in (ended.out, (output / "README.md").read_text(encoding="utf-8")):
         assert "; it had been pruned, and is close to the recorded one, not equal" in text
     ended, output = rebuild(pruned, "--generation", 2, "--index", 0, "--json")
-    assert ended.err == ""  # it was told
+    assert ended.err == ""  # the note is in the output
     written = json.loads(ended.out)
     assert written["note"].startswith(
         "computed by NumPy, whose noise is within 1e-5 of that of ROUNDED; the "

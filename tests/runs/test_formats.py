@@ -120,7 +120,7 @@ def test_a_run_directory_of_a_newer_version_is_refused_by_its_number(copied, cli
     ended = cli(*command, copied)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
-    assert f"format {number} is of a newer es-ray" in ended.err and "config.yaml" in ended.err
+    assert f"format {number} is from a newer es-ray" in ended.err and "config.yaml" in ended.err
     assert files(copied) == before
 
 
@@ -144,7 +144,7 @@ def test_a_state_of_a_newer_version_is_refused_by_its_number(copied, cli):
     (folder / "DONE").write_text((folder / "DONE").read_text().replace(before, after))
     ended = cli("evaluate", copied)
     assert ended.code == 1
-    assert f"format {FORMAT + 1} is of a newer es-ray" in ended.err and "state.json" in ended.err
+    assert f"format {FORMAT + 1} is from a newer es-ray" in ended.err and "state.json" in ended.err
 
 
 def test_a_field_that_is_empty_changes_no_fingerprint():

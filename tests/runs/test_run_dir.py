@@ -173,6 +173,59 @@ def test_checksums_can_be_checked_without_es_ray(finished):
         assert {line.removesuffix(": OK") for line in done.stdout.splitlines()} == files - {"DONE"}
 
 
+def without_a_key(line: str) -> str:
+    return json.dumps({key: value for key, value in json.loads(line).items() if key != "reward_best"})
+
+
+METRICS = {
+    "no file": lambda lines: None,
+    "empty": lambda lines: "",
+    "half a line": lambda lines: lines[0][:100],
+    "half of the last": lambda lines: "\n".join([*lines[:-1], lines[-1][:100]]),
+    "a key missing": lambda lines: "\n".join(map(without_a_key, lines)),
+    "other JSON": lambda lines: "\n".join("[1]" for _ in lines),
+    "another order": lambda lines: "\n".join(reversed(lines)),
+}
+
+
+@pytest.mark.parametrize("damage", METRICS)
+def test_a_damaged_metrics_file_is_named_by_all_who_read_it(copied, cli, damage):
+    file = copied / "metrics.jsonl"
+    text = METRICS[damage](file.read_text().splitlines())
+    file.unlink() if text is None else file.write_text(text)
+    commands = [("plot", copied), ("evaluate", copied), ("evaluate", copied, "--json")]
+    if damage != "half of the last":  # that is evaluated again: test_a_torn_run_is_resumed_to_equal_bytes
+        commands.append(("run", "--resume", "--output", copied))
+    for command in commands:
+        ended = cli(*command)
+        assert ended.code == 1, command
+        assert len(ended.err.splitlines()) == 1, ended.err
+        assert ended.err.startswith(f"es-ray: {file}")
+        assert "internal error" not in ended.err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"host": ', '{"resumed": 5}'])
+def test_a_damaged_environment_is_no_reason_to_refuse_the_run(finished, copied, cli, text):
+    lose_the_mark(copied)
+    (copied / "environment.json").write_text(text)
+    ended = cli("run", "--resume", "--output", copied)
+    assert ended.code == 0, ended.err
+    (warning,) = [line for line in ended.out.splitlines() if line.startswith("warning: ")]
+    assert f"{copied}/environment.json: torn or edited" in warning
+    record = json.loads((copied / "environment.json").read_text())
+    assert record["host"] == record["resumed"][0]["host"]
+    assert record["resumed"][0]["from_generation"] == GENERATIONS - 1
+    assert evolved(copied) == evolved(finished.path)
+
+
+def test_half_a_line_of_a_generation_that_was_never_finished_is_no_reason_either(finished, copied, cli):
+    leave_nothing_but_the_configuration(copied)
+    (copied / "metrics.jsonl").write_text('{"generation": 0, "rew')
+    ended = cli("run", "--resume", "--output", copied)
+    assert ended.code == 0, ended.err
+    assert evolved(copied) == evolved(finished.path)
+
+
 def test_metrics_that_do_not_fit_the_generations_are_found(copied, cli):
     lose_the_mark(copied)
     file = copied / "metrics.jsonl"

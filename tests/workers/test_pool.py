@@ -47,8 +47,20 @@ def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers
         output__dir=str(tmp_path / "run"),
         output__plots_every=50,
     )
-    seen: list[tuple[int, int]] = []
-    es_ray.run(config, callbacks=[listening(on_progress=lambda done, total: seen.append((done, total)))])
+    reports: list[tuple[int, int]] = []
+    ends: list[int] = []
+    es_ray.run(
+        config,
+        callbacks=[
+            listening(
+                on_progress=lambda done, total: reports.append((done, total)),
+                on_final_evaluation=lambda: ends.append(len(reports)),
+            )
+        ],
+    )
+    seen, final = reports[: ends[0]], reports[ends[0] :]
+    assert (final[0], final[-1]) == ((0, 24), (24, 24))  # base, centre and best on 8
+    assert all(before <= after for before, after in pairwise(final))
     done, totals = [pair[0] for pair in seen], {pair[1] for pair in seen}
     assert totals == {36}  # 8 members on 2 prompts, centre and base on 2 and 8
     assert (done[0], done[-1]) == (0, 36)

@@ -94,7 +94,7 @@ def test_the_update_by_slices_has_the_same_bytes_everywhere(cluster, tmp_path):
     es_ray.run(local)
     shared = local.replace(cluster__workers=2, output__dir=str(run))
     es_ray.run(shared.replace(evolution__generations=1))
-    es_ray.run(shared.replace(cluster__workers=0), resume=True)  # and a run may go on elsewhere
+    es_ray.run(shared.replace(cluster__workers=0), resume=True)  # and a run may resume elsewhere
     assert evolved(run) == evolved(tmp_path / "local")
     assert json_lines(run / "metrics.jsonl")[0]["update_norm"] > 0
     assert [line["workers"] for line in json_lines(run / "metrics.jsonl")] == [2, 1]
@@ -115,7 +115,7 @@ def test_an_engine_that_fails_in_a_worker_is_an_error_with_the_members_name(clus
 
 
 def test_sglang_on_a_cluster_without_gpus_is_an_error_that_says_what_it_has(cluster, tmp_path, cli):
-    """The driver needs no SGLang of its own for that."""
+    """The driver needs no SGLang for that."""
     arguments = ("--engine", "sglang", "--workers", 2, "--address", "auto", "--output", tmp_path / "run")
     ended = cli("run", *arguments)
     assert ended.code == 2
@@ -136,7 +136,7 @@ def test_a_model_that_cannot_be_loaded_in_a_worker_is_bad_input(cluster, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_starts_a_ray_of_its_own_and_stops_it(finished, tmp_path):
+def test_the_command_starts_its_own_ray_and_stops_it(finished, tmp_path):
     words = command("run", "--workers", 1, *SETTINGS, "--output", tmp_path / "run")
     with Command(words, tmp_path) as run:
         run.wait_for(lambda: run.runs("raylet"))

@@ -1,4 +1,4 @@
-"""The local raylet dies: the run ends with a line that says so, and goes on to the same bytes."""
+"""The local raylet dies: the run ends with a line that says so, and resumes to the same bytes."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def assert_resumes(finished, run: Path) -> None:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.25])
-def test_a_run_whose_own_raylet_is_killed_says_how_to_go_on(finished, tmp_path, delay):
+def test_a_run_whose_own_raylet_is_killed_says_how_to_resume(finished, tmp_path, delay):
     run = tmp_path / "run"
     words = command("run", "--workers", 2, *SETTINGS, "--output", run)
     with Command(words, tmp_path) as running:

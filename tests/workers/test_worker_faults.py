@@ -64,7 +64,7 @@ def actors() -> dict[int, str]:
 
 
 def shared(finished, output: Path, **values) -> Config:
-    """The finished run's configuration with two workers, and short patience."""
+    """The finished run's configuration with two workers, and short deadlines."""
     values = {"cluster__heartbeat": 8.0, "cluster__workers": 2} | values
     return load(finished.path / "config.yaml").replace(output__dir=str(output), **values)
 
@@ -153,9 +153,9 @@ def test_a_worker_that_hangs_while_the_monitor_restarts_is_dropped_alone(
         assert len(monitors) == 1
         monitors[0].kill()
 
-    patience = {"cluster__heartbeat": 5.0, "cluster__shard_timeout": 600.0}
+    deadlines = {"cluster__heartbeat": 5.0, "cluster__shard_timeout": 600.0}
     with once(first("WorkerActor.call", run / "generations/0000/DONE"), stop) as stopped:
-        es_ray.run(shared(finished, run, **patience))
+        es_ray.run(shared(finished, run, **deadlines))
     assert stopped
     assert time.monotonic() - began[0] < 60
     silent = [text for text in warnings if "no heartbeat for" in text]
@@ -248,17 +248,17 @@ def test_a_reward_that_blocks_once_costs_its_worker(finished, tmp_path):
 
 
 def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
-    patience = ("--set", "cluster.shard_timeout=5", "--set", "cluster.max_attempts=2")
-    done = faulty_run(tmp_path, "blocks", *patience)
+    deadlines = ("--set", "cluster.shard_timeout=5", "--set", "cluster.max_attempts=2")
+    done = faulty_run(tmp_path, "blocks", *deadlines)
     assert done.code == 1, done.err
     assert "of generation 0: lost with 2 workers" in done.err.splitlines()[-1]
 
 
 def test_a_start_that_takes_too_long_is_an_error(tmp_path):
     # a start is timed from its first heartbeat: those must be frequent, or it is over by then
-    patience = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2",
-                "--set", "cluster.heartbeat=8")  # fmt: skip
-    done = faulty_run(tmp_path, "", *patience)
+    deadlines = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2",
+                 "--set", "cluster.heartbeat=8")  # fmt: skip
+    done = faulty_run(tmp_path, "", *deadlines)
     assert done.code == 1, done.err
     assert "2 workers in a row failed to start" in done.err.splitlines()[-1]
     assert "cluster.start_timeout" in done.err.splitlines()[-1]

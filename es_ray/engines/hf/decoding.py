@@ -26,8 +26,8 @@ def decode(
 ) -> list[Completion]:
     """Continue each prompt until a stop id or max_new_tokens.
 
-    keep_rows: called with the numbers of the rows that are not finished, when half of the batch or more is;
-    samplings: of each row, None for argmax. Raises NonFiniteLogits.
+    keep_rows: called with the numbers of the unfinished rows whenever at least half of the batch has
+    finished; samplings: of each row, None for argmax. Raises NonFiniteLogits.
     """
     completions = _Completions(len(prompts), stop_ids, max_new_tokens, on_completion)
     sampler = Sampler(samplings, max_new_tokens, model.device) if any(samplings) else None

@@ -23,7 +23,7 @@ from es_ray.engines.base import (
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
 from es_ray.engines.hf.population_linear import PopulationAdapters
-from es_ray.errors import EvaluationError, RunError, UserError
+from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 
@@ -57,9 +57,8 @@ class TransformersEngine(Engine):
             ).to(device)
         except torch.OutOfMemoryError as error:
             raise RunError(f"out of memory while loading {source.path} on {device}") from error
-        except Exception as error:  # a torn file raises whatever its library raises
-            what = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"model.path: {source.path} cannot be loaded: {what}") from error
+        except Exception as error:  # torn files raise errors of many libraries
+            raise source.unusable(error) from error
         self._model = model.eval().requires_grad_(False)
         self._layout = experiment.layout
         self.stop_ids = source.stop_ids()

@@ -1,4 +1,4 @@
-"""A key-value cache that grows in place, where that of transformers is copied at every token."""
+"""A key-value cache that grows in place; transformers copies its own at every token."""
 
 from typing import Any
 

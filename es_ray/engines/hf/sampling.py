@@ -19,7 +19,7 @@ _ONE: Final = 2.0**52  # probabilities as integers, which have the same sum in a
 
 
 class Sampler:
-    """Samples tokens for the rows of a batch that have a Sampling; the others keep theirs."""
+    """Samples tokens for the rows of a batch that have a Sampling; the tokens of others stay unchanged."""
 
     def __init__(self, samplings: Sequence[Sampling | None], positions: int, device: torch.device) -> None:
         given = [(row, sampling) for row, sampling in enumerate(samplings) if sampling is not None]

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 OLDEST = (0, 5, 17)
 """Older ones lack some of NAMES; and before 0.5.15 SGLang's kernels could skip adapters in a CUDA graph."""
 NEWEST = (0, 5, 23)
-"""The newest whose source was read."""
-SUPPORTED = "es-ray supports sglang 0.5.17 to 0.5.23 (run with 0.5.17; 0.5.23 read)"
+"""The newest whose source was checked."""
+SUPPORTED = "es-ray supports sglang 0.5.17 to 0.5.23 (0.5.17 was run, the source of 0.5.23 was checked)"
 UNCHECKED = "ES_RAY_SGLANG_UNCHECKED"
 """Environment variable; 1 turns errors of `check` into warnings, except for versions that are too old."""
 
@@ -163,9 +163,9 @@ def check(root: Path) -> None:
 
 
 def _problems(root: Path, found: str) -> Iterator[str]:
-    """What es-ray misses in an sglang package of that version."""
+    """What es-ray needs and an sglang package of that version lacks."""
     if parsed(found) > NEWEST:
-        yield f"sglang {found} is newer than any that was read"
+        yield f"sglang {found} is newer than any that was checked"
     for (file, owner), names in NAMES.items():
         available = defined_names(root / file, owner)
         for name in names:
@@ -195,7 +195,7 @@ def argument_names(root: Path) -> frozenset[str]:
                 fields = {str(item.value) for item in node.value.elts if isinstance(item, ast.Constant)}
     if "model_path" not in fields:
         raise UserError(
-            f"engine.kind: SGLang {version(root)} does not list its arguments as known ones do: {SUPPORTED}"
+            f"engine.kind: SGLang {version(root)} does not list its arguments where it should: {SUPPORTED}"
         )
     return frozenset(fields)
 

@@ -23,7 +23,7 @@ from es_ray.experiment import Experiment
 log = logging.getLogger(__name__)
 
 SLICE = 1 << 20
-"""Entries that one call to the scheduler sums at most: they take a GPU a millisecond."""
+"""Most entries of a noise sum in one call to the scheduler: about a millisecond on a GPU."""
 
 
 class SGLangEngine(Engine):
@@ -117,7 +117,7 @@ class SGLangEngine(Engine):
         rows: Sequence[Row],
         continuations: Sequence[Sequence[int]],
     ) -> list[NDArray[np.float32]]:
-        """Log-probabilities of given tokens after each row's prompt, which is one token at least.
+        """Log-probabilities of given tokens after each row's prompt, which has at least one token.
 
         SGLang reads both as one prompt and generates one more token: all must fit into the model's positions.
         """
@@ -130,7 +130,7 @@ class SGLangEngine(Engine):
         for numbers in batches(rows, self.slots):
             batch = [extended[number] for number in numbers]
             slot_of = self.write_adapters(centres, perturbation, batch)
-            # SGLang returns none for the first token at the start: so that is the prompt's last
+            # SGLang returns none for the first token from there on, so that is the prompt's last token
             starts = [len(rows[number].prompt_ids) - 1 for number in numbers]
             outputs = self.generate_raw(batch, slot_of, 1, return_logprob=True, logprob_start_len=starts)
             for number, row, output in zip(numbers, batch, outputs, strict=True):
@@ -205,7 +205,9 @@ class SGLangEngine(Engine):
 
     def _outputs(self, rows: Sequence[Row], slot_of: SlotOf, log_probs: bool = False) -> list[dict[str, Any]]:
         """SGLang's outputs of the rows, with a call for each way of sampling among them."""
-        options = {"return_logprob": True, "logprob_start_len": -1} if log_probs else {}  # -1: no input's
+        options = (
+            {"return_logprob": True, "logprob_start_len": -1} if log_probs else {}
+        )  # -1: none of the input's
         outputs: dict[int, dict[str, Any]] = {}
         for numbers in requests.by_sampler(rows):
             mine = self.generate_raw([rows[number] for number in numbers], slot_of, **options)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 DIED = 70
-"""Exit code of a process whose engine died under it."""
+"""Exit code of a worker's process after its engine has died."""
 
 
 def ignore_sigquit(signum: int, frame: Any) -> None:

@@ -36,7 +36,7 @@ def probe(engine: Engine, slots: int, experiment: Experiment) -> None:
     prompt = experiment.token_ids(experiment.examples["train"][0])[:LONGEST]
     zero = score(engine, theta, perturbation, [CENTRE, BASE], prompt)
     members = score(engine, theta, perturbation, [*range(slots), BASE], prompt)
-    judge(zero[BASE], zero[CENTRE], [members[index] for index in range(slots)])
+    check_scores(zero[BASE], zero[CENTRE], [members[index] for index in range(slots)])
 
 
 def score(
@@ -55,7 +55,7 @@ def score(
     return dict(zip(indices, engine.log_probs([theta], perturbation, rows, scored), strict=True))
 
 
-def judge(base: LogProbs, zero: LogProbs, members: Sequence[LogProbs]) -> None:
+def check_scores(base: LogProbs, zero: LogProbs, members: Sequence[LogProbs]) -> None:
     """Raise EvaluationError unless zero is base and all members differ from base and from each other."""
     apart = float(np.abs(zero - base).max())
     if not apart <= TOLERANCE:

@@ -41,9 +41,9 @@ SPEC = EngineSpec(
     packages=(PACKAGE,),
     check=check,
     in_process=False,
-    rows=1 << 16,  # SGLang has those wait that do not fit
-    slice_size=1 << 20,  # takes a GPU a millisecond
+    rows=1 << 16,  # SGLang queues those that do not fit
+    slice_size=1 << 20,  # about a millisecond on a GPU
     weights_in_memory=False,
     needs_shm=True,
-    exact_replay=False,  # the GPU's logarithm, sine and cosine round in their own way
+    exact_replay=False,  # the GPU's logarithm, sine and cosine round differently from NumPy's
 )

@@ -72,11 +72,11 @@ def test_a_wide_input_takes_several_blocks_and_tiles():
 
 def test_a_row_has_the_same_bits_in_every_batch():
     x, y, a, b, rows = case(3, QKV, 100, SLOTS, 5, torch.bfloat16)
-    whole, _ = computed(kernels, x, y, a, b, rows, QKV)
+    together, _ = computed(kernels, x, y, a, b, rows, QKV)
     for row in range(len(SLOTS)):
         rows_alone = type(rows)(rows.slots[row : row + 1], rows.scales)
         alone, _ = computed(kernels, x[row : row + 1], y[row : row + 1], a, b, rows_alone, QKV)
-        assert torch.equal(alone[0], whole[row])
+        assert torch.equal(alone[0], together[row])
 
 
 def test_rows_may_be_parts_of_wider_tensors():

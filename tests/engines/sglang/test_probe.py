@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from es_ray.engines.sglang.probe import TOLERANCE, judge
+from es_ray.engines.sglang.probe import TOLERANCE, check_scores
 from es_ray.errors import EvaluationError
 
 BASE = np.array([-1.0, -2.0, -0.5])
@@ -12,7 +12,7 @@ def members(count: int = 3):
 
 
 def test_adapters_that_act_pass():
-    judge(BASE, BASE + TOLERANCE / 2, members())
+    check_scores(BASE, BASE + TOLERANCE / 2, members())
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,6 @@ def test_adapters_that_act_pass():
 )
 def test_each_check_says_what_failed(zero, found, words):
     with pytest.raises(EvaluationError, match=words) as error:
-        judge(BASE, zero, found)
+        check_scores(BASE, zero, found)
     assert str(error.value).startswith("start-up probe: ")
     assert "\n" not in str(error.value)

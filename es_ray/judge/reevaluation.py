@@ -1,4 +1,4 @@
-"""A recorded run, judged where and by which engine one likes: a cluster's run on a laptop, say."""
+"""Evaluates a past run again with other workers or another engine, such as a cluster's run on a laptop."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ from es_ray.runs.past_run import PastRun
 from es_ray.workers import open_pool
 
 
-def judging_config(
+def reevaluation_config(
     recorded: Config, engine: str | None = None, workers: int | None = None, address: str | None = None
 ) -> Config:
-    """A run's configuration with another engine, if one is given, and with the workers that judge it.
+    """A run's configuration with other workers and, if one is given, another engine.
 
-    engine: as engine.kind; workers, address: as in the section cluster, of which nothing that was recorded is
-    taken. Without both: this process for an engine that may run in it, else one Ray worker on this machine.
-    An address alone: as many workers as the cluster there has GPUs for. Raises UserError for what cannot be.
+    engine: as engine.kind; workers, address: as in the section cluster, whose recorded values are not used.
+    Without both: this process for an engine that may run in it, else one Ray worker on this machine. An
+    address alone: as many workers as that cluster has GPUs for. Raises UserError for what cannot run.
     """
     config = recorded.replace(cluster={"workers": "auto" if workers is None else workers, "address": address})
     if engine == AUTO:
@@ -39,7 +39,7 @@ def judging_config(
 
 
 def _by(config: Config, engine: str) -> Config:
-    """With another engine, which takes none of the recorded one's own settings."""
+    """With another engine, without the settings that are specific to the recorded one."""
     return config.replace(engine__kind=engine, engine__tensor_parallel=1, engine__sglang={})
 
 
@@ -50,16 +50,16 @@ def _check_gpus(config: Config) -> None:
     if here < needed:
         raise UserError(
             f"engine.kind: {spec.name} needs {needed} GPU{'s' if needed > 1 else ''}, this machine has "
-            f"{here or 'none'}; judge the run with --engine {ANYWHERE.name}, or on a cluster with --address"
+            f"{here or 'none'}; evaluate with --engine {ANYWHERE.name}, or on a cluster with --address"
         )
 
 
 @interrupts_once()
-def judge(past: PastRun, config: Config, split: str) -> dict[str, Any]:
-    """`compare` for a run as it was recorded, by the workers of `judging_config`; writes nothing.
+def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
+    """`compare` for a past run, on the workers of `reevaluation_config`; writes nothing.
 
-    Raises UserError for workers that cannot be had, RunError for a model with other weights than the one that
-    was evolved.
+    Raises UserError for workers that cannot start, RunError if the model's weights are not those that were
+    evolved.
     """
     with open_pool(config) as pool:
         past.check_weights(pool.start().mean_abs)
@@ -71,7 +71,7 @@ def judge(past: PastRun, config: Config, split: str) -> dict[str, Any]:
 def member_answers(past: PastRun, config: Config, index: int) -> dict[str, Any]:
     """What a member answers to the training prompts of its generation: {reward, metrics by name, examples}.
 
-    config: of `judging_config`. Raises as `judge` does.
+    config: of `reevaluation_config`. Raises as `reevaluate` does.
     """
     with open_pool(config) as pool:
         past.check_weights(pool.start().mean_abs)

@@ -1,4 +1,4 @@
-"""By which engine, and where, a recorded run is judged."""
+"""By which engine, and where, a past run is evaluated again."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from es_ray.config import ClusterConfig, Config
 from es_ray.errors import UserError
-from es_ray.judge.past_run import judging_config
+from es_ray.judge.reevaluation import reevaluation_config
 
 OWN = """
 from es_ray.engines.spec import EngineSpec
@@ -34,7 +34,7 @@ def recorded(kind: str, **values) -> Config:
 
 
 def test_nothing_is_taken_of_the_recorded_cluster(own):
-    config = judging_config(recorded(f"{own}:PLAIN"))
+    config = reevaluation_config(recorded(f"{own}:PLAIN"))
     assert config.cluster == ClusterConfig(workers=0)
     assert config == recorded(f"{own}:PLAIN").replace(cluster={"workers": 0})
 
@@ -51,29 +51,29 @@ def test_nothing_is_taken_of_the_recorded_cluster(own):
     ],
 )
 def test_one_engine_is_enough_unless_more_are_asked_for(own, name, given, workers):
-    config = judging_config(recorded(f"{own}:{name}"), **given)
+    config = reevaluation_config(recorded(f"{own}:{name}"), **given)
     assert config.cluster == ClusterConfig(workers=workers[name], address=given.get("address"))
-    assert judging_config(recorded("transformers"), "own.py:" + name, **given).cluster == config.cluster
+    assert reevaluation_config(recorded("transformers"), "own.py:" + name, **given).cluster == config.cluster
 
 
 def test_another_engine_gets_none_of_the_recorded_ones_own_settings(own):
     cluster = recorded("sglang", engine__tensor_parallel=8, engine__sglang={"page_size": 1})
-    other = judging_config(cluster, "transformers").engine
+    other = reevaluation_config(cluster, "transformers").engine
     assert (other.kind, other.tensor_parallel, other.sglang) == ("transformers", 1, {})
     assert (other.shard, other.threads) == (5, 2)
-    assert judging_config(cluster, "own.py:PLAIN").engine.kind == f"{own}:PLAIN"
+    assert reevaluation_config(cluster, "own.py:PLAIN").engine.kind == f"{own}:PLAIN"
 
 
 def test_the_recorded_engine_keeps_its_settings_by_whichever_name(own):
     mine = recorded(f"{own}:PLAIN", engine__tensor_parallel=8)
     for engine in (None, f"{own}:PLAIN", "own.py:PLAIN"):
-        assert judging_config(mine, engine).engine == mine.engine
+        assert reevaluation_config(mine, engine).engine == mine.engine
 
 
 def test_auto_is_an_engine_that_this_machine_can_host():
     if torch.cuda.device_count():
         pytest.skip("SGLang may be what it is here")
-    engine = judging_config(recorded("sglang", engine__tensor_parallel=2), "auto").engine
+    engine = reevaluation_config(recorded("sglang", engine__tensor_parallel=2), "auto").engine
     assert (engine.kind, engine.tensor_parallel) == ("transformers", 1)
 
 
@@ -90,9 +90,9 @@ def test_auto_is_an_engine_that_this_machine_can_host():
         ("nowhere.py:SPEC", {}, ["engine.kind", "nowhere.py", "no such file"]),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(own, kind, given, words):
+def test_what_cannot_be_is_refused_in_one_line(own, kind, given, words):
     with pytest.raises(UserError) as error:
-        judging_config(recorded(kind, engine__tensor_parallel=64), **given)
+        reevaluation_config(recorded(kind, engine__tensor_parallel=64), **given)
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)

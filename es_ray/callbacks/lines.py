@@ -1,0 +1,142 @@
+"""The lines that a run prints. A line is its parts: a terminal breaks it between two, never within one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.cells import cell_len
+
+from es_ray.callbacks.base import RunInfo
+from es_ray.config import BUNDLED, Config
+from es_ray.engines.registry import engine_spec
+from es_ray.imports import short_name
+from es_ray.judge.table import formatted, watched_metric
+
+Line = Sequence[str]
+INDENT = "    "
+"""In front of what does not fit in a line's first row."""
+
+
+def rows(line: Line, width: int) -> Iterator[str]:
+    """The rows of a line on a terminal: each at most so many cells wide, unless one part alone is wider."""
+    row = line[0]
+    for part in line[1:]:
+        if row.strip() and cell_len(row) + 1 + cell_len(part) > width:
+            yield row
+            row = f"{INDENT}{part}"
+        else:
+            row = f"{row} {part}"
+    yield row
+
+
+def prose(text: str) -> Line:
+    """A line that may be broken between any two words."""
+    return text.split(" ")
+
+
+def head(run: RunInfo) -> list[Line]:
+    """What runs where, and where it writes."""
+    config, engine, evolution = run.config, run.engine, run.config.evolution
+    bundled = " (bundled)" if config.model.path == BUNDLED else ""
+    key, value = _noise_scale(config)
+    unit = " in units of sigma" if evolution.update_scale == "sigma" else ""
+    rule = "" if evolution.optimizer == "sgd" else f", {short_name(evolution.optimizer)}"
+    lines = [
+        f"es-ray: {run.model}{bundled}, {_si(engine.parameters)} parameters in {engine.dtype}",
+        f"engine: {engine_spec(config.engine.kind).name} on {engine.device}, {run.where}",
+        f"LoRA: {run.parameters:,} entries of rank {config.lora.rank} in {run.modules} modules, "
+        f"{run.layers} layers",
+        f"noise: {evolution.noise.kind}, {key.rpartition('.')[2]} {value:g}; "
+        f"learning rate {evolution.learning_rate:g}{unit}{rule}",
+        f"task: {config.task.name}, {run.prompts['train']} training and {run.prompts['test']} test prompts",
+        f"run: population {evolution.population}, {_generations(run.first, evolution.generations)}, "
+        f"seed {evolution.seed}",
+    ]
+    return [*map(prose, lines), [f"writing {run.path}"]]
+
+
+def base_lines(base: Mapping[str, Mapping[str, float]]) -> list[Line]:
+    """The base model's reward and metrics: what the run has to beat."""
+    return [
+        [f"base model, {'training' if split == 'train' else split}:", *_summary(base[split])]
+        for split in base
+    ]
+
+
+def generation_line(metrics: Mapping[str, Any]) -> Line:
+    """The members, then, as test@g, their starting point: the centre after generation g."""
+    name = watched_metric(key.removeprefix("centre_") for key in metrics if key.startswith("centre_"))
+    mean = formatted("reward", metrics["reward_mean"])
+    # equal rewards may have a standard deviation of 1e-14
+    spread = "0" if metrics["zero_variance"] else formatted("reward", metrics["reward_std"])
+    line = [f"gen {metrics['generation']:3d}", f"reward {mean:>6} ± {spread:>5}"]
+    if name is not None:
+        line.append(f"{name} {formatted(name, metrics[f'members_{name}']):>4}")
+    line.append(f"cut {metrics['truncated']:3.0%}")
+    seconds = metrics["seconds"]["total"]
+    end = f"{seconds:.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}s"
+    if metrics["test_reward"] is not None:
+        centre = f"@{metrics['generation'] - 1}" if metrics["generation"] else "@start"
+        shown = f" {formatted(name, metrics[f'test_{name}'])}" if name is not None else ""
+        end = f"test{centre} {formatted('reward', metrics['test_reward'])}{shown} {end}"
+    return [*line, end]
+
+
+def no_spread(metrics: Mapping[str, Any], config: Config) -> Line:
+    """Why a generation took no step, as all its members have the same reward: judged by their answers."""
+    key, value = _noise_scale(config, metrics["generation"])
+    now = f"{key} (now {value:g})"
+    changed, members = metrics["changed_members"], config.evolution.population
+    strictest = next((name for name in ("exact", "correct") if f"members_{name}" in metrics), None)
+    if strictest is not None and metrics[f"members_{strictest}"] == 1.0:
+        # "right" may be less than the reward asks for; an exact answer is all that there is to learn
+        unless = (
+            f", unless the reward asks for more: then raise {now}"
+            if strictest == "correct" and not changed
+            else ""
+        )
+        text = (
+            f"all members have the same reward and all their answers are {strictest}, so there is no step: "
+            f"nothing is left to learn here{unless}"
+        )
+    elif not changed:
+        text = (
+            f"warning: all members give the centre's answers, so there is no step: the noise is too small to "
+            f"change a token; raise {now}"
+        )
+    elif metrics["distinct_members"] == 1:
+        text = (
+            f"warning: all members give the same answers, other ones than the centre, so there is no step; "
+            f"raise {now}, or lower it if these answers are broken"
+        )
+    else:
+        text = (
+            f"warning: {round(changed * members)} of {members} members answer otherwise than the centre, but "
+            f"all have the same reward, so there is no step: the reward does not tell their answers apart "
+            f"(see generations/{metrics['generation']:04d}/population.jsonl)"
+        )
+    return prose(f"  {text}")
+
+
+def _noise_scale(config: Config, generation: int | None = None) -> tuple[str, float]:
+    """The key that scales the members' noise, and its value; generation: 0 may have one of its own."""
+    if generation == 0 and config.init.mode == "population":
+        return "init.scale", config.init.scale
+    noise = config.evolution.noise
+    key = "std" if noise.kind == "constant" else "multiplier"
+    return f"evolution.noise.{key}", getattr(noise, key)
+
+
+def _summary(summary: Mapping[str, float]) -> Line:
+    shown = [f"{name} {formatted(name, value)}" for name, value in summary.items()]
+    return [*(f"{part}," for part in shown[:-1]), shown[-1]]
+
+
+def _generations(first: int, total: int) -> str:
+    return f"generations {first}-{total - 1}" if first < total else f"all {total} generations are complete"
+
+
+def _si(number: int) -> str:
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.2f} {letter}"
+    return str(number)
