@@ -181,5 +181,5 @@ def test_another_model_or_other_examples_under_the_same_path():
     found = everything(node("n1"), node("n2", model__hash="eeee", files={"/t.jsonl": "eeee"}))
     assert [(level, where) for level, where, _ in found] == [("error", "n2"), ("error", "n2")]
     assert "config.json differs" in found[0][2]
-    assert "/t.jsonl is another" in found[1][2]
+    assert "/t.jsonl is not the file that the driver has" in found[1][2]
     assert everything(node(files={"/t.jsonl": None})) == [("error", "n1", "/t.jsonl: no such file")]
