@@ -4,9 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,32 @@ from tests.short_runs import receive_sigint
 MARK = "ES_RAY_TESTS_COMMAND"
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Where raylet and GCS were killed, their agents try for 60 s to report it to them: Ray's own limit."""
+
+
+HEAD = """\
+import ray, time
+ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def ray_elsewhere() -> Iterator[tuple[int, str]]:
+    """The pid of a process with a Ray of its own, for others to join, and that Ray's address."""
+    head = subprocess.Popen(
+        [sys.executable, "-c", HEAD], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert head.stdout is not None
+        yield head.pid, head.stdout.readline().strip()
+    finally:
+        left = psutil.Process(head.pid).children(recursive=True)
+        head.kill()
+        head.wait()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def offspring(*titles: str) -> list[psutil.Process]:
@@ -91,6 +118,15 @@ class Command:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def out(self) -> str:
+        """Its standard output so far."""
+        return self._out.read_text()
+
+    def terminate(self) -> None:
+        """SIGTERM to it alone, as Slurm and Kubernetes send it."""
+        self._process.terminate()
 
     def kill(self) -> None:
         self._process.kill()

@@ -1,12 +1,19 @@
 """Ctrl-C as a real SIGINT to this process."""
 
+import ctypes
 import os
 import signal
 import threading
 
 import pytest
 
-from es_ray.interrupts import Terminated, defer_interrupts, interrupts_once, sigterm_as_interrupt
+from es_ray.interrupts import (
+    Terminated,
+    defer_interrupts,
+    interrupts_once,
+    keep_handlers,
+    sigterm_as_interrupt,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +112,32 @@ def test_sigterm_interrupts_once_and_is_as_before_afterwards():
             ended.append(True)
     assert ended
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_kept_handlers_are_those_of_before_whoever_sets_others():
+    """What runs in the context sets some of Python's, and C's."""
+    libc, own = ctypes.CDLL(None), signal.getsignal(signal.SIGTERM)
+    ignored = ctypes.c_void_p(1)  # SIG_IGN
+    with pytest.raises(Terminated), sigterm_as_interrupt(), interrupts_once():
+        with keep_handlers():
+            signal.signal(signal.SIGTERM, lambda *_: pytest.fail("a handler that should not be there"))
+            libc.signal(int(signal.SIGTERM), ignored)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_while_handlers_are_kept_only_the_first_signal_interrupts():
+    ended = []
+    with pytest.raises(KeyboardInterrupt), interrupts_once(), keep_handlers():
+        try:
+            press()
+        finally:
+            press()
+            ended.append(True)
+    assert ended
+
+
+def test_other_signals_are_free_while_handlers_are_kept():
+    with keep_handlers():
+        assert signal.signal(signal.SIGUSR1, signal.SIG_IGN) is signal.SIG_DFL
+    assert signal.signal(signal.SIGUSR1, signal.SIG_DFL) is signal.SIG_IGN

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import GENERATIONS
-from tests.processes import AGENTS, Command
+from tests.processes import AGENTS, Command, ray_elsewhere
 from tests.short_runs import command as es_ray_command
 
 pytestmark = pytest.mark.faults
@@ -22,6 +22,9 @@ COMPLETE = {
     "closing": GENERATIONS,
 }
 """Complete generations in the end, by the stage of Ctrl-C: one that is being recorded is finished."""
+
+WAITING = "es-ray: stopping, as soon as Ray has started and can be stopped"
+FIRST_LINES = "checking model, task and examples\nstarting Ray on this machine\n"
 
 Start = Callable[..., Command]
 
@@ -37,6 +40,13 @@ def start(settings, tmp_path) -> Iterator[Start]:
 
     with ExitStack() as running:
         yield at
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[str]:
+    """The address of a Ray that another process has started."""
+    with ray_elsewhere() as (_, address):
+        yield address
 
 
 @pytest.fixture
@@ -70,12 +80,58 @@ def test_ctrl_c_while_ray_starts_waits_until_it_can_be_stopped(start, run, proce
     ended = command.end()
     assert ended.code == 130
     assert ended.err.splitlines() == [
-        "es-ray: stopping, as soon as Ray has started and can be stopped",
+        WAITING,
         "es-ray: interrupted before anything was written",
     ]
-    assert ended.out == ""
+    assert ended.out == FIRST_LINES
     assert not run.exists()
     command.assert_none_left()
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 1, 1.5, 2, 3, 5])
+def test_sigterm_while_ray_starts_ends_a_run_as_ctrl_c_does(start, run, seconds):
+    """Also in the second in which C++ runs and would take the signal for a crash."""
+    command = start("engine start")
+    command.wait_for(lambda: command.out == FIRST_LINES)
+    time.sleep(seconds)
+    command.terminate()
+    ended = command.end()
+    assert_terminated(ended, "es-ray: terminated before anything was written")
+    if seconds == 0:
+        assert ended.err.splitlines()[0] == WAITING
+    assert not run.exists()
+    command.assert_none_left()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2, 3, 4])
+def test_sigterm_while_ray_is_joined(settings, tmp_path, run, elsewhere, seconds):
+    words = ["run", *settings[1:], "--engine", "transformers", "--workers", 2, "--address", elsewhere]
+    with Command(es_ray_command(*words, "--output", run), tmp_path, RAY_AUTH_MODE="token") as command:
+        command.wait_for(lambda: f"joining Ray at {elsewhere}\n" in command.out)
+        time.sleep(seconds)
+        command.terminate()
+        ended = command.end()
+        assert_terminated(ended, "es-ray: terminated before anything was written")
+        assert not run.exists()
+        command.assert_none_left()
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 2])
+def test_sigterm_while_the_ray_of_evaluate_starts(reference, tmp_path, seconds):
+    words = es_ray_command("evaluate", reference.path, "--workers", 2, "--json")
+    with Command(words, tmp_path) as command:
+        command.wait_for(lambda: command.runs("gcs_server"))
+        time.sleep(seconds)
+        command.terminate()
+        ended = command.end()
+        assert_terminated(ended, "es-ray: terminated")
+        assert ended.out == ""
+        command.assert_none_left()
+
+
+def assert_terminated(ended, last: str) -> None:
+    assert ended.code == 143, ended
+    assert ended.err in (f"{last}\n", f"{WAITING}\n{last}\n")  # the second where it had to wait for Ray
 
 
 def test_a_ray_that_cannot_start_is_reported_in_one_line(settings, run, tmp_path):

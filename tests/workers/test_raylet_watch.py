@@ -2,18 +2,18 @@
 
 import os
 import re
-import signal
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.processes import AGENTS, Command
+from tests.processes import AGENTS, Command, ray_elsewhere
 from tests.short_runs import SETTINGS, command, evolved
 from tests.short_runs import es_ray as run_es_ray
+from tests.terminals import on_terminal
 
 pytestmark = pytest.mark.faults
 RAY_LOG = re.compile(r"\[\d{4}-\d\d-\d\d .* core_worker.cc")
@@ -35,6 +35,8 @@ def assert_told(ended, run: Path) -> None:
     assert len(lines) == 1, ended.err
     assert lines[0].startswith(LOST)
     assert f"resume with es-ray run --resume --output {run}" in lines[0]
+    assert ended.err.splitlines()[-1] == lines[0], "nothing of Ray's follows it"
+    assert "Raylet is terminated" not in ended.out  # Ray's dump of its log
     assert "takes over" not in ended.out
     assert "failed to start" not in ended.out
 
@@ -74,36 +76,36 @@ def test_an_agent_of_ray_that_dies_takes_the_raylet_along(finished, tmp_path):
     assert_told(ended, run)
 
 
-HEAD = """\
-import ray, time
-ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-print(ray.get_runtime_context().gcs_address, flush=True)
-time.sleep(600)
-"""
-
-
 def test_the_raylet_of_a_cluster_that_was_joined(finished, tmp_path):
     run = tmp_path / "run"
-    head = subprocess.Popen(
-        [sys.executable, "-c", HEAD], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        address = head.stdout.readline().strip()
+    with ray_elsewhere() as (head, address):
         words = command("run", "--workers", 2, "--address", address, *SETTINGS, "--output", run)
         with Command(words, tmp_path, RAY_AUTH_MODE="token") as running:
             running.wait_for((run / "generations/0000/DONE").exists)
-            raylet(head.pid).kill()
+            raylet(head).kill()
             ended = running.end(60)
             running.assert_none_left()
-    finally:
-        left = psutil.Process(head.pid).children(recursive=True)
-        head.kill()
-        head.wait()
-        for process in left:
-            if process.is_running():
-                os.kill(process.pid, signal.SIGKILL)
     assert_told(ended, run)
     assert_resumes(finished, run)
+
+
+def test_on_a_terminal_the_line_is_the_last_one_and_whole(tmp_path):
+    run = tmp_path / "run"
+
+    def kill() -> None:
+        while not (run / "generations/0000/DONE").exists():
+            time.sleep(0.03)
+        raylet(os.getpid()).kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    words = command("run", "--workers", 2, *SETTINGS, "--generations", 2000, "--output", run)
+    code, text, _ = on_terminal(words, 80)
+    assert code == 1
+    assert "completions" in text, "there were bars"
+    last = text.rstrip().rpartition("\x1b[2K")[2]  # what follows the erasing of the bars
+    assert last.startswith(LOST)
+    assert last.endswith(f"resume with es-ray run --resume --output {run}")
+    assert "Raylet is terminated" not in text
 
 
 BUSY = """\
