@@ -135,3 +135,20 @@ def test_copies_of_killed_processes_are_removed_by_later_ones(tmp_path, monkeypa
         assert left.exists(), "it is in use"
     shipping._remove_abandoned(left.parent)
     assert not left.exists()
+
+
+def test_the_name_of_an_entry_point_travels_with_its_code(tmp_path):
+    import pickle
+
+    file = project(tmp_path / "mine")
+    code = pack([("task.name", f"{file}:reward")], {"mine": f"{file}:reward"})
+    file.parent.rename(tmp_path / "gone")
+    script = (
+        "import pickle, sys\n"
+        "from es_ray.imports.shipping import UnpackedCode\n"
+        "from es_ray.tasks.loading import load_task\n"
+        "unpacked = UnpackedCode(pickle.load(sys.stdin.buffer))\n"
+        "print(load_task('mine', {}).score(None, ''))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(code), capture_output=True)
+    assert done.stdout == b"11\n", done.stderr.decode()
