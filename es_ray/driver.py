@@ -58,9 +58,9 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     """
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
-        if config.cluster.workers not in (0, "auto") or config.cluster.address is not None:
-            log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
         config = resolve_config(config)
+        if config.cluster.workers != 0:
+            log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
         with locked_run_dir(config, resume) as directory:
             try:
                 results = _run(config, directory, resume, listeners)

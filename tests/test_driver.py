@@ -148,7 +148,9 @@ def test_every_member_has_a_line_with_its_examples(finished):
         lines = population(finished.path, generation)
         assert [line["index"] for line in lines] == list(range(POPULATION))
         for line in lines:
-            assert set(line) == {"index", "reward", "advantage", "worker", "examples"}
+            assert set(line) == {"index", "reward", "advantage", "worker", "correct", "exact", "examples"}
+            for name in ("correct", "exact"):
+                assert line[name] == np.mean([e[name] for e in line["examples"]])
             assert re.fullmatch(r"[^/]+/\d+", line["worker"])
             assert [e["prompt"] for e in line["examples"]] == [
                 "Solve: 3 + 5 =",
@@ -353,7 +355,7 @@ def test_noise_without_effect_makes_no_step_and_is_reported(tmp_path, cli):
     (tmp_path / "config.yaml").write_text(plain.to_yaml())
     ended = cli("run", "--config", tmp_path / "config.yaml")
     assert ended.code == 0
-    assert "noise may be too small" in ended.out
+    assert "noise" in ended.out and "raise evolution.noise.std" in ended.out
     (line,) = metrics(tmp_path / "run")
     assert line["zero_variance"] is True
     assert (line["reward_std"], line["update_norm"]) == (0.0, 0.0)

@@ -44,9 +44,9 @@ def own(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("NUMBER", ["task.name", "NUMBER is of type int", "es_ray.tasks.base.Task"]),
-        ("Plain", ["task.name", "Plain", "derived from es_ray.tasks.base.Task"]),
-        ("Wants", ["task.name", "Wants cannot be made", "limit"]),
+        ("NUMBER", ["task.name", "NUMBER is of type int", "es_ray.Task"]),
+        ("Plain", ["task.name", "Plain", "derived from es_ray.Task"]),
+        ("Wants", ["task.options.limit", "Wants(limit)", "needs it"]),
         ("Unfinished", ["task.name", "Unfinished cannot be made", "score"]),
         ("Missing", ["task.name", "has no 'Missing'", "Plain"]),
     ],

@@ -59,9 +59,6 @@ def _folder_model(folder: Path, found: str) -> dict[str, Any]:
     torn = _torn(folder)
     if torn is not None:
         return _missing(str(folder), torn)
-    if not _has_chat_template(folder):
-        where = "chat_template.jinja, or in tokenizer_config.json; a model not trained to chat has none"
-        return _missing(str(folder), f"it has no chat template ({where})")
     weights = _weights(folder)
     problem = _incomplete(folder, weights) or _damaged(folder, weights)
     size, sha = sum(weights.values()), file_hash(folder / "config.json")
@@ -83,14 +80,6 @@ def _json_object(file: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
-
-
-def _has_chat_template(folder: Path) -> bool:
-    """Whether a template is among the files; tekken.json is of tokenizers that have theirs built in."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "tekken.json").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and (_json_object(config) or {}).get("chat_template") is not None
 
 
 def _weights(folder: Path) -> dict[str, int]:

@@ -40,7 +40,9 @@ def reevaluation_config(
 
 def _by(config: Config, engine: str) -> Config:
     """With another engine, without the settings that are specific to the recorded one."""
-    return config.replace(engine__kind=engine, engine__tensor_parallel=1, engine__sglang={})
+    return config.replace(
+        engine__kind=engine, engine__rows="auto", engine__tensor_parallel=1, engine__sglang={}
+    )
 
 
 def _check_gpus(config: Config) -> None:

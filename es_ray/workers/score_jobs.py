@@ -53,6 +53,11 @@ class Ledger:
         return len(self._scores) < len(self._keys)
 
     @property
+    def scored(self) -> int:
+        """How many rows are scored."""
+        return len(self._scores)
+
+    @property
     def scores(self) -> dict[int, Score]:
         """The scores by the rows' keys, in the order of submission, once all are there."""
         return {key: self._scores[key] for key in self._keys}

@@ -1,6 +1,6 @@
 """Scores rows while others are generated: in a thread, an event loop, or processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -69,15 +69,22 @@ class Scorer:
                 self._waiting.clear()
                 self._start(rows)
 
-    def results(self) -> dict[int, Score]:
+    @property
+    def scored(self) -> int:
+        """How many of the rows since `begin` are scored."""
+        return self._ledger.scored
+
+    def results(self, on_scored: Callable[[int], None] = lambda scored: None) -> dict[int, Score]:
         """The scores of all rows since `begin` by their keys, in the order of submission; waits for them.
 
-        Raises EvaluationError: of the failures known by then, the one that was submitted first.
+        on_scored: called with how many there are, a few times a second. Raises EvaluationError: of the
+        failures known by then, the one that was submitted first.
         """
         self.flush()
         with self._closed_on_error():
             while self._ledger.open:
                 self._ledger.wait(POLL_SECONDS)
+                on_scored(self.scored)
                 self._check()
         return self._ledger.scores
 

@@ -45,7 +45,7 @@ class Worker:
         self.info = self._engine.info
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self.on_rows: Callable[[int], None] = lambda rows: None
-        """Called with the number of completions made so far in the current shard."""
+        """Called with the number of completions made and scored so far in the current shard."""
         self._prompt_ids: dict[tuple[str, int], tuple[int, ...]] = {}
 
     def evaluate(
@@ -70,7 +70,7 @@ class Worker:
             place, text = places[number], self._experiment.source.text(completion.token_ids)
             made[number], texts[number] = completion, text
             self._scorer.submit(number, str(place.variant), place.example, text)
-            self.on_rows(len(made))
+            self.on_rows(self._scorer.scored)
 
         size = self._experiment.config.engine.rows
         assert size != "auto"  # resolve_config has settled it
@@ -85,7 +85,7 @@ class Worker:
                 if number not in made:  # an engine may leave it to its end
                     score(number, completion)
             self._scorer.flush()
-        scores = self._scorer.results()
+        scores = self._scorer.results(self.on_rows)
         answered: dict[tuple[int, str], list[Sample]] = {}
         for number, place in enumerate(places):
             sample = self._sample(place, made[number], texts[number], scores[number])

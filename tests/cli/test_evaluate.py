@@ -23,7 +23,7 @@ from es_ray.imports import resolve
 TABLE = resolve("engine.kind", "{EXAMPLE}:SPEC", {{}})
 
 def load(experiment):
-    Path(__file__).with_name("pid").write_text(str(os.getpid()))
+    Path("PID_FILE").write_text(str(os.getpid()))  # not beside this file: a worker imports a copy
     return TABLE.load(experiment)
 
 SPEC = replace(TABLE, load=load, in_process=False)
@@ -107,7 +107,7 @@ def test_another_model_in_the_place_of_the_runs_is_refused(clusters, tmp_path, c
 
 
 def test_an_engine_that_may_end_its_process_runs_in_a_worker(copied, tmp_path, cli):
-    (tmp_path / "apart.py").write_text(APART)
+    (tmp_path / "apart.py").write_text(APART.replace("PID_FILE", str(tmp_path / "pid")))
     kind = f"{tmp_path}/apart.py:SPEC"
     run = recorded_as(copied, engine={"kind": kind}, cluster={"workers": 7, "address": "nowhere:1"})
     ended = cli("evaluate", run, "--json")

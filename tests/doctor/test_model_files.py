@@ -92,7 +92,6 @@ def lose_the_tokenizer(folder: Path) -> None:
 INCOMPLETE = {
     "no tokenizer": (lose_the_tokenizer, "no tokenizer"),
     "no vocabulary": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
-    "no template": (lambda folder: (folder / "chat_template.jinja").unlink(), "no chat template"),
     "torn config": (cut("config.json"), "config.json"),
     "empty config": (cut("config.json", 0), "config.json"),
     "torn tokenizer": (cut("tokenizer.json", 6000), "tokenizer.json"),
@@ -126,7 +125,9 @@ def test_a_template_in_the_tokenizers_configuration_is_one(folder):
     (folder / "chat_template.jinja").unlink()
     edit_json(folder / "tokenizer_config.json", chat_template=template)
     assert examined(folder)["problem"] is None
-    assert models.ModelSource.of(ModelConfig(path=str(folder))).chat_ids("Why?")
+    assert models.ModelSource.of(ModelConfig(path=str(folder))).chat_ids(
+        [{"role": "user", "content": "Why?"}]
+    )
 
 
 def test_both_know_the_same_vocabularies():

@@ -48,6 +48,8 @@ def cluster(tmp_path_factory):
         paths = [str(here / name), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(here / name / "hf")}
 
+    from ray._private.authentication_test_utils import reset_auth_token_state
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_AUTH_MODE", "disabled")  # an earlier Ray of this process sets it to token
         running = Cluster()
@@ -60,6 +62,7 @@ def cluster(tmp_path_factory):
         yield nodes
         ray.shutdown()
         running.shutdown()
+    reset_auth_token_state()  # Ray keeps the mode that it saw; later tests start Rays of their own here
 
 
 def test_a_node_with_other_software_is_an_error_in_one_line(cluster):

@@ -247,7 +247,7 @@ def test_a_model_that_cannot_be_loaded_changes_no_setting(tmp_path):
     (folder / "model.safetensors").write_bytes(b"torn")
     config = experiment.config.replace(engine__threads=before + 1, engine__deterministic=True)
     torch.set_num_threads(before)
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="model.safetensors cannot be read"):
         TransformersEngine(Experiment(config))
     assert torch.get_num_threads() == before
     assert not torch.are_deterministic_algorithms_enabled()
