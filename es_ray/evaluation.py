@@ -218,7 +218,7 @@ class Outcomes:
     def answer_spread(self) -> dict[str, float]:
         """How far the members' answers to the training prompts go apart.
 
-        changed_members: the share of members that answer otherwise than the centre; distinct_members: how
+        changed_members: the share of members that answer differently from the centre; distinct_members: how
         many different sets of answers the members have.
         """
         digests = self.members["digest"]

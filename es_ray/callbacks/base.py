@@ -63,7 +63,7 @@ class Callback:
         reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
         centre_<metric>, test_reward and test_<metric> (None where not asked), update_norm, zero_variance,
         redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the file:
-        changed_members, the share of members that answer otherwise than the centre, and distinct_members,
+        changed_members, the share of members that answer differently from the centre, and distinct_members,
         how many different sets of answers the members have.
         """
 

@@ -110,9 +110,9 @@ def no_spread(metrics: Mapping[str, Any], config: Config) -> Line:
         )
     else:
         text = (
-            f"warning: {round(changed * members)} of {members} members answer otherwise than the centre, but "
-            f"all have the same reward, so there is no step: the reward does not tell their answers apart "
-            f"(see generations/{metrics['generation']:04d}/population.jsonl)"
+            f"warning: {round(changed * members)} of {members} members answer differently from the centre, "
+            f"but all have the same reward, so there is no step: the reward does not tell their answers "
+            f"apart (see generations/{metrics['generation']:04d}/population.jsonl)"
         )
     return prose(f"  {text}")
 
