@@ -89,8 +89,15 @@ RAISED = {
 }
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("failing", RAISED)
+@pytest.mark.parametrize(
+    ("failing", "workers"),
+    [
+        *((failing, 0) for failing in RAISED),
+        ("raise ValueError('no luck')", 2),
+        pytest.param("sys.exit('stop it')", 2, marks=pytest.mark.slow),
+        pytest.param("json.loads('{')", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_an_exception_in_a_reward_ends_the_run_with_its_line(cluster, tmp_path, cli, workers, failing):
     task = BrokenTask(tmp_path, failing)
     with seen_actors() as pids:
