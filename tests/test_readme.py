@@ -1,4 +1,4 @@
-"""README's reward of one's own, as it stands there."""
+"""README's reward of one's own, as it is written there."""
 
 import json
 import re
