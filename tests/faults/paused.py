@@ -36,7 +36,9 @@ def pause_at(stage: str, file: Path) -> None:
             load = pausing(file, super().load, lambda config: stage == "engine start")
             worker, last = load(config), config.evolution.generations
             chosen = {"evaluating": 1, "the final comparison": last}.get(stage)
-            worker.evaluate = pausing(file, worker.evaluate, lambda *at: at[2] == chosen)
+            worker.evaluate = pausing(
+                file, worker.evaluate, lambda theta, noise, batch, generation, *_: generation == chosen
+            )
             worker.noise_sum = pausing(file, worker.noise_sum, lambda *at: stage == "updating" and at[2] == 1)
             worker.close = pausing(file, worker.close, lambda: stage == "closing")
             return worker
