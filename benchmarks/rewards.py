@@ -8,12 +8,16 @@ The real loop (`es_ray.run`), bundled model, 30 members x 32 prompts x 16 tokens
 The ways take turns, round after round, since the machine may not be quiet; a round is a short run of each,
 its first generation left out. `times` is the median over rounds of a way's seconds by the trivial one's.
 
-For another model or engine: `--set model.path=... --set engine.kind=sglang --set cluster.workers=1`.
+For another model or engine: `--set model.path=... --set engine.kind=sglang --set cluster.workers=1`; with
+`--shape` the model has a real one's shape and random weights (SGLang's `load_format: dummy`). The vocabulary
+of qwen2.5-1.5b-short is small, so that sampled completions (`--set task.temperature=1`) end at different
+times, as a trained model's do.
 """
 
 import json
 import os
 import statistics
+import sys
 import tempfile
 from datetime import datetime, timezone
 from itertools import islice, product
@@ -29,6 +33,10 @@ from es_ray.config import Config
 from es_ray.paths import data_dir
 from es_ray.runs.environment import environment
 from es_ray.runs.run_dir import RunDir
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from throughput_model import SHAPES, write_model  # noqa: E402
 
 TASKS = """\
 import asyncio
@@ -73,6 +81,7 @@ class Computing(es_ray.Task):
 CUES = ("", " Be brief.", " Explain.", " Keep it short.", " Answer in detail.", " Tell me more about it.")
 WAYS = ("trivial", "waiting", "apart", "computing")
 APART = 16
+PROMPT_TOKENS = 64  # with --shape
 
 
 def main(
@@ -86,6 +95,9 @@ def main(
     generations: Annotated[int, typer.Option(help="Generations of a run that are timed.")] = 3,
     rounds: Annotated[int, typer.Option(help="Runs of each way.")] = 3,
     ways: Annotated[list[str], typer.Option("--way", help="Only these, trivial among them.")] = list(WAYS),  # noqa: B006
+    shape: Annotated[
+        str | None, typer.Option(help=f"Random weights in a shape: {', '.join(SHAPES)}.")
+    ] = None,
     sets: Annotated[list[str], typer.Option("--set", help="Keys of the configuration.")] = [],  # noqa: B006
     output: Annotated[Path, typer.Option(help="Where rewards.json and rewards.md go.")] = Path(
         "benchmarks/results"
@@ -104,6 +116,12 @@ def main(
             "task.train": str(folder / "train.jsonl"),
             "task.test": str(folder / "test.jsonl"),
         }
+        if shape is not None:
+            (folder / "model").mkdir()
+            write_model(folder / "model", SHAPES[shape], prompts, PROMPT_TOKENS)
+            rows = str(folder / "model" / "data.jsonl")  # of words that this model's tokenizer has
+            flags |= {"model.path": str(folder / "model"), "engine.sglang.load_format": "dummy"}
+            flags |= {"task.train": rows, "task.test": rows}
         base = es_ray.load(sets=["cluster.workers=0", *sets], flags=flags)
         options = {
             "waiting": {"seconds": wait},
@@ -129,6 +147,7 @@ def main(
         "wait": wait,
         "compute": compute,
         "processes": processes,
+        "shape": shape,
         "sets": sets,
         "seconds": seconds,
     }

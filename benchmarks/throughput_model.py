@@ -41,6 +41,15 @@ SHAPES = {
         "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
         "num_key_value_heads": 4, "vocab_size": 152064,
     }),
+    "qwen2.5-1.5b": shape({
+        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
+    }),
+    # a random token ends one completion in 512 tokens, so that sampled rows end at different times
+    "qwen2.5-1.5b-short": shape({
+        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "vocab_size": 512, "tie_word_embeddings": True,
+    }),
     "small": shape({
         "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 8,
         "num_key_value_heads": 2, "vocab_size": 8192,
@@ -56,8 +65,10 @@ def write_model(folder: Path, of: dict[str, Any], prompts: int, prompt_tokens: i
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", bos_token="w0", unk_token="w2")
+    first = min(1000, config["vocab_size"] // 2)
+    choice = min(7000, config["vocab_size"] - first)
     questions = [
-        [f"w{1000 + (37 * number + 11 * place) % 7000}" for place in range(prompt_tokens)]
+        [f"w{first + (37 * number + 11 * place) % choice}" for place in range(prompt_tokens)]
         for number in range(prompts)
     ]
     # added tokens are found whatever the tokenizer class of this model type does to a text before
