@@ -1,7 +1,8 @@
-"""Each task that ships, from the command line on the bundled model."""
+"""Each task that ships, from the command line on the bundled model, and on a real one."""
 
 import json
 import math
+import os
 
 import pytest
 
@@ -21,6 +22,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "reasoning-gym": ("task.options.dataset=chain_sum", *PUZZLES),
 }
 PACKAGES = {"math": "math_verify", "reasoning-gym": "reasoning_gym"}
+REAL_MODEL = "ES_RAY_REAL_MODEL"
+"""The environment variable with the folder of an instruct model, such as SmolLM2-135M-Instruct."""
 
 
 def test_every_task_is_run():
@@ -29,6 +32,18 @@ def test_every_task_is_run():
 
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs_from_the_command_line(name, cli, tmp_path):
+    run_task(name, cli, tmp_path, "--set", "task.max_new_tokens=12")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REAL_MODEL not in os.environ, reason=f"{REAL_MODEL} names no model folder")
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs_on_a_real_model(name, cli, tmp_path):
+    model = os.environ[REAL_MODEL]
+    run_task(name, cli, tmp_path, "--model", model, "--set", "task.max_new_tokens=48")
+
+
+def run_task(name, cli, tmp_path, *more) -> None:
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
     settings = list(RUNS[name])
@@ -36,8 +51,8 @@ def test_it_runs_from_the_command_line(name, cli, tmp_path):
         file = tmp_path / "data.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
         settings += [f"task.train={file}", f"task.test={file}"]
-    settings += ["task.max_new_tokens=12", "output.plots_every=1000"]
-    options = [part for setting in settings for part in ("--set", setting)]
+    settings += ["output.plots_every=1000"]
+    options = [*(part for setting in settings for part in ("--set", setting)), *more]
     run = tmp_path / "run"
     done = cli(
         "run", "--local", "--task", name, "--generations", 2, "--population", 4, *options, "--output", run
