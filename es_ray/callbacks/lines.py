@@ -47,7 +47,7 @@ def head(run: RunInfo) -> list[Line]:
         f"{run.layers} layers",
         f"noise: {evolution.noise.kind}, {key.rpartition('.')[2]} {value:g}; "
         f"learning rate {evolution.learning_rate:g}{unit}{rule}",
-        f"task: {config.task.name}, {run.prompts['train']} training and {run.prompts['test']} test prompts",
+        f"task: {config.task.name}, {_prompts(run)}",
         f"run: population {evolution.population}, {_generations(run.first, evolution.generations)}, "
         f"seed {evolution.seed}",
     ]
@@ -85,7 +85,7 @@ def no_spread(metrics: Mapping[str, Any], config: Config) -> Line:
     """Why a generation took no step, as all its members have the same reward: judged by their answers."""
     key, value = _noise_scale(config, metrics["generation"])
     now = f"{key} (now {value:g})"
-    changed, members = metrics["changed_members"], config.evolution.population
+    changed, members = metrics.get("changed_members"), config.evolution.population
     strictest = next((name for name in ("exact", "correct") if f"members_{name}" in metrics), None)
     if strictest is not None and metrics[f"members_{strictest}"] == 1.0:
         # "right" may be less than the reward asks for; an exact answer is all that there is to learn
@@ -97,6 +97,11 @@ def no_spread(metrics: Mapping[str, Any], config: Config) -> Line:
         text = (
             f"all members have the same reward and all their answers are {strictest}, so there is no step: "
             f"nothing is left to learn here{unless}"
+        )
+    elif changed is None:
+        text = (
+            f"warning: all members have the same reward, so there is no step: the reward does not tell their "
+            f"answers apart (see generations/{metrics['generation']:04d}/population.jsonl)"
         )
     elif not changed:
         text = (
@@ -124,6 +129,23 @@ def _noise_scale(config: Config, generation: int | None = None) -> tuple[str, fl
     noise = config.evolution.noise
     key = "std" if noise.kind == "constant" else "multiplier"
     return f"evolution.noise.{key}", getattr(noise, key)
+
+
+def _prompts(run: RunInfo) -> str:
+    """How many prompts there are, how many are asked, and how often."""
+    task, counts = run.config.task, run.prompts
+    train = f"{counts['train']:,} training"
+    if task.batch is not None:
+        whom = " of each pair of members" if task.batch_by == "member" else ""
+        train = f"{task.batch} of {train} prompts drawn each generation{whom},"
+    most = run.config.evaluation.examples
+    tested = f"{counts['test']:,} test prompts"
+    if most is not None and most < counts["test"]:
+        tested = f"{most} of {tested}"
+    found = f"{train} {tested}" if task.batch is not None else f"{train} and {tested}"
+    if task.temperature > 0:
+        found += f"; {task.samples} sampled at temperature {task.temperature:g} for each"
+    return found
 
 
 def _summary(summary: Mapping[str, float]) -> Line:
