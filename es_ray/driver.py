@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from es_ray.callbacks.plots import ProgressPlots
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import RunError
-from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
-from es_ray.evolution.perturbation import Vector
+from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
@@ -27,6 +25,7 @@ from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.environment import environment
 from es_ray.runs.generation_folder import Inputs
+from es_ray.runs.generation_metrics import best_above_mean, centre_metrics, population_metrics, update_norm
 from es_ray.runs.opening import locked_run_dir
 from es_ray.runs.past_run import check_weights
 from es_ray.runs.recorder import GenerationRecord, Recorder
@@ -183,14 +182,14 @@ def step(
 
     drawn: dict[str, float] = {}
     if experiment.config.task.batch is not None:  # rewards of two generations cannot be compared then
-        drawn["best_above_mean"] = _best_above_mean(rewards, batch.pairs is not None)
+        drawn["best_above_mean"] = best_above_mean(rewards, batch.pairs is not None)
     seconds = {"evaluate": round(evaluated - started, 4), "update": round(updated - evaluated, 4)}
     metrics: dict[str, Any] = {
         "generation": generation,
-        **_population_metrics(rewards, outcomes),
-        **_centre_metrics(outcomes, splits, tested),
+        **population_metrics(rewards, outcomes),
+        **centre_metrics(outcomes, splits, tested),
         **drawn,
-        "update_norm": _distance(theta, after[THETA]),
+        "update_norm": update_norm(theta, after[THETA]),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,
         "workers": pool.workers,
@@ -240,42 +239,3 @@ def _how_to_resume(directory: RunDir, error: KeyboardInterrupt) -> str:
     complete = len(directory.complete_generations())
     are = "generation is" if complete == 1 else "generations are"
     return f"{what}; {complete} {are} complete; resume with es-ray run --resume --output {directory.path}"
-
-
-def _distance(before: Vector, after: Vector) -> float:
-    """Length of an update, in float64."""
-    # not np.linalg.norm: its sum depends on the number of BLAS threads; in pieces that stay in the cache
-    pieces = range(0, len(before), 1 << 16)
-    steps = (after[at : at + (1 << 16)].astype(np.float64) - before[at : at + (1 << 16)] for at in pieces)
-    return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))
-
-
-def _population_metrics(rewards: NDArray[np.float64], outcomes: Outcomes) -> dict[str, Any]:
-    members = outcomes.members
-    answers = int(members["answers"].sum())
-    return {
-        "reward_mean": float(rewards.mean()),
-        "reward_std": float(rewards.std()),
-        "reward_best": float(rewards.max()),
-        "reward_worst": float(rewards.min()),
-        "best_index": int(rewards.argmax()),  # the lowest index on ties
-        "completion_length": int(members["characters"].sum()) / answers,
-        "truncated": int(members["truncated"].sum()) / answers,
-        **{f"members_{name}": float(values.mean()) for name, values in outcomes.member_metrics().items()},
-    }
-
-
-def _centre_metrics(outcomes: Outcomes, splits: Sequence[str], tested: bool) -> dict[str, Any]:
-    train = outcomes.summary(CENTRE, "train")
-    metrics: dict[str, Any] = {f"centre_{key}": value for key, value in train.items()}
-    for split in splits[1:]:
-        summary = outcomes.summary(CENTRE, split) if tested else dict.fromkeys(train)
-        metrics |= {f"{split}_{key}": value for key, value in summary.items()}
-    return metrics
-
-
-def _best_above_mean(rewards: NDArray[np.float64], by_pairs: bool) -> float:
-    """How far the best member is above the mean of those that were asked the same."""
-    best = int(rewards.argmax())
-    same = rewards[best - best % 2 : best - best % 2 + 2] if by_pairs else rewards
-    return float(rewards[best] - same.mean())

@@ -9,18 +9,8 @@ from es_ray.config.loading import (
     load,
     preset_names,
 )
-from es_ray.config.sections import (
-    BUNDLED,
-    ClusterConfig,
-    Config,
-    EngineConfig,
-    EvolutionConfig,
-    InitConfig,
-    LoraConfig,
-    ModelConfig,
-    NoiseConfig,
-    layer_numbers,
-)
+from es_ray.config.model import BUNDLED, InitConfig, LoraConfig, ModelConfig, layer_numbers
+from es_ray.config.sections import ClusterConfig, Config, EngineConfig, EvolutionConfig, NoiseConfig
 from es_ray.config.task import ColumnsConfig, EvaluationConfig, TaskConfig
 
 __all__ = [

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from es_ray.config.format import migrated
+from es_ray.config.model import BUNDLED
 from es_ray.config.noise import layered
-from es_ray.config.sections import BUNDLED, Config
+from es_ray.config.sections import Config
 from es_ray.config.tree import flat, merge, put
 from es_ray.errors import UserError
 

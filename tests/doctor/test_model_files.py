@@ -8,10 +8,10 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from es_ray import models
 from es_ray.config import ModelConfig
 from es_ray.doctor import model_files
 from es_ray.doctor.model_files import model
+from es_ray.models import ModelSource, files
 from tests.short_runs import SETTINGS
 from tests.small_models import edit_json, small_model
 
@@ -125,13 +125,11 @@ def test_a_template_in_the_tokenizers_configuration_is_one(folder):
     (folder / "chat_template.jinja").unlink()
     edit_json(folder / "tokenizer_config.json", chat_template=template)
     assert examined(folder)["problem"] is None
-    assert models.ModelSource.of(ModelConfig(path=str(folder))).chat_ids(
-        [{"role": "user", "content": "Why?"}]
-    )
+    assert ModelSource.of(ModelConfig(path=str(folder))).chat_ids([{"role": "user", "content": "Why?"}])
 
 
 def test_both_know_the_same_vocabularies():
-    assert model_files.VOCABULARIES == models.VOCABULARIES
+    assert model_files.VOCABULARIES == files.VOCABULARIES
 
 
 def split(folder: Path, *names: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.engines.base import CENTRE, Completion, Engine, EngineInfo, OnCompletion, Row, Variant
+from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Row, Variant
 from es_ray.engines.sglang import compat, lifecycle, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
 from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
@@ -42,7 +42,7 @@ class SGLangEngine(Engine):
         self.ignore_stop = False
         """Run every row to its full length, for benchmarks."""
         arguments = server_arguments(
-            config, experiment.source, _rows(experiment), compat.argument_names(root)
+            config, experiment.source, requests.largest_batch(experiment), compat.argument_names(root)
         )
         ranks = config.engine.tensor_parallel
         self._log_file = lifecycle.log_file()
@@ -243,11 +243,3 @@ class SGLangEngine(Engine):
             device=answers[0].values["device"],
             dtype=answers[0].values["dtype"],
         )
-
-
-def _rows(experiment: Experiment) -> int:
-    """The largest batch: a shard of candidates, and what centre and base model answer besides."""
-    batch, engine = experiment.batch(0), experiment.config.engine
-    others = tuple(split for split in experiment.prompts if split != "train")
-    rows = engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(CENTRE, others)
-    return rows if engine.rows == "auto" else min(rows, engine.rows)

@@ -1,7 +1,5 @@
 """Where a model comes from, and what is known about it before its weights are loaded."""
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,29 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from es_ray.config import BUNDLED, ModelConfig
 from es_ray.errors import UserError
+from es_ray.models.files import has_vocabulary, is_torn, torn_file, weight_digests
 from es_ray.paths import data_dir
 
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-"""Forms of weight files: those of the first that there are; optimizers' and trainers' files are none."""
 OWN_TEMPLATE_KWARGS = (
     "messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"
 )  # fmt: skip
 """What `model.chat_template_kwargs` cannot change."""
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-"""Files of which a tokenizer has at least one; the doctor's list, sent to nodes without this, is equal."""
-DESCRIPTIONS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "model.safetensors.index.json",
-)  # fmt: skip
-"""A model's files of JSON."""
 COPY_AGAIN = "copy the complete model folder again"
-FULL_DIGEST = 64 << 20
-BLOCK = 1 << 16
-BLOCKS = 64
 
 
 def looks_local(path: str) -> bool:
@@ -89,18 +74,9 @@ class ModelSource:
 
     @cached_property
     def weight_digests(self) -> dict[str, str]:
-        """SHA-256 of each weight file by name, of samples if it is large; empty if there are none here.
-
-        Of complete files up to FULL_DIGEST bytes; else of the size, the first block (a safetensors file's
-        header) and evenly spaced blocks: two finetunes of one model differ in nearly all of them.
-        """
+        """SHA-256 of each weight file by name, as in `files.weight_digests`; empty if there are none here."""
         folder = self.folder
-        for form in WEIGHTS:
-            found = sorted(folder.glob(form)) if folder is not None else []
-            files = [file for file in found if file.is_file()]
-            if files:
-                return {file.name: _digest(file) for file in files}
-        return {}
+        return {} if folder is None else weight_digests(folder)
 
     @cached_property
     def architecture(self) -> Any:
@@ -115,7 +91,7 @@ class ModelSource:
         from transformers import AutoTokenizer
 
         folder = Path(self.path)  # a name on the hub is none: what its cache lacks is downloaded
-        if folder.is_dir() and not any(file.is_file() for form in VOCABULARIES for file in folder.glob(form)):
+        if folder.is_dir() and not has_vocabulary(folder):
             raise UserError(
                 f"model.path: {self.path} has no tokenizer (tokenizer.json, or another vocabulary): "
                 f"{COPY_AGAIN}"
@@ -180,8 +156,7 @@ class ModelSource:
         if not folder.is_dir():
             where = " (not in the local cache, and it cannot be downloaded)"
             return UserError(f"model.path: {self.path} cannot be loaded{where}: {_first_line(error)}")
-        files = [*(folder / name for name in DESCRIPTIONS), *sorted(folder.glob("*.safetensors"))]
-        torn = next((file for file in files if _is_torn(file)), None)
+        torn = torn_file(folder)
         if torn is not None:
             what = "it is empty, cut short or damaged"
             return UserError(f"model.path: {torn} cannot be read: {what}; {COPY_AGAIN}")
@@ -194,7 +169,7 @@ class ModelSource:
         try:
             ids = GenerationConfig.from_pretrained(self.path, revision=self.revision).eos_token_id
         except OSError as error:  # a model may lack that file
-            if _is_torn(Path(self.path) / "generation_config.json"):
+            if is_torn(Path(self.path) / "generation_config.json"):
                 raise self.unusable(error) from error
             ids = None
         ids = self.architecture.eos_token_id if ids is None else ids
@@ -225,31 +200,5 @@ class ModelSource:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
 
-def _is_torn(file: Path) -> bool:
-    """Whether a file is there, and holds no JSON object, or not the tensors that it lists."""
-    if not file.is_file():
-        return False
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "np"):
-                return False
-        return not isinstance(json.loads(file.read_bytes()), dict)
-    except (ValueError, SafetensorError):
-        return True
-
-
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _digest(file: Path) -> str:
-    size = file.stat().st_size
-    digest = hashlib.sha256(f"{size}\n".encode())
-    with file.open("rb") as opened:
-        if size <= FULL_DIGEST:
-            digest.update(opened.read())
-        else:
-            for number in range(BLOCKS):
-                opened.seek((size - BLOCK) * number // (BLOCKS - 1))
-                digest.update(opened.read(BLOCK))
-    return digest.hexdigest()

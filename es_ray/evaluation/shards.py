@@ -1,0 +1,52 @@
+"""What workers are given to evaluate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from es_ray.engines.base import BASE, CENTRE
+from es_ray.tasks.batches import Batch
+
+
+@dataclass(slots=True)  # not frozen: creating thousands would be slow
+class Candidate:
+    """What to evaluate (a member's index, CENTRE or BASE), and the splits whose prompts it answers."""
+
+    index: int
+    splits: tuple[str, ...] = ("train",)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Candidates that one worker evaluates in one batch; they do not depend on the workers."""
+
+    generation: int
+    candidates: tuple[Candidate, ...]
+
+    def packed(self) -> list[Any]:
+        """As lists of numbers and strings, for sending: Ray pickles those much faster than objects.
+
+        Consecutive candidates with the same splits make one list: splits, then indices.
+        """
+        groups = groupby(self.candidates, attrgetter("splits"))
+        return [self.generation, [[list(splits), [c.index for c in same]] for splits, same in groups]]
+
+    @classmethod
+    def of(cls, generation: int, groups: Sequence[Sequence[Any]]) -> "Shard":
+        """From what `packed` returned."""
+        found = [Candidate(index, tuple(splits)) for splits, indices in groups for index in indices]
+        return cls(generation, tuple(found))
+
+    def rows(self, batch: Batch) -> int:
+        """The number of completions."""
+        return sum(batch.rows(candidate.index, candidate.splits) for candidate in self.candidates)
+
+    def __str__(self) -> str:
+        members = [c.index for c in self.candidates if c.index >= 0]
+        names = [f"members {members[0]}-{members[-1]}"] if members else []
+        names += [
+            {CENTRE: "the centre", BASE: "the base model"}[c.index] for c in self.candidates if c.index < 0
+        ]
+        return f"{' and '.join(names)} of generation {self.generation}"
