@@ -28,6 +28,10 @@ class EvaluationError(Exception):
     """A candidate that could not be evaluated; the message names it. Never turned into a reward."""
 
 
+class ScoreError(EvaluationError):
+    """A task that did not score a completion: the message has its line, the example and the candidate."""
+
+
 class RemoteTraceback(Exception):  # noqa: N818 - the cause of an error, itself none
     """The traceback of an exception in another process, as the cause of the error raised here."""
 

@@ -17,7 +17,7 @@ from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch
-from es_ray.tasks.data import examples_of, fingerprint, longest_prompts
+from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
@@ -66,7 +66,7 @@ class Experiment:
         """The data of a split: the configured ones, or the task's own; None for a run without validation."""
         data: Data | None = getattr(self.config.task, split)
         if data is None:
-            data = getattr(self.task, split)
+            data = own_data(self.task, split)
         if data is None and split != "validation":
             raise UserError(f"task.{split}: the task {self.config.task.name} has no data of its own; set it")
         return data

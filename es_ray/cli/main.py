@@ -85,7 +85,9 @@ def main() -> None:
     except RunError as error:
         again = sys.stderr.isatty()  # bars that were drawn since may have erased it
         code = _failed(1, str(error), debug, error.reported and not again)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:
         code = _failed(1, f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
     sys.exit(code)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import candidate_name
-from es_ray.errors import EvaluationError
+from es_ray.errors import ScoreError
 from es_ray.experiment import SPLITS
 
 SUMMARY_DTYPE = np.dtype(
@@ -79,15 +79,15 @@ class ShardOutcome:
     def of(
         cls, worker: str, generation: int, answered: Mapping[tuple[int, str], Sequence[Sample]]
     ) -> "ShardOutcome":
-        """From samples by (candidate's index, split); raises EvaluationError if their metrics differ."""
+        """From samples by (candidate's index, split); raises ScoreError if their metrics differ."""
         names = tuple(next(iter(answered.values()))[0].metrics)
         for (index, _), samples in answered.items():
             for sample in samples:
                 if set(sample.metrics) != set(names):
-                    raise EvaluationError(
-                        f"{candidate_name(index, generation)}: metrics {', '.join(sample.metrics) or 'none'} "
-                        f"for the prompt {sample.prompt!r}, {', '.join(names) or 'none'} for another: a task "
-                        "must return the same ones each time"
+                    raise ScoreError(
+                        "the task must return the same metrics each time: of "
+                        f"{candidate_name(index, generation)} they are {', '.join(sample.metrics) or 'none'} "
+                        f"for the prompt {sample.prompt!r}, {', '.join(names) or 'none'} for another"
                     )
         summaries = [_summary(*who, samples) for who, samples in answered.items()]
         means = [[_mean(s.metrics[name] for s in samples) for name in names] for samples in answered.values()]

@@ -40,7 +40,9 @@ def resolve(key: str, name: str, known: Mapping[str, Any]) -> Any:
         return getattr(module, attribute)
     except AttributeError:
         raise UserError(f"{key}: {place} has no {attribute!r}; it has {_offers(module)}") from None
-    except (Exception, SystemExit) as error:  # a module may have a __getattr__ of its own
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may have a __getattr__ of its own
         raise UserError(f"{key}: {name} cannot be had: {type(error).__name__}: {error}") from error
 
 
@@ -70,7 +72,9 @@ def _module_of(key: str, name: str, place: str) -> ModuleType:
         raise UserError(f"{key}: {place}: {what}")
     try:
         return import_file(file, known_as=Path(place) if copy else file)
-    except (Exception, SystemExit) as error:  # whatever the user's module raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's module raises
         raise UserError(f"{key}: {place} cannot be imported: {_said(error, file)}") from error
 
 
@@ -80,7 +84,9 @@ def _module(key: str, name: str) -> ModuleType:
         sys.path.append(here)  # an installed command does not look there; at the end, to hide nothing
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's module raises while it is imported
         raise UserError(f"{key}: {name} cannot be imported: {_said(error, None)}") from error
 
 
@@ -119,5 +125,7 @@ def instance_of(kind: type[Made], key: str, name: str, found: Any, arguments: Ma
         raise UserError(f"{key}: {name} is of type {type(found).__name__}; {wanted}")
     try:
         return found(**arguments)
-    except (Exception, SystemExit) as error:  # whatever the user's class raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's class raises
         raise UserError(f"{key}: {name} cannot be made: {type(error).__name__}: {error}") from error

@@ -15,7 +15,7 @@ from es_ray.errors import EvaluationError, RunError, UserError
 from es_ray.experiment import Experiment
 from es_ray.imports import short_name
 from es_ray.tasks.base import Data, Example, Score, Task, example_name
-from es_ray.tasks.data import examples_of
+from es_ray.tasks.data import examples_of, own_data
 from es_ray.workers.scorer import Scorer
 from es_ray.workers.scoring import is_coroutine_function, overrides_score_batch
 
@@ -97,7 +97,8 @@ def check_task(config: Config, ask_model: bool) -> TaskCheck:
 
 def _examples(experiment: Experiment) -> Sequence[Example]:
     config = experiment.config.task
-    places: list[Data | None] = [config.train, experiment.task.train, config.test, experiment.task.test]
+    own = {split: own_data(experiment.task, split) for split in ("train", "test")}
+    places: list[Data | None] = [config.train, own["train"], config.test, own["test"]]
     data = next((place for place in places if place is not None), None)
     if data is None:
         raise UserError(f"--data: the task {config.name} has no data of its own; give a file of examples")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from es_ray.errors import EvaluationError
+from es_ray.errors import ScoreError
 
 Message = Mapping[str, str]
 """A turn of a chat: {"role": "system" | "user" | "assistant", "content": text}."""
@@ -116,26 +116,23 @@ def no_target(example: Example, wanted: str) -> str:
 
 
 def checked(score: object, who: str, example: Example) -> Score:
-    """The score, if it is one, of finite numbers; raises EvaluationError with the candidate's name if not."""
+    """The score, if it is one, of finite numbers; raises ScoreError if not, with the candidate's name."""
+    what = f"for {example_name(example)} ({who})"
     if not isinstance(score, Score) or not isinstance(score.metrics, Mapping):
-        what, given = "a Score or a number", score
+        wanted, given = "a Score or a number", score
         if isinstance(score, Score):
-            what, given = "metrics as a mapping of names to numbers", score.metrics
-        raise EvaluationError(
-            f"{who}: the task must return {what}, not {_shown(given)}, for {example_name(example)}"
-        )
+            wanted, given = "metrics as a mapping of names to numbers", score.metrics
+        raise ScoreError(f"the task must return {wanted}, not {_shown(given)}, {what}")
     for name, value in {"reward": score.reward, **score.metrics}.items():
         if not isinstance(name, str):
-            raise EvaluationError(f"{who}: a metric's name must be a string, not {_shown(name)}")
+            raise ScoreError(f"a metric's name must be a string, not {_shown(name)}, {what}")
         if not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
-            raise EvaluationError(
-                f"{who}: {name} must be a number, not {_shown(value)}, for {example_name(example)}"
-            )
+            raise ScoreError(f"{name} must be a number, not {_shown(value)}, {what}")
         if not _is_finite(value):
-            raise EvaluationError(f"{who}: {name} {value} for {example_name(example)} is not finite")
+            raise ScoreError(f"{name} {value} is not finite, {what}")
     taken = [name for name in score.metrics if name in RESERVED or name.startswith("pass@")]
     if taken:
-        raise EvaluationError(f"{who}: a metric cannot be called {taken[0]!r}: files use that name")
+        raise ScoreError(f"a metric cannot be called {taken[0]!r}: files use that name; {what}")
     return score
 
 

@@ -41,6 +41,17 @@ def examples_of(
     return examples
 
 
+def own_data(task: Task, split: str) -> Data | None:
+    """The data of a split that a task brings along, None if it has none; raises UserError if that fails."""
+    try:
+        data: Data | None = getattr(task, split)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # it may be a property of a user's task
+        raise UserError(f"task.{split}: the data of {type(task).__name__}: {raised(error)}") from error
+    return data
+
+
 def absolute_data(data: str) -> str:
     """The name of data in a configuration, with the paths of files and folders made absolute."""
     return absolute_hub_name(data) if data.startswith(HF) else str(Path(data).expanduser().resolve())
@@ -80,9 +91,9 @@ def _check(task: Task, examples: Sequence[Example]) -> None:
     for example in examples:
         try:
             task.check_example(example)
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise
-        except Exception as error:  # whatever a user's task raises
+        except BaseException as error:  # whatever a user's task raises
             where = example_name(example)
             raise UserError(f"{where}: the task's check_example() raised {raised(error)}") from error
 

@@ -92,9 +92,9 @@ class FieldReader:
         """The fields of the example that the task makes of a row without a prompt."""
         try:
             example = None if self.task is None else self.task.example(row, where)
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise
-        except Exception as error:  # whatever a user's task raises
+        except BaseException as error:  # whatever a user's task raises
             raise RowError(f"the task's example() raised {raised(error)}") from error
         if example is None:
             raise RowError(self._missing(row))
@@ -127,7 +127,7 @@ class FieldReader:
         return f"{missing} is missing; the fields there are {_names(row)}; {advice}"
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """An exception of a user's code on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
-from es_ray.errors import EvaluationError, RemoteTraceback, RunError, UserError
+from es_ray.errors import EvaluationError, RemoteTraceback, RunError, ScoreError, UserError
 from es_ray.imports.shipping import Code, UnpackedCode
 from es_ray.workers.heartbeats import Beat, Report
 
@@ -40,7 +40,8 @@ class HeartbeatMonitor:
 class Failure:
     """An exception as plain text: classes of another process may not exist here.
 
-    kind: user, run, evaluation, or internal for any other exception; trace: its traceback there, if any.
+    kind: user, run, score, evaluation, or internal for any other exception; trace: its traceback there, if
+    any.
     """
 
     kind: str
@@ -128,7 +129,7 @@ class WorkerActor:
 
     def _failure(self, error: Exception) -> Failure:
         traceback.print_exc()
-        expected = {EvaluationError: "evaluation", UserError: "user", RunError: "run"}
+        expected = {ScoreError: "score", EvaluationError: "evaluation", UserError: "user", RunError: "run"}
         kind = next((kind for cls, kind in expected.items() if isinstance(error, cls)), "internal")
         text = str(error) if kind != "internal" else f"{type(error).__name__}: {error}"
         trace = traceback.format_exc()

@@ -208,6 +208,8 @@ class RayPool(Pool):
 
     def _retry_or_raise(self, call: Call, failure: Failure, times: int) -> None:
         """A call failed for the nth time: return if another worker may try, raise RunError if not."""
+        if failure.kind == "score":  # it names its candidate
+            raise RunError(failure.text) from failure.cause
         if failure.kind != "internal":  # it would fail with another worker too
             raise RunError(f"{call.about}: {failure.text}") from failure.cause
         how = "lost" if isinstance(failure, WorkerLost) else "failed"

@@ -37,7 +37,7 @@ def main(pipe: int, stacks: int) -> None:
     name, options = pickle.loads(received.get())
     try:
         task = load_task(name, options)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         connection.send(("failed", str(error) or type(error).__name__, traceback.format_exc()))
         os._exit(1)
     connection.send(("loaded", None, ""))

@@ -17,7 +17,7 @@ from multiprocessing.connection import Pipe
 from traceback import FrameSummary
 from typing import Any
 
-from es_ray.errors import EvaluationError, RemoteTraceback
+from es_ray.errors import RemoteTraceback, ScoreError
 from es_ray.tasks.base import Score, example_name
 from es_ray.workers.score_jobs import Background, Job, Outcome, Overdue, ProcessDied
 
@@ -110,28 +110,28 @@ class ScoreProcess:
         its_end.close()
 
     def load(self, name: str, options: Mapping[str, Any]) -> None:
-        """Load the task there; raises EvaluationError, and ProcessDied."""
+        """Load the task there; raises ScoreError, and ProcessDied."""
         self._connection.send((name, options))
         kind, text, trace = self._receive()
         if kind == "failed":
             message = f"task.processes: {name} cannot be loaded in a process of its own: {text}"
-            raise EvaluationError(message) from RemoteTraceback(trace)
+            raise ScoreError(message) from RemoteTraceback(trace)
 
     def perform(self, job: Job, timeout: float) -> list[Score]:
-        """Scores of a job's rows; raises EvaluationError, ProcessDied, and Overdue after so many seconds."""
+        """Scores of a job's rows; raises ScoreError, ProcessDied, and Overdue after so many seconds."""
         first = job.rows[0]
         try:
             data = pickle.dumps((job.rows, job.batch))
         except Exception as error:
-            raise EvaluationError(
-                f"{first.who}: the example cannot be sent to a process (task.processes): "
-                f"{type(error).__name__}: {error}, for {example_name(first.example)}"
+            raise ScoreError(
+                f"task.processes: the example cannot be sent to a process: {type(error).__name__}: {error}, "
+                f"for {example_name(first.example)} ({first.who})"
             ) from error
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # _receive says how it died
             self._connection.send_bytes(data)
         kind, content, trace = self._receive(timeout)
         if kind == "failed":
-            raise EvaluationError(content) from RemoteTraceback(trace)
+            raise ScoreError(content) from RemoteTraceback(trace)
         scores: list[Score] = content
         return scores
 

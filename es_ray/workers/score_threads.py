@@ -5,7 +5,6 @@ No thread can watch its own time, so the thread that waits for the scores asks `
 
 import asyncio
 import bdb
-import contextlib
 import ctypes
 import queue
 import sys
@@ -109,14 +108,32 @@ class LoopBackground(Background):
             self._thread.join(STOP_SECONDS)
 
     def _serve(self) -> None:
-        with contextlib.suppress(SystemExit):
-            asyncio.run(self._main())
+        """Run the loop to its end, also beyond what would end that of `asyncio.run`.
+
+        A KeyboardInterrupt or SystemExit in a task that a reward started leaves the loop at once; whoever
+        waits for that task receives it as well, but only if the loop goes on.
+        """
+        self._loop = asyncio.new_event_loop()
+        main = self._loop.create_task(self._main())
+        while not main.done():
+            try:
+                self._loop.run_until_complete(main)
+            except (KeyboardInterrupt, SystemExit):
+                if self._over.is_set():  # of `stop`: a job does not let itself be cancelled
+                    break
+        self._loop.close()
 
     async def _main(self) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        self._over = asyncio.Event()
         self._slots, self._tasks = asyncio.Semaphore(AT_ONCE), set[Awaitable[None]]()
         self._ready.set()
-        await self._over.wait()  # then asyncio.run cancels the tasks
+        await self._over.wait()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
 
     def _begin(self, job: Job) -> None:
         task = self._loop.create_task(self._run(job))

@@ -11,6 +11,7 @@ from es_ray.workers.score_jobs import Background, Job, Ledger, Overdue, ProcessD
 from es_ray.workers.score_processes import ProcessBackground
 from es_ray.workers.score_threads import LoopBackground, ThreadBackground
 from es_ray.workers.scoring import (
+    definition,
     failed,
     is_coroutine_function,
     overrides_score_batch,
@@ -127,11 +128,11 @@ class Scorer:
         if isinstance(error, EvaluationError):
             return error
         if isinstance(error, Overdue):
-            where = place(self._task, error.frames, job.batch) if error.frames else ""
+            where = place(self._task, error.frames, job.batch)
             said = f"took longer than {self._config.timeout:g} s (task.timeout)"
             return failed(said, where, first.who, first.example, rows)
         if isinstance(error, ProcessDied):
-            return failed(str(error), "", first.who, first.example, rows)
+            return failed(str(error), definition(self._task, job.batch), first.who, first.example, rows)
         found = raised(self._task, error, first.who, first.example, rows)
         found.__cause__ = error
         return found

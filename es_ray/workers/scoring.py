@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from es_ray.errors import EvaluationError
+from es_ray.errors import ScoreError
 from es_ray.tasks.base import Example, Score, Task, checked, example_name
 from es_ray.workers.score_jobs import Job
 
 
 def score_of(task: Task, who: str, example: Example, completion: str) -> Score:
-    """The task's score; raises EvaluationError for an exception in it, and for one that `checked` refuses.
+    """The task's score; raises ScoreError for an exception in it, and for one that `checked` refuses.
 
     who: the candidate, for messages. The reward is a float, metrics are plain numbers.
     """
@@ -26,18 +26,18 @@ def score_of(task: Task, who: str, example: Example, completion: str) -> Score:
         score = task.score(example, completion)
     except (Exception, SystemExit) as error:
         raise raised(task, error, who, example) from error
-    return _plain(score, who, example)
+    return _plain(task, score, who, example)
 
 
 def perform(task: Task, job: Job) -> list[Score]:
-    """The scores of a job's rows; raises EvaluationError."""
+    """The scores of a job's rows; raises ScoreError."""
     if not job.batch:
         return [score_of(task, row.who, row.example, row.completion) for row in job.rows]
     try:
         scores = task.score_batch(*_columns(job))
     except (Exception, SystemExit) as error:
         raise raised(task, error, job.rows[0].who, job.rows[0].example, len(job.rows)) from error
-    return _of_batch(scores, job)
+    return _of_batch(task, scores, job)
 
 
 async def perform_async(task: Any, job: Job) -> list[Score]:
@@ -51,7 +51,7 @@ async def perform_async(task: Any, job: Job) -> list[Score]:
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         rows = len(job.rows) if job.batch else None
         raise raised(task, error, first.who, first.example, rows) from error
-    return _of_batch(scores, job)
+    return _of_batch(task, scores, job)
 
 
 def is_coroutine_function(method: Any) -> bool:
@@ -69,18 +69,17 @@ def overrides_score_batch(task: Task) -> bool:
 
 def raised(
     task: Task, error: BaseException, who: str, example: Example, rows: int | None = None
-) -> EvaluationError:
+) -> ScoreError:
     """An exception in a reward in words; rows: how many a call of `score_batch` had, the first one given."""
     summary = traceback.TracebackException.from_exception(error)
     said = f"{type(error).__name__}: {summary}".removesuffix(": ")
     return failed(f"raised {said}", place(task, summary.stack, rows is not None), who, example, rows)
 
 
-def failed(said: str, where: str, who: str, example: Example, rows: int | None = None) -> EvaluationError:
-    """What a task did, where ("" if that is unknown), for which example and candidate."""
+def failed(said: str, where: str, who: str, example: Example, rows: int | None = None) -> ScoreError:
+    """Where a task failed, what it did, for which example and candidate: the user's line comes first."""
     first = "" if rows is None else f"{rows} completions of a batch, the first of "
-    at = f" ({where})" if where else ""
-    return EvaluationError(f"{who}: the task {said}{at}, for {first}{example_name(example)}")
+    return ScoreError(f"{where}: the task {said}, for {first}{example_name(example)} ({who})")
 
 
 def place(task: Task, stack: Sequence[FrameSummary], batch: bool = False) -> str:
@@ -88,40 +87,54 @@ def place(task: Task, stack: Sequence[FrameSummary], batch: bool = False) -> str
 
     stack: the innermost frame is the last; batch: whether `score_batch` was called, not `score`.
     """
-    function: Any = getattr(task, "function", None)  # of a task that was made of one
-    while isinstance(function, functools.partial):
-        function = function.func
-    module = sys.modules.get(getattr(function, "__module__", None) or type(task).__module__)
+    module = sys.modules.get(getattr(_function(task), "__module__", None) or type(task).__module__)
     own = getattr(module, "__file__", None)
     frames = [frame for frame in stack if frame.filename != __file__]
     if not frames:  # the call itself failed: its arguments, say
-        code = getattr(type(task).score_batch if batch else type(task).score, "__code__", None)
-        return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else type(task).__qualname__
+        return definition(task, batch)
     in_task = [frame for frame in frames if own is not None and Path(frame.filename) == Path(own)]
     found = (in_task or frames)[-1]
     return f"{found.filename}:{found.lineno}"
+
+
+def definition(task: Task, batch: bool = False) -> str:
+    """File and line where the reward is defined; batch: as for `place`."""
+    method = _function(task) or (type(task).score_batch if batch else type(task).score)
+    code = getattr(method, "__code__", None) or getattr(type(method).__call__, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else type(task).__qualname__
+
+
+def _function(task: Task) -> Any:
+    """The function that a task was made of, None for any other task."""
+    function: Any = getattr(task, "function", None)
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def _columns(job: Job) -> tuple[list[Example], list[str]]:
     return [row.example for row in job.rows], [row.completion for row in job.rows]
 
 
-def _of_batch(scores: Any, job: Job) -> list[Score]:
-    """The scores of a call, checked; raises EvaluationError also if there are more or fewer than rows."""
-    first, rows = job.rows[0], len(job.rows)
+def _of_batch(task: Task, scores: Any, job: Job) -> list[Score]:
+    """The scores of a call, checked; raises ScoreError also if there are more or fewer than rows."""
+    first, rows, where = job.rows[0], len(job.rows), definition(task, batch=True)
     if isinstance(scores, (str, bytes, Mapping)) or not hasattr(scores, "__len__"):
         said = f"must return a sequence of scores from score_batch, not {type(scores).__name__}"
-        raise failed(said, "", first.who, first.example, rows)
+        raise failed(said, where, first.who, first.example, rows)
     if len(scores) != rows:
-        raise failed(f"returned {len(scores)} scores from score_batch", "", first.who, first.example, rows)
-    return [_plain(score, row.who, row.example) for score, row in zip(scores, job.rows, strict=True)]
+        raise failed(f"returned {len(scores)} scores from score_batch", where, first.who, first.example, rows)
+    return [_plain(task, score, row.who, row.example) for score, row in zip(scores, job.rows, strict=True)]
 
 
-def _plain(score: Any, who: str, example: Example) -> Score:
+def _plain(task: Task, score: Any, who: str, example: Example) -> Score:
     """A score of plain numbers, of what the task returned; a number is a reward without metrics."""
     if isinstance(score, (bool, int, float, np.bool_, np.integer, np.floating)):
         score = Score(score)  # type: ignore[arg-type]
-    score = checked(score, who, example)
+    try:
+        score = checked(score, who, example)
+    except ScoreError as error:
+        raise ScoreError(f"{definition(task, overrides_score_batch(task))}: {error}") from None
     return Score(float(score.reward), {name: _number(value) for name, value in score.metrics.items()})
 
 

@@ -17,6 +17,7 @@ TEXTS = {
     "good.py": "def reward(example, completion, limit=3): return len(completion) / limit\nVALUE = 3\n",
     "torn.py": "x = 1\ndef reward(example, completion:\n    return 1\n",
     "quits.py": "import sys\nsys.exit(0)\n",
+    "stops.py": "class Stop(BaseException): ...\nraise Stop('now')\n",
     "divides.py": "x = 1\n1 / 0\n",
     "needs.py": "import no_such_package_anywhere\n",
     "beside.py": "import torn\n",
@@ -37,6 +38,12 @@ class Broken(Task):
     def score(self, example, completion): return 1
 class Quits(Broken):
     def __init__(self): raise SystemExit(0)
+class Stop(BaseException): ...
+class Stops(Broken):
+    def __init__(self): raise Stop("made")
+class Checks(Task):
+    def check_example(self, example): raise Stop("checked")
+    def score(self, example, completion): return 1
 """,
     "returns.py": """\
 import sys, time
@@ -60,6 +67,7 @@ def slow(example, completion): time.sleep(30)
 REFUSED = [
     ("torn.py:reward", "", "torn.py", "SyntaxError", "torn.py:2"),
     ("quits.py:reward", "", "quits.py", "cannot be imported", "SystemExit", "quits.py:2"),
+    ("stops.py:reward", "", "Stop: now", "stops.py:2"),
     ("divides.py:reward", "", "ZeroDivisionError", "divides.py:2"),
     ("needs.py:reward", "", "no_such_package_anywhere", "needs.py:1"),
     ("beside.py:reward", "", "SyntaxError", "torn.py:2"),
@@ -86,6 +94,8 @@ REFUSED = [
     ("signatures.py:Half", "", "Half", "abstract"),
     ("signatures.py:Broken", "", "OSError: no disk"),
     ("signatures.py:Quits", "", "SystemExit"),
+    ("signatures.py:Stops", "", "Stop: made"),
+    ("signatures.py:Checks", "", "good.jsonl, line 1", "check_example() raised Stop: checked"),
     ("good.py:reward", "--set task.options.limt=2", "task.options.limt", "limit"),
     ("good.py:reward", "--set task.options=5", "task.options", "5"),
     ("good.py:reward", "--train missing.jsonl", "missing.jsonl", "no such file"),

@@ -11,7 +11,7 @@ from es_ray.tasks.base import Example, Score, checked
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_not_finite_is_an_error_with_the_candidates_name(reward):
-    with pytest.raises(EvaluationError, match="member 7 of generation 2.*Why"):
+    with pytest.raises(EvaluationError, match="Why.*member 7 of generation 2"):
         checked(Score(reward, {"correct": True}), "member 7 of generation 2", Example("Why?", "So."))
 
 
@@ -22,7 +22,7 @@ def test_a_finite_reward_passes():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_metric_that_is_not_finite_is_named(value):
-    with pytest.raises(EvaluationError, match="member 7.*brevity"):
+    with pytest.raises(EvaluationError, match="brevity.*member 7"):
         checked(Score(1.0, {"brevity": value}), "member 7", Example("Why?", "So."))
 
 
@@ -44,8 +44,8 @@ def test_what_is_no_number_is_named_with_its_type(value):
         with pytest.raises(EvaluationError) as error:
             checked(score, "member 7 of generation 2", example)
         message = str(error.value)
-        assert f"member 7 of generation 2: {name} must be a number, not {type(value).__name__}" in message
-        assert "train.jsonl, line 3" in message
+        assert message.startswith(f"{name} must be a number, not {type(value).__name__}")
+        assert message.endswith("for train.jsonl, line 3 (member 7 of generation 2)")
         assert "\n" not in message
 
 

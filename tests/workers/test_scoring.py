@@ -161,7 +161,7 @@ def test_an_exception_names_its_line_the_example_and_the_candidate(scorer, way, 
         scores(mine, 6)
     message = str(failed.value)
     assert FAILING[failing] in message and "\n" not in message
-    assert f"{tmp_path}/reward_0.py:{LINE + 1}" in message
+    assert message.startswith(f"{tmp_path}/reward_0.py:{LINE + 1}: the task raised ")
     number = 0 if "batch" in way else 3  # nobody knows at which of its rows score_batch was
     assert f"member {number} of generation 2" in message
     assert f"train.jsonl, line {number + 1}" in message
@@ -172,9 +172,32 @@ def test_an_exception_names_its_line_the_example_and_the_candidate(scorer, way, 
         assert f'reward_0.py", line {LINE + 1}, in reward' in str(trace)
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt('odd')", "SystemExit(3)", "Exception('x')"])
+def test_an_exception_in_a_task_that_a_reward_waits_for_is_the_rewards(tmp_path, error, capfd):
+    file = tmp_path / "judge.py"
+    file.write_text(
+        "import asyncio\n"
+        "async def judge(completion):\n"
+        "    await asyncio.sleep(0.01)\n"
+        f"    if completion == '3': raise {error}  # line 4\n"
+        "    return 1.0\n"
+        "async def reward(example, completion):\n"
+        "    return (await asyncio.gather(judge(completion), judge('0')))[0]\n"
+    )
+    config = TaskConfig(name=f"{file}:reward")
+    mine = Scorer(load_task(config.name, {}), config)
+    name = error.partition("(")[0]
+    with pytest.raises(EvaluationError, match=rf"^{re.escape(str(file))}:4: .*{name}.*line 4 \(member 3 "):
+        scores(mine, 6)
+    assert not [thread for thread in threading.enumerate() if thread.name == "es-ray-scores"]
+    assert scores(mine, 3) == {n: Score(1.0, {}) for n in range(3)}, "it may be used again"
+    mine.close()
+    assert capfd.readouterr().err == ""
+
+
 WRONG = {
-    "return float('nan')": "reward nan for train.jsonl, line 4 is not finite",
-    "return Score(0.5, {'good': float('inf')})": "good inf for train.jsonl, line 4 is not finite",
+    "return float('nan')": "reward nan is not finite, for train.jsonl, line 4",
+    "return Score(0.5, {'good': float('inf')})": "good inf is not finite, for train.jsonl, line 4",
     "return 'high'": "must return a Score or a number, not str 'high'",
     "return None": "must return a Score or a number, not NoneType None",
     "return Score('high')": "reward must be a number, not str 'high'",
@@ -184,11 +207,15 @@ WRONG = {
 
 @pytest.mark.parametrize("way", ["thread", "processes", "batch in a loop"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_no_score_is_an_error_of_its_row(scorer, way, wrong):
+def test_what_is_no_score_is_an_error_of_its_row(scorer, way, wrong, tmp_path):
     mine = scorer(f"if example.target == 3:\n    {wrong}\nreturn 0.0", way)
     with pytest.raises(EvaluationError, match=re.escape(WRONG[wrong])) as failed:
         scores(mine, 6)
-    assert "member 3 of generation 2" in str(failed.value)
+    assert str(failed.value).endswith("for train.jsonl, line 4 (member 3 of generation 2)")
+    file = tmp_path / "reward_0.py"
+    defined = "async def score_batch" if "loop" in way else "def score"
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if defined in text)
+    assert str(failed.value).startswith(f"{file}:{line}: ")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +324,7 @@ def test_a_coroutine_that_waits_too_long_is_named_with_the_line_it_waits_in(tmp_
     )
     config = TaskConfig(name=f"{file}:Late", timeout=0.3)
     mine = Scorer(load_task(config.name, {}), config)
-    with pytest.raises(EvaluationError, match=rf"took longer.*{re.escape(str(file))}:7.*line 4"):
+    with pytest.raises(EvaluationError, match=rf"^{re.escape(str(file))}:7: .*took longer.*line 4"):
         scores(mine, 6)
     assert (tmp_path / "cancelled").exists()
 

@@ -86,6 +86,8 @@ RAISED = {
     "raise ValueError('no luck')": "the task raised ValueError: no luck",
     "sys.exit('stop it')": "the task raised SystemExit: stop it",
     "json.loads('{')": "the task raised JSONDecodeError: Expecting property name",
+    "raise KeyboardInterrupt": "the task raised KeyboardInterrupt",
+    "raise type('Stop', (BaseException,), {})('now')": "the task raised Stop: now",
 }
 
 
@@ -105,9 +107,10 @@ def test_an_exception_in_a_reward_ends_the_run_with_its_line(cluster, tmp_path, 
     assert ended.code == 1, ended.err
     assert len(ended.err.splitlines()) == 1, ended.err
     assert RAISED[failing] in ended.err
-    assert f"({task.file}:10)" in ended.err
-    assert re.search(r"(member \d+|the centre) of generation [1-9]\d*: the task", ended.err), ended.err
-    assert f"{Conciseness.train}, line 2" in ended.err
+    assert ended.err.startswith(f"es-ray: {task.file}:10: {RAISED[failing]}"), "the line comes first"
+    example = re.escape(f", for {Conciseness.train}, line 2 ")
+    assert re.search(rf"{example}\((member \d+|the centre) of generation [1-9]\d*\)$", ended.err), ended.err
+    assert ended.err.count("of generation") == 1, "the candidate is named once"
     assert "one after the other" not in ended.err
     assert "a worker" not in ended.out
     assert len(pids) == workers, "no worker was replaced"
@@ -137,8 +140,8 @@ def test_a_score_that_is_none_ends_the_run_with_its_line(cluster, tmp_path, cli,
         ended = cli(*task.command(workers))
     assert ended.code == 1, ended.err
     assert len(ended.err.splitlines()) == 1, ended.err
-    assert words in ended.err
-    assert f"{Conciseness.train}, line 2" in ended.err
+    assert ended.err.startswith(f"es-ray: {task.file}:14: {words}, for {Conciseness.train}, line 2 ")
+    assert ended.err.count("of generation") == 1
     assert len(pids) == workers
 
 
@@ -164,7 +167,7 @@ class Elsewhere(Conciseness):
 
 def test_a_call_that_fails_names_the_reward_itself():
     line = Elsewhere.score.__code__.co_firstlineno
-    with pytest.raises(EvaluationError, match=rf"TypeError: .*'more' \({re.escape(__file__)}:{line}\)"):
+    with pytest.raises(EvaluationError, match=rf"^{re.escape(__file__)}:{line}: .*TypeError: .*'more'"):
         score_of(Elsewhere(), "member 3", EXAMPLE, "text")
 
 
@@ -174,9 +177,8 @@ def test_an_exception_without_text_is_named_by_its_type(monkeypatch):
 
     monkeypatch.setattr(Conciseness, "score", score)  # not in the file of its class: the innermost frame
     line = score.__code__.co_firstlineno + 1
-    match = (
-        rf"member 3: the task raised AssertionError \({re.escape(__file__)}:{line}\), for the prompt 'Why\?'"
-    )
+    place = re.escape(f"{__file__}:{line}")
+    match = rf"^{place}: the task raised AssertionError, for the prompt 'Why\?' \(member 3\)$"
     with pytest.raises(EvaluationError, match=match):
         score_of(Conciseness(), "member 3", EXAMPLE, "text")
 

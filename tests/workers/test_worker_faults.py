@@ -228,7 +228,7 @@ def faulty_run(tmp_path: Path, fault: str, *more: object) -> Exited:
     ("fault", "words"),
     [
         ("raises", ["of generation 0", "ZeroDivisionError: the reward divides by zero"]),
-        ("nan", ["of generation 0: member", "of generation 0: reward nan"]),
+        ("nan", ["reward nan is not finite, for", "(member ", "of generation 0)"]),
     ],
 )
 def test_a_reward_that_misbehaves_stops_the_run_with_one_line(tmp_path, fault, words):
