@@ -116,7 +116,9 @@ def _evolve(
             record = step(pool, strategy, experiment, generation, state, listeners)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
-            metrics = copy.deepcopy(record.metrics) | record.outcomes.answer_spread()
+            metrics = copy.deepcopy(record.metrics)
+            if config.task.answers_are_comparable:
+                metrics |= record.outcomes.answer_spread()
             recorder.submit(record)  # which still changes its own metrics
             if record.base is not None:
                 listeners.on_base_evaluated(record.base)

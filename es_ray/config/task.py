@@ -70,6 +70,11 @@ class TaskConfig(Section):
             raise ValueError("batch_by: member needs a batch to draw for each pair")
         return self
 
+    @property
+    def answers_are_comparable(self) -> bool:
+        """Whether members answer the same prompts greedily: only their weights make answers differ."""
+        return self.temperature == 0 and self.batch_by == "generation"
+
 
 class EvaluationConfig(Section):
     """How often, in generations, the centre also answers the test prompts, and the validation prompts.

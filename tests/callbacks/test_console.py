@@ -293,3 +293,35 @@ def test_a_run_that_is_refused_leaves_logging_as_it_was(finished):
     with pytest.raises(es_ray.UserError):
         es_ray.run(config, callbacks=[es_ray.TerminalConsole()])
     assert (list(logger.handlers), logger.propagate) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((), "2 training and 8 test prompts"),
+        (("task.batch=1",), "1 of 2 training prompts drawn each generation, 8 test prompts"),
+        (
+            ("task.batch=1", "task.batch_by=member", "evolution.antithetic=true"),
+            "1 of 2 training prompts drawn each generation of each pair of members, 8 test prompts",
+        ),
+        (
+            ("evaluation.examples=3", "task.temperature=0.5", "task.samples=2"),
+            "2 training and 3 of 8 test prompts; 2 sampled at temperature 0.5 for each",
+        ),
+    ],
+)
+def test_the_head_says_what_is_asked(tmp_path, cli, settings, words):
+    options = [part for setting in settings for part in ("--set", setting)]
+    base = (
+        "--generations",
+        1,
+        "--population",
+        2,
+        "--set",
+        "task.max_new_tokens=2",
+        "--set",
+        "evolution.noise.multiplier=1e-6",
+    )
+    ended = cli("run", "--local", *base, *options, "--output", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert f"task: conciseness, {words}" in " ".join(ended.out.split())
