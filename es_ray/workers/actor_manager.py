@@ -3,23 +3,21 @@
 import itertools
 import logging
 import queue
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from es_ray.config import Config
-from es_ray.engines.base import EngineInfo
-from es_ray.errors import last_line
 from es_ray.imports.shipping import Code
 from es_ray.workers.actor import BEATS, Failure, HeartbeatMonitor, WorkerActor
+from es_ray.workers.actor_handle import ActorHandle, CallResult, WorkerLost
 from es_ray.workers.heartbeats import Heartbeats
 
 log = logging.getLogger(__name__)
@@ -27,50 +25,6 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 30.0
 """How long engines may take to free their memory before their actors are killed."""
 PING_SECONDS = 5.0
-
-
-NODE = re.compile("its node has died|actor's node|never ran", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class WorkerLost(Failure):
-    """A worker that died or was dropped; text says how. node: whether its machine was lost with it."""
-
-    node: bool = False
-
-
-@dataclass(eq=False)
-class ActorHandle:
-    """One actor.
-
-    numbers: of the calls that it is making; since: when it began those, or its start, monotonic seconds,
-    None while its process does not run yet; batch: how many times it was given calls.
-    """
-
-    key: int
-    handle: Any
-    info: EngineInfo | None = None
-    numbers: tuple[int, ...] = ()
-    since: float | None = None
-    batch: int = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether it can take a call."""
-        return self.info is not None and not self.numbers
-
-
-@dataclass(frozen=True)
-class CallResult:
-    """A start (no numbers) or calls that have ended.
-
-    result: an EngineInfo, or the calls' results up to the first failure, or the Failure of all. seconds: how
-    long they took.
-    """
-
-    numbers: tuple[int, ...]
-    result: Any
-    seconds: float
 
 
 class ActorManager:
@@ -200,14 +154,7 @@ class ActorManager:
         error = future.exception()
         if error is not None and not isinstance(error, RayError):
             raise error
-        if error is not None:
-            what = "the process died" if isinstance(error, RayActorError) else "Ray failed"
-            # the second is a lost worker too: its node may have died before the result was fetched
-            result: Any = WorkerLost(
-                "internal", f"{what} ({last_line(error)})", node=bool(NODE.search(str(error)))
-            )
-        else:
-            result = future.result()
+        result: Any = future.result() if error is None else WorkerLost.of(error)
         return self._call_result(actor, result)
 
     def _call_result(self, actor: ActorHandle, result: Any) -> CallResult:
@@ -248,19 +195,8 @@ class ActorManager:
     def _overdue(self) -> list[CallResult]:
         now, ended = time.monotonic(), []
         for actor in list(self._actors.values()):
-            silent = self._seen.silence(actor.key)
-            busy = 0.0 if actor.since is None or actor.idle else now - actor.since
-            allowed = (
-                self._limits.start_timeout
-                if actor.info is None
-                else self._limits.shard_timeout * len(actor.numbers)
-            )
-            if silent > self._limits.heartbeat:
-                cause = f"no heartbeat for {silent:.0f} s (cluster.heartbeat)"
-            elif busy > allowed:
-                key = "start" if actor.info is None else "shard"
-                cause = f"not done after {busy:.0f} s (cluster.{key}_timeout)"
-            else:
+            cause = actor.overdue(self._limits, self._seen.silence(actor.key), now)
+            if cause is None:
                 continue
             if actor.idle:
                 log.warning("an idle worker is dropped: %s", cause)

@@ -16,11 +16,13 @@ import ray
 from es_ray.config import Config
 from es_ray.doctor.nodes import check_nodes
 from es_ray.engines.base import EngineInfo, same_weights
-from es_ray.engines.registry import engine_spec
 from es_ray.errors import RunError, UserError
 from es_ray.ray_cluster import connect, disconnect
 from es_ray.workers.actor import Failure, WorkerActor
-from es_ray.workers.actor_manager import ActorManager, CallResult, WorkerLost
+from es_ray.workers.actor_handle import CallResult, WorkerLost
+from es_ray.workers.actor_manager import ActorManager
+from es_ray.workers.pace import Pace
+from es_ray.workers.placement import free_resources, placement
 from es_ray.workers.pool import Call, Pool, idle_workers
 from es_ray.workers.raylet_watch import RayletWatch, loss_message
 from es_ray.workers.user_code import user_code
@@ -35,8 +37,6 @@ OWNER_DIED, OWNER_SECONDS = "its owner has died", 5.0
 """What Ray says of actors whose driver it considers dead, and seconds within which the raylet then ends."""
 POLL = 1.0
 """Seconds between two checks of the deadlines while no event arrives."""
-LEAST, MOST = 0.1, 0.5
-"""Seconds of work that a worker gets at once: calls that are shorter are sent several at a time."""
 
 
 class RayPool(Pool):
@@ -52,7 +52,7 @@ class RayPool(Pool):
         self._started_ray = self._joined_ray = False
         self._failed_starts = 0
         self._shared: list[tuple[Any, Any]] = []
-        self._pace: dict[str, float] = {}  # seconds that one call took last, by method
+        self._pace = Pace()
         self._reported = self._alive = time.monotonic()
 
     @property
@@ -78,7 +78,7 @@ class RayPool(Pool):
         self._started_ray, self._joined_ray = connect(
             self.config.cluster, cpus=threads * (wanted if wanted != "auto" else 1)
         )
-        wanted, gpus = self._placement()
+        wanted, gpus = placement(self.config, own=self._started_ray)
         if not self._started_ray:
             check_nodes(self.config)
         if (idle := idle_workers(self.config, wanted)) is not None:
@@ -121,23 +121,6 @@ class RayPool(Pool):
         if self._raylet is not None and self._raylet.gone:
             raise RunError(loss_message(self.config.output.dir), reported=True)
 
-    def _placement(self) -> tuple[int, int]:
-        """How many workers, and how many GPUs each; raises UserError where the cluster cannot have them."""
-        engine, wanted = self.config.engine, self.config.cluster.workers
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        each = engine_spec(engine.kind).gpus(engine, gpus > 0)
-        count = wanted if wanted != "auto" else max(gpus // max(each, 1), 1)
-        # another machine may join a cluster later; but one GPU must be there, and what is started here stays
-        if each and gpus < (count * each if self._started_ray else each):
-            nodes = sum(node["Alive"] for node in ray.nodes())
-            raise UserError(
-                f"cluster.workers: {count} with {each} GPU{'s' if each > 1 else ''} each are wanted; the "
-                f"cluster has {gpus or 'no'} GPU{'s' if gpus != 1 else ''} and {resources.get('CPU', 0):g} "
-                f"CPUs on {nodes} node{'s' if nodes != 1 else ''}"
-            )
-        return count, each
-
     def _map(
         self,
         shared: tuple[Any, ...],
@@ -157,11 +140,11 @@ class RayPool(Pool):
             for actor in actors.idle:
                 if waiting:
                     fair = math.ceil(len(calls) / actors.ready)
-                    numbers = self._next_chunk(waiting, failed, calls[0].method, fair)
-                    method = calls[numbers[0]].method
+                    method = calls[0].method
+                    numbers = self._pace.next_chunk(waiting, failed, method, actors.ready, fair)
                     actors.submit(actor, numbers, method, [calls[n].arguments for n in numbers], *refs)
             for ended in self._next(actors):
-                self._pace[calls[0].method] = ended.seconds / len(ended.numbers)
+                self._pace.note(calls[0].method, ended.seconds / len(ended.numbers))
                 returned = [] if isinstance(ended.result, Failure) else ended.result
                 failure = ended.result if isinstance(ended.result, Failure) else None
                 for number, result in zip(ended.numbers, returned, strict=False):
@@ -188,23 +171,6 @@ class RayPool(Pool):
             for value in shared
         ]
         return [ref for _, ref in self._shared]
-
-    def _next_chunk(
-        self, waiting: "deque[int]", failed: "Counter[int]", method: str, fair: int
-    ) -> tuple[int, ...]:
-        """The next calls for one worker: several where they are so short that Ray's overhead would count.
-
-        Towards the end they become fewer, so that all workers finish within LEAST seconds. fair: a worker's
-        share of all calls, the most it gets. A call that was lost is sent alone, to see if it is the cause.
-        """
-        assert self._actors is not None
-        pace = self._pace.get(method, math.inf)
-        count = max(math.ceil(len(waiting) / (2 * self._actors.ready)), int(LEAST / pace))
-        count = min(count, int(MOST / pace), fair)
-        numbers = [waiting.popleft()]
-        while waiting and len(numbers) < count and numbers[0] not in failed and waiting[0] not in failed:
-            numbers.append(waiting.popleft())
-        return tuple(numbers)
 
     def _retry_or_raise(self, call: Call, failure: Failure, times: int) -> None:
         """A call failed for the nth time: return if another worker may try, raise RunError if not."""
@@ -273,6 +239,4 @@ class RayPool(Pool):
             log.warning("waiting for workers: %s", self._room(actors))
 
     def _room(self, actors: ActorManager) -> str:
-        have, free = ray.cluster_resources(), ray.available_resources()
-        parts = [f"{free.get(what, 0):g} of {have.get(what, 0):g} {what}s free" for what in ("GPU", "CPU")]
-        return f"{actors.ready} of {actors.wanted} ready, {actors.starting} starting; {' and '.join(parts)}"
+        return f"{actors.ready} of {actors.wanted} ready, {actors.starting} starting; {free_resources()}"

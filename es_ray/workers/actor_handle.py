@@ -1,0 +1,78 @@
+"""One actor as the driver knows it: what it is doing, what came of that, and whether it is lost."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import RayActorError, RayError
+
+from es_ray.config import ClusterConfig
+from es_ray.engines.base import EngineInfo
+from es_ray.errors import last_line
+from es_ray.workers.actor import Failure
+
+NODE = re.compile("its node has died|actor's node|never ran", re.IGNORECASE)
+"""What Ray says of an actor whose machine was lost with it, or that never had one."""
+
+
+@dataclass(frozen=True)
+class WorkerLost(Failure):
+    """A worker that died or was dropped; text says how. node: whether its machine was lost with it."""
+
+    node: bool = False
+
+    @classmethod
+    def of(cls, error: RayError) -> "WorkerLost":
+        """From Ray's error about a start or a call.
+
+        Whatever the error is: the node may have died before the result was fetched.
+        """
+        what = "the process died" if isinstance(error, RayActorError) else "Ray failed"
+        return cls("internal", f"{what} ({last_line(error)})", node=bool(NODE.search(str(error))))
+
+
+@dataclass(eq=False)
+class ActorHandle:
+    """One actor.
+
+    numbers: of the calls that it is making; since: when it began those, or its start, monotonic seconds,
+    None while its process does not run yet; batch: how many times it was given calls.
+    """
+
+    key: int
+    handle: Any
+    info: EngineInfo | None = None
+    numbers: tuple[int, ...] = ()
+    since: float | None = None
+    batch: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can take a call."""
+        return self.info is not None and not self.numbers
+
+    def overdue(self, limits: ClusterConfig, silent: float, now: float) -> str | None:
+        """Why the actor counts as lost; None while it does not.
+
+        silent: seconds since its last heartbeat; now: monotonic seconds.
+        """
+        if silent > limits.heartbeat:
+            return f"no heartbeat for {silent:.0f} s (cluster.heartbeat)"
+        busy = 0.0 if self.since is None or self.idle else now - self.since
+        starts = self.info is None
+        if busy > (limits.start_timeout if starts else limits.shard_timeout * len(self.numbers)):
+            return f"not done after {busy:.0f} s (cluster.{'start' if starts else 'shard'}_timeout)"
+        return None
+
+
+@dataclass(frozen=True)
+class CallResult:
+    """A start (no numbers) or calls that have ended.
+
+    result: an EngineInfo, or the calls' results up to the first failure, or the Failure of all. seconds: how
+    long they took.
+    """
+
+    numbers: tuple[int, ...]
+    result: Any
+    seconds: float
