@@ -37,7 +37,7 @@ from es_ray.runs.environment import environment
 from es_ray.runs.generation_folder import Inputs
 from es_ray.runs.recorder import Recorder
 from es_ray.runs.run_dir import RunDir
-from es_ray.tasks.batches import Batch
+from es_ray.tasks.batches import Batch, Workload
 from es_ray.workers.actor import WorkerActor
 from es_ray.workers.local import LocalPool
 from es_ray.workers.ray_pool import RayPool
@@ -89,7 +89,7 @@ class LightWorker:
 class LightActor(WorkerActor):
     """The pool's actor with that worker."""
 
-    def load(self, config: Config) -> LightWorker:
+    def load(self, config: Config, workload: Workload) -> LightWorker:
         """No engine to load."""
         return LightWorker()
 
@@ -170,7 +170,7 @@ def main(
 def measure(workers: int, cases: list[tuple[int, int, int]], rounds: int) -> list[dict[str, Any]]:
     """A point for each (population, prompts, parameters) on that many actors."""
     config = Config().replace(cluster__workers=workers, cluster__address="local", engine__kind="transformers")
-    with LightRayPool(config) as pool:
+    with LightRayPool(config, Experiment(config).workload) as pool:
         pool.start()
         deadline = time.monotonic() + config.cluster.wait_timeout
         while pool.workers < workers:  # a pool begins with those that are ready, and takes in others

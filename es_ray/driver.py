@@ -74,7 +74,7 @@ def _run(config: Config, directory: RunDir, resume: bool, listeners: CallbackLis
     experiment = Experiment(config)
     experiment.check()
     start = last_intact(directory, experiment) if resume else None
-    with open_pool(config.replace(output__dir=str(directory.path))) as pool:
+    with open_pool(config.replace(output__dir=str(directory.path)), experiment.workload) as pool:
         results = _evolve(pool, experiment, directory, resume, start, listeners)
     listeners.on_run_end(results)
     return results

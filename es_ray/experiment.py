@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from es_ray.config import Config
+from es_ray.config import Config, EngineConfig
 from es_ray.errors import UserError
 from es_ray.evolution.draws import PromptOrder
 from es_ray.evolution.noise import Noise
@@ -16,7 +16,7 @@ from es_ray.lora.layout import LoraLayout, lora_layout
 from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
-from es_ray.tasks.batches import Batch
+from es_ray.tasks.batches import Batch, Workload
 from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data
 from es_ray.tasks.loading import load_task
 
@@ -29,9 +29,13 @@ OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration with the model, the layout and the examples that it names."""
+    """A configuration with the model, the layout and the examples that it names.
+
+    given: the driver's workload, in a worker, which then reads no data.
+    """
 
     config: Config
+    given: Workload | None = None
 
     @cached_property
     def source(self) -> ModelSource:
@@ -111,6 +115,19 @@ class Experiment:
             numbers={**self._undrawn.numbers, "train": drawn[0]},
             pairs=drawn if task.batch_by == "member" else None,
         )
+
+    @cached_property
+    def workload(self) -> Workload:
+        """What the run's engines are to prepare for."""
+        return self.given or self.workload_of(self.config.engine)
+
+    def workload_of(self, engine: EngineConfig) -> Workload:
+        """A shard of candidates, and what centre and base model answer besides; at most `engine.rows`."""
+        batch = self.batch(0)
+        others = tuple(split for split in self.prompts if split != "train")
+        rows = engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(0, others)
+        most = rows if engine.rows == "auto" else engine.rows
+        return Workload(min(rows, most), self.token_ids(self.examples["train"][0]))
 
     def whole_split(self, split: str) -> Batch:
         """All examples of a split."""

@@ -6,6 +6,7 @@ import pytest
 
 from es_ray.config import Config
 from es_ray.engines.base import BASE, CENTRE
+from es_ray.errors import UserError
 from es_ray.evolution.draws import PromptOrder
 from es_ray.experiment import Experiment
 from tests.short_runs import evolved, json_lines
@@ -79,6 +80,16 @@ def test_only_so_many_test_prompts_are_asked_during_a_run_and_all_at_its_end(que
     assert isinstance(line["validation_reward"], float) and isinstance(line["validation_correct"], float)
     state = json.loads((run / "generations/0000/state.json").read_text())
     assert set(state["base"]) == set(state["examples"]) == {"train", "test", "validation"}
+
+
+def test_a_worker_prepares_its_engine_without_the_data(questions, tmp_path):
+    made = experiment(questions, engine__shard=3)
+    assert made.workload.rows == 3 * QUESTIONS + 2 * 8
+    assert made.workload.prompt_ids == made.token_ids(made.examples["train"][0])
+    elsewhere = Config().replace(task__train=str(tmp_path / "not-on-this-node.jsonl"))
+    assert Experiment(elsewhere, made.workload).workload == made.workload
+    with pytest.raises(UserError, match="not-on-this-node"):
+        _ = Experiment(elsewhere).workload
 
 
 @pytest.fixture(scope="module", params=["generation", "member"])

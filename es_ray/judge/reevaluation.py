@@ -63,7 +63,7 @@ def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
     Raises UserError for workers that cannot start, RunError if the model's weights are not those that were
     evolved.
     """
-    with open_pool(config) as pool:
+    with open_pool(config, past.experiment.workload_of(config.engine)) as pool:
         past.check_weights(pool.start().mean_abs)
         batch = past.experiment.whole_split(split)
         return compare(pool, past.run, past.strategy, batch, past.generation, split)
@@ -75,7 +75,7 @@ def member_answers(past: PastRun, config: Config, index: int) -> dict[str, Any]:
 
     config: of `reevaluation_config`. Raises as `reevaluate` does.
     """
-    with open_pool(config) as pool:
+    with open_pool(config, past.experiment.workload_of(config.engine)) as pool:
         past.check_weights(pool.start().mean_abs)
         outcomes = pool.evaluate(
             past.centre_before(),

@@ -1,9 +1,20 @@
-"""The examples that the candidates of one generation answer, as they travel to the workers."""
+"""The examples that the candidates of one generation answer, as they travel to the workers, and how many."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from es_ray.tasks.base import Example
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What engines need to know of the data to prepare for it; a worker may not have the data's files.
+
+    rows: the most completions requested at once; prompt_ids: token ids of the first training prompt.
+    """
+
+    rows: int
+    prompt_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import EvaluationError, RemoteTraceback, RunError, ScoreError, UserError
 from es_ray.imports.shipping import Code, UnpackedCode
+from es_ray.tasks.batches import Workload
 from es_ray.workers.heartbeats import Beat, Report
 
 BEATS = 4
@@ -58,13 +59,16 @@ class WorkerActor:
     """A Worker in an actor. Exceptions are returned as Failure, and logged in the worker's log.
 
     Its methods run in the process's main thread, as SGLang requires, one at a time; heartbeats are sent from
-    a second thread. code: the user's, which this machine may not have.
+    a second thread. workload: what the engine is to prepare for; code: the user's. This machine may have
+    neither the data's files nor the code's.
     """
 
-    def __init__(self, config: Config, heartbeats: Any, key: int, code: Code | None = None) -> None:
+    def __init__(
+        self, config: Config, workload: Workload, heartbeats: Any, key: int, code: Code | None = None
+    ) -> None:
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("es_ray").setLevel(logging.INFO)  # into the worker's log, which Ray keeps
-        self._config = config
+        self._config, self._workload = config, workload
         self._code = code
         self._unpacked: UnpackedCode | None = None
         self._over = threading.Event()
@@ -84,17 +88,17 @@ class WorkerActor:
         try:
             if self._code is not None:
                 self._unpacked = UnpackedCode(self._code)
-            self._worker = self.load(self._config)
+            self._worker = self.load(self._config, self._workload)
         except Exception as error:
             return self._failure(error)
         return self._worker.info
 
-    def load(self, config: Config) -> Any:
+    def load(self, config: Config, workload: Workload) -> Any:
         """The worker, with its engine loaded."""
         # imported here: torch may be slow to load, and by now heartbeats are sent
         from es_ray.workers.worker import Worker
 
-        return Worker(config)
+        return Worker(config, workload)
 
     def close(self) -> None:
         """Close the engine."""

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from es_ray.config import Config
 from es_ray.imports.shipping import Code
+from es_ray.tasks.batches import Workload
 from es_ray.workers.actor import BEATS, Failure, HeartbeatMonitor, WorkerActor
 from es_ray.workers.actor_handle import ActorHandle, CallResult, WorkerLost
 from es_ray.workers.heartbeats import Heartbeats
@@ -36,11 +37,17 @@ class ActorManager:
     """
 
     def __init__(
-        self, config: Config, wanted: int, gpus: int, actor_class: type[WorkerActor], code: Code | None = None
+        self,
+        config: Config,
+        workload: Workload,
+        wanted: int,
+        gpus: int,
+        actor_class: type[WorkerActor],
+        code: Code | None = None,
     ) -> None:
         self.wanted = wanted
         self._actor_class = actor_class
-        self._config = config
+        self._config, self._workload = config, workload
         self._code = [] if code is None else [ray.put(code)]
         self._limits = config.cluster
         spread = {"spread": "SPREAD", "pack": "DEFAULT"}[config.cluster.placement]
@@ -84,7 +91,7 @@ class ActorManager:
             made = (
                 ray.remote(self._actor_class)
                 .options(**self._options)
-                .remote(self._config, self._heartbeats, key, *self._code)
+                .remote(self._config, self._workload, self._heartbeats, key, *self._code)
             )
             actor = self._actors[key] = ActorHandle(key, made)
             self._watch(actor, made.start.remote())

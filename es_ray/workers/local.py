@@ -27,7 +27,7 @@ class LocalPool(Pool):
     def start(self) -> EngineInfo:
         """Load the engine."""
         try:
-            self._worker = Worker(self.config)
+            self._worker = Worker(self.config, self._workload)
         except EvaluationError as error:  # a start-up check of the engine's
             raise RunError(str(error)) from error
         return self._worker.info

@@ -14,7 +14,7 @@ from es_ray.engines.base import EngineInfo
 from es_ray.engines.registry import engine_spec
 from es_ray.evaluation import Candidate, Outcomes, Shard
 from es_ray.evolution.perturbation import Perturbation, Vector
-from es_ray.tasks.batches import Batch
+from es_ray.tasks.batches import Batch, Workload
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of completions made so far, and the total; the first never falls."""
@@ -53,8 +53,8 @@ def idle_workers(config: Config, workers: int) -> str | None:
 class Pool(ABC):
     """Workers behind one interface. A pool is a context manager; `start` waits for its engines."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, workload: Workload) -> None:
+        self.config, self._workload = config, workload
         self.redispatched = 0
         """Members evaluated again so far, because their worker was lost."""
 

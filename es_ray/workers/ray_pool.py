@@ -18,6 +18,7 @@ from es_ray.doctor.nodes import check_nodes
 from es_ray.engines.base import EngineInfo, same_weights
 from es_ray.errors import RunError, UserError
 from es_ray.ray_cluster import connect, disconnect
+from es_ray.tasks.batches import Workload
 from es_ray.workers.actor import Failure, WorkerActor
 from es_ray.workers.actor_handle import CallResult, WorkerLost
 from es_ray.workers.actor_manager import ActorManager
@@ -44,8 +45,8 @@ class RayPool(Pool):
 
     actor_class: type[WorkerActor] = WorkerActor
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, workload: Workload) -> None:
+        super().__init__(config, workload)
         self._actors: ActorManager | None = None
         self._raylet: RayletWatch | None = None
         self._info: EngineInfo | None = None
@@ -84,7 +85,9 @@ class RayPool(Pool):
         if (idle := idle_workers(self.config, wanted)) is not None:
             log.warning(idle)
         log.info("starting %d engine%s", wanted, "s" if wanted != 1 else "")
-        actors = self._actors = ActorManager(self.config, wanted, gpus, self.actor_class, code)
+        actors = self._actors = ActorManager(
+            self.config, self._workload, wanted, gpus, self.actor_class, code
+        )
         self._raylet = RayletWatch(actors.wake, lambda: loss_message(self.config.output.dir))
         first_ready = None
         self._reported = self._alive = time.monotonic()

@@ -17,7 +17,7 @@ from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 from es_ray.tasks.base import Example, Score
-from es_ray.tasks.batches import Batch
+from es_ray.tasks.batches import Batch, Workload
 from es_ray.workers.scorer import Scorer
 
 MOST_PROMPTS = 100_000
@@ -38,8 +38,8 @@ class _Place(NamedTuple):
 class Worker:
     """Evaluates shards and computes slices of noise sums. Holds no state of the evolution."""
 
-    def __init__(self, config: Config) -> None:
-        self._experiment = Experiment(config)
+    def __init__(self, config: Config, workload: Workload) -> None:
+        self._experiment = Experiment(config, workload)
         self._scorer = Scorer(self._experiment.task, config.task)
         self._engine = create_engine(self._experiment)
         self.info = self._engine.info

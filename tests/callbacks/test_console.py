@@ -240,6 +240,7 @@ class Indifferent(Conciseness):
     [
         (["--set", "evolution.noise.std=1e-8"], "raise evolution.noise.std (now 1e-08)"),
         (["--set", "evolution.noise.multiplier=60", "--task", "{tasks}:Indifferent"], "does not tell"),
+        (["--set", "task.temperature=1", "--task", "{tasks}:Indifferent"], "does not tell"),
     ],
 )
 def test_a_run_without_steps_says_why_once_and_again_when_resumed(settings, words, tmp_path, cli):

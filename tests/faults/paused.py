@@ -32,9 +32,9 @@ def pause_at(stage: str, file: Path) -> None:
     """Pause a stage, in the workers or in recording: in the second generation if each one has the stage."""
 
     class WorkerActor(actor.WorkerActor):
-        def load(self, config: Any) -> Any:
-            load = pausing(file, super().load, lambda config: stage == "engine start")
-            worker, last = load(config), config.evolution.generations
+        def load(self, config: Any, workload: Any) -> Any:
+            load = pausing(file, super().load, lambda *given: stage == "engine start")
+            worker, last = load(config, workload), config.evolution.generations
             chosen = {"evaluating": 1, "the final comparison": last}.get(stage)
             worker.evaluate = pausing(
                 file, worker.evaluate, lambda theta, noise, batch, generation, *_: generation == chosen

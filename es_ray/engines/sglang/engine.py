@@ -42,7 +42,7 @@ class SGLangEngine(Engine):
         self.ignore_stop = False
         """Run every row to its full length, for benchmarks."""
         arguments = server_arguments(
-            config, experiment.source, requests.largest_batch(experiment), compat.argument_names(root)
+            config, experiment.source, experiment.workload.rows, compat.argument_names(root)
         )
         ranks = config.engine.tensor_parallel
         self._log_file = lifecycle.log_file()

@@ -33,7 +33,7 @@ def probe(engine: Engine, slots: int, experiment: Experiment) -> None:
     perturbation = Perturbation(
         Noise(experiment.config.evolution.seed), sigma=PiecewiseConstant((size,), (STD,))
     )
-    prompt = experiment.token_ids(experiment.examples["train"][0])[:LONGEST]
+    prompt = experiment.workload.prompt_ids[:LONGEST]
     zero = score(engine, theta, perturbation, [CENTRE, BASE], prompt)
     members = score(engine, theta, perturbation, [*range(slots), BASE], prompt)
     check_scores(zero[BASE], zero[CENTRE], [members[index] for index in range(slots)])

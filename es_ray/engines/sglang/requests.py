@@ -6,20 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.engines.base import CENTRE, Completion, Row, Sampling
+from es_ray.engines.base import Completion, Row, Sampling
 from es_ray.errors import EvaluationError
-from es_ray.experiment import Experiment
 
 Output = Mapping[str, Any]
 """What SGLang returns for one request."""
-
-
-def largest_batch(experiment: Experiment) -> int:
-    """Most rows requested at once: a shard of candidates, and what centre and base model answer besides."""
-    batch, engine = experiment.batch(0), experiment.config.engine
-    others = tuple(split for split in experiment.prompts if split != "train")
-    rows = engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(CENTRE, others)
-    return rows if engine.rows == "auto" else min(rows, engine.rows)
 
 
 def sampling_params(rows: Sequence[Row], common: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:

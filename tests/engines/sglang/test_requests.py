@@ -77,4 +77,4 @@ def test_the_largest_batch_is_a_shard_with_the_tests_of_centre_and_base_model(tm
     config = Config().replace(
         engine={"shard": 4, "rows": most}, task=files | {"batch": 6, "samples": 3, "temperature": 1.0}
     )
-    assert requests.largest_batch(Experiment(config)) == rows
+    assert Experiment(config).workload.rows == rows
