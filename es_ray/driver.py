@@ -53,8 +53,12 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
 
     resume: continue the run in config.output.dir; callbacks: in addition to the plots in the run directory.
     Raises UserError for bad input, before anything is written; RunError for a run that cannot continue, whose
-    finished generations are complete and can be resumed.
+    finished generations are complete and can be resumed; TypeError for anything but a Config.
     """
+    if not isinstance(config, Config):
+        given = repr(str(config)) if isinstance(config, str | Path) else "..."
+        kind = type(config).__name__
+        raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
         config = resolve_config(config)

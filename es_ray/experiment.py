@@ -86,8 +86,16 @@ class Experiment:
         return {split: fingerprint(examples) for split, examples in self.examples.items()}
 
     def token_ids(self, example: Example) -> tuple[int, ...]:
-        """Token ids of an example's prompt."""
-        return tuple(self.source.chat_ids(example.messages))
+        """Token ids of an example's prompt; raises UserError if the model's tokenizer refuses it."""
+        try:
+            return tuple(self.source.chat_ids(example.messages))
+        except UserError:
+            raise
+        except Exception as error:  # of one word for each token, say, without one for unknown words
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"{example_name(example)}: the tokenizer of {self.source.path} refuses the prompt: {said}"
+            ) from error
 
     @cached_property
     def prompt_ids(self) -> dict[str, list[tuple[int, ...]]]:
@@ -203,14 +211,20 @@ class Experiment:
             if len(examples) > MOST_TOKENISED:
                 numbers = longest_prompts(examples, MOST_TOKENISED)
             ids = {number: len(self.token_ids(examples[number])) for number in numbers}
-            longest = max(ids, key=lambda number: ids[number])
+            shortest, longest = (choose(ids, key=lambda number: ids[number]) for choose in (min, max))
+            self.check_length(ids[shortest], examples[shortest], f"the shortest prompt of {split}")
             self.check_length(ids[longest], examples[longest], f"the longest prompt of {split}")
 
     def check_length(self, tokens: int, example: Example, which: str) -> None:
-        """Raise UserError unless the model has positions for a prompt and a completion.
+        """Raise UserError unless a prompt has tokens, and the model positions for it and a completion.
 
         tokens: the prompt's; which: what it is, for messages.
         """
+        if tokens == 0:
+            raise UserError(
+                f"{example_name(example)}: the prompt has no tokens: the tokenizer or chat template of "
+                f"{self.source.path} leaves nothing of it"
+            )
         limit = getattr(self.source.architecture, "max_position_embeddings", None)
         if limit is None:
             return

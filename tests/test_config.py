@@ -196,6 +196,30 @@ def test_a_bad_file_is_an_error_of_one_line(tmp_path, text, about):
     assert "\n" not in str(error.value)
 
 
+SGLANG = "engine: {kind: %s, sglang: {mem_fraction_static: 0.5}}\n"
+
+
+def test_a_key_without_effect_is_refused_in_the_layer_that_sets_it(tmp_path):
+    file = write(tmp_path / "c.yaml", SGLANG % "transformers")
+    with pytest.raises(UserError, match=r"^engine\.sglang\.mem_fraction_static: 0\.5 has no effect"):
+        load(file)
+    with pytest.raises(UserError, match=r"^engine\.sglang\.tp: 2 has no effect on engine\.kind transformers"):
+        load(write(tmp_path / "d.yaml", "engine: {kind: transformers}\n"), sets=["engine.sglang.tp=2"])
+    with pytest.raises(UserError, match=r"^model\.revision: 'v2' has no effect on the folder "):
+        load(write(tmp_path / "e.yaml", f"model: {{path: {tmp_path}, revision: v2}}\n"))
+
+
+def test_what_a_higher_layer_makes_superfluous_stays(tmp_path):
+    for kind in ("sglang", "auto"):
+        file = write(tmp_path / f"{kind}.yaml", SGLANG % kind)
+        assert load(file, flags={"engine.kind": "transformers"}).engine.kind == "transformers"
+        assert load(file).engine.sglang
+    hub = write(tmp_path / "hub.yaml", "model: {path: owner/name, revision: v2}\n")
+    assert load(hub, flags={"model.path": str(tmp_path)}).model.path == str(tmp_path)
+    recorded = write(tmp_path / "run.yaml", load(file, flags={"engine.kind": "transformers"}).to_yaml())
+    assert load(recorded).engine.kind == "transformers", "a run's own file can be run again"
+
+
 def test_a_missing_file_and_an_unknown_preset_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere.yaml"):
         load(tmp_path / "nowhere.yaml")

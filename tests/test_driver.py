@@ -507,6 +507,13 @@ def test_the_last_generation_always_has_its_adapters_and_its_plot(tmp_path):
     assert (run / "plots/latest.png").read_bytes() == (run / "plots/evolution_progress_gen2.png").read_bytes()
 
 
+def test_what_is_no_configuration_is_refused_with_what_makes_one():
+    with pytest.raises(TypeError, match=r"not str: es_ray\.run\(es_ray\.load\('x\.yaml'\)\)"):
+        es_ray.run("x.yaml")
+    with pytest.raises(TypeError, match="not dict"):
+        es_ray.run({"evolution": {"seed": 1}})
+
+
 def test_other_weights_than_the_runs_are_refused(tmp_path, cli):
     folder = small_model(tmp_path / "model")
     es_ray.run(config(tmp_path / "run", model__path=str(folder), evolution__generations=1))
@@ -516,11 +523,14 @@ def test_other_weights_than_the_runs_are_refused(tmp_path, cli):
     for command in (
         ["evaluate", tmp_path / "run"],
         ["run", "--resume", "--output", tmp_path / "run", "--generations", 2],
+        ["member", tmp_path / "run", "--generation", 0, "--index", 0, "--output", tmp_path / "member"],
+        ["member", tmp_path / "run", "--generation", 0, "--centre", "--output", tmp_path / "member"],
     ):
         ended = cli(*command)
         assert ended.code == 1
         assert len(ended.err.splitlines()) == 1
         assert "other weights" in ended.err
+    assert not (tmp_path / "member").exists()
 
 
 def test_a_single_weight_that_differs_is_noticed(tmp_path, cli):

@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from tests.small_models import small_model
 
 TASK = """
 import es_ray
@@ -16,6 +21,12 @@ class Wants(es_ray.Task):
         return es_ray.Score(0.0)
 class Unfinished(es_ray.Task):
     pass
+class Passes(Wants):
+    def __init__(self, depth=1, **more):
+        super().__init__(**more)
+class Refuses(Wants):
+    def __init__(self):
+        raise es_ray.UserError("task.options: none will do")
 """
 RULE = """
 from es_ray.evolution.optimizers import Direction, Optimizer
@@ -48,11 +59,14 @@ def own(tmp_path) -> Path:
         ("Plain", ["task.name", "Plain", "derived from es_ray.Task"]),
         ("Wants", ["task.options.limit", "Wants(limit)", "needs it"]),
         ("Unfinished", ["task.name", "Unfinished cannot be made", "score"]),
+        ("Passes --set task.options.limt=2", ["task.options.limt: ", ":Passes has no", "takes depth, limit"]),
+        ("Refuses", ["es-ray: task.options: none will do"]),
         ("Missing", ["task.name", "has no 'Missing'", "Plain"]),
     ],
 )
 def test_what_is_not_a_task_is_refused(own, cli, name, words):
-    ended = cli("run", "--local", "--task", f"{own}/task.py:{name}", "--output", own / "run")
+    name, *more = name.split()
+    ended = cli("run", "--local", "--task", f"{own}/task.py:{name}", *more, "--output", own / "run")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     for word in words:
@@ -77,6 +91,35 @@ def test_a_rule_that_returns_something_else_is_named(own, cli, name, code, words
     for word in words:
         assert word in ended.err
     assert not (own / "run/generations/0000").exists()
+
+
+TEMPLATE = "{% for m in messages %}{% if m.content != 'Why?' %}{{ m.content }}{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        ("template", ["train.jsonl, line 2: the prompt has no tokens", "chat template"]),
+        ("words", ["train.jsonl, line 2: the tokenizer of", "refuses the prompt", "[UNK]"]),
+    ],
+)
+def test_a_prompt_that_the_tokenizer_leaves_nothing_of_is_named(tmp_path, cli, tokenizer, words):
+    model, train = small_model(tmp_path / "model"), tmp_path / "train.jsonl"
+    train.write_text('{"prompt": "How", "target": "So"}\n{"prompt": "Why?", "target": "So"}\n')
+    if tokenizer == "template":
+        (model / "chat_template.jinja").write_text(TEMPLATE)
+    else:
+        (model / "chat_template.jinja").unlink()
+        one_word = Tokenizer(WordLevel({"How": 0}, unk_token="<unk>"))
+        PreTrainedTokenizerFast(tokenizer_object=one_word).save_pretrained(model)
+    data = ("--train", train, "--test", train, "--output", tmp_path / "run")
+    for more in ((), ("--dry-run",)):
+        ended = cli("run", "--local", "--model", model, *data, *more)
+        assert ended.code == 2, ended.err
+        assert ended.err.count("\n") == 1
+        for word in words:
+            assert word in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_public_names_are_those_that_dir_shows():

@@ -43,6 +43,7 @@ def member(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: exists and is not an empty folder")
     past = open_past_run(RunDir.open(run_dir), generation)
+    past.check_weights()  # of another model's weights an adapter would make something else
     config = reevaluation_config(past.config, engine) if evaluate else None
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"

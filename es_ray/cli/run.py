@@ -40,8 +40,8 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Evolve a model. Without options: the bundled model, on this machine."""
-    if local and (workers or address):
-        raise UserError(f"--local: runs without Ray; leave out {'--workers' if workers else '--address'}")
+    if local:
+        _refuse_beside_local(workers, address, set_ or [])
     flags = {
         "cluster.workers": 0 if local else workers,
         "cluster.address": address,
@@ -74,6 +74,20 @@ def run(
 
     notes = [] if resume else _notes(resolved, chosen=preset is not None or config is not None)
     evolve(resolved, resume=resume, callbacks=[TerminalConsole(notes, bars=not debug)])
+
+
+def _refuse_beside_local(workers: int | None, address: str | None, sets: list[str]) -> None:
+    """Raise UserError for another place on the same command line; a configuration file may name one."""
+    given = {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in sets)}
+    wanted = {
+        "--workers": workers,
+        "--address": address,
+        "--set cluster.workers": given.get("cluster.workers") not in (None, "0", "auto"),
+        "--set cluster.address": given.get("cluster.address") not in (None, "", "null", "~"),
+    }
+    for name, value in wanted.items():
+        if value:
+            raise UserError(f"--local: runs without Ray; leave out {name}")
 
 
 def _notes(config: Config, chosen: bool) -> list[str]:

@@ -41,6 +41,11 @@ def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
     return rest
 
 
+def is_recorded(tree: dict[str, Any]) -> bool:
+    """Whether a configuration file, as it was read, is one that a run has written."""
+    return "format" in tree or "tracking" in tree  # which 0.1.0 wrote instead
+
+
 UNBOUNDED: Final = 1_000_000_000
 """Rows of a batch in 0.1.0: a shard was one batch, and another one would round differently."""
 

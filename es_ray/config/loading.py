@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from es_ray.config.format import migrated
+from es_ray.config.format import is_recorded, migrated
 from es_ray.config.model import BUNDLED
 from es_ray.config.noise import layered
 from es_ray.config.sections import Config
 from es_ray.config.tree import flat, merge, put
+from es_ray.config.unused import refuse_unused
 from es_ray.errors import UserError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
@@ -62,8 +63,14 @@ def load(
             raise UserError(f"--preset {preset}: no such preset; choose from {', '.join(preset_names())}")
         tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
     if file is not None:
-        tree = _layered(tree, migrated(_read_yaml(Path(file)), file))
-    return Config.parse(_layered(tree, given))
+        read = _read_yaml(Path(file))
+        layer = migrated(read, file)
+        tree = _layered(tree, layer)
+        if not is_recorded(read):  # by a run, whose layers are one there
+            refuse_unused(layer, tree, BUNDLED)
+    tree = _layered(tree, given)
+    refuse_unused(given, tree, BUNDLED)
+    return Config.parse(tree)
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from es_ray.doctor.model_files import NO_FOLDER
+from es_ray.doctor.model_files import A_FOLDER, NO_FOLDER
 from es_ray.doctor.ports import DASHBOARD
 from es_ray.doctor.report import Finding, NodeReport, answered, error, hosts, warning
 from es_ray.engines.registry import ANYWHERE
@@ -174,6 +174,8 @@ def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
         for file, found in node.facts["files"].items():
             if found is None:
                 yield error(node.name, f"{file}: no such file", "copy it to the same path on every node")
+            elif found == A_FOLDER:
+                yield error(node.name, f"{file}: is a folder", "name a file of examples")
     for node in engines:
         hashes = [report.facts["model"]["hash"] for report in (node, driver)]
         if None not in hashes and hashes[0] != hashes[1]:

@@ -16,6 +16,8 @@ VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.js
 DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 """Files of JSON that are read before the weights are."""
 NO_FOLDER = "no such folder"
+A_FOLDER = "a folder"
+"""Instead of the hash of a file, where a folder has its name."""
 INDEX = "model.safetensors.index.json"
 HEADER_SIZE = 8
 """Bytes at the start of a safetensors file that hold the length of its header."""
@@ -45,7 +47,9 @@ def package_folder(name: str) -> Path | None:
 
 
 def file_hash(file: Path) -> str | None:
-    """A hash of a file's bytes; None if there is none."""
+    """A hash of a file's bytes; None if there is none, A_FOLDER for a folder."""
+    if file.is_dir():
+        return A_FOLDER
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     return None

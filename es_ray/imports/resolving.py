@@ -118,6 +118,8 @@ Made = TypeVar("Made")
 def instance_of(kind: type[Made], key: str, name: str, found: Any, arguments: Mapping[str, Any]) -> Made:
     """An instance of a class that a configuration names; raises UserError unless it is one of that kind.
 
+    A UserError of its constructor, such as those about an option, stays as it is.
+
     key: the configuration's, for messages; found: what the name stands for.
     """
     wanted = f"a class derived from {kind.__module__}.{kind.__name__} is wanted there"
@@ -125,7 +127,7 @@ def instance_of(kind: type[Made], key: str, name: str, found: Any, arguments: Ma
         raise UserError(f"{key}: {name} is of type {type(found).__name__}; {wanted}")
     try:
         return found(**arguments)
-    except KeyboardInterrupt:
+    except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:  # whatever the user's class raises
         raise UserError(f"{key}: {name} cannot be made: {type(error).__name__}: {error}") from error

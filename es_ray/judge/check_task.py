@@ -119,7 +119,10 @@ def _answered(experiment: Experiment, examples: Sequence[Example]) -> Iterator[C
     engine = create_engine(experiment)
     try:
         perturbation = experiment.strategy(engine.info.mean_abs).perturbation
-        rows = [Row(Variant(BASE), experiment.token_ids(example)) for example in examples]
+        ids = [experiment.token_ids(example) for example in examples]
+        for tokens, example in zip(ids, examples, strict=True):
+            experiment.check_length(len(tokens), example, "a prompt")
+        rows = [Row(Variant(BASE), tokens) for tokens in ids]
         centre = np.zeros(experiment.layout.size, np.float32)
         answers = engine.generate([centre], perturbation, rows)
     except EvaluationError as error:

@@ -42,8 +42,11 @@ class PastRun:
             raise UserError(f"--index {index}: the population has members 0-{population - 1}")
         return self.strategy.perturbation.member(self.centre_before(), self.generation, index)
 
-    def check_weights(self, mean_abs: Sequence[float]) -> None:
-        """Raise RunError if the model has other weights than the one that was evolved."""
+    def check_weights(self, mean_abs: Sequence[float] | None = None) -> None:
+        """Raise RunError if the model has other weights than the one that was evolved.
+
+        mean_abs: as for the function of that name.
+        """
         check_weights(self.run, self.generation, self.experiment.source, mean_abs)
 
     def rebuilt_note(self, index: int | None) -> str | None:
@@ -68,17 +71,22 @@ class PastRun:
         return AdapterWriter(self.experiment.layout, source.path, source.revision)
 
 
-def check_weights(run: RunDir, generation: int, source: ModelSource, mean_abs: Sequence[float]) -> None:
+def check_weights(
+    run: RunDir, generation: int, source: ModelSource, mean_abs: Sequence[float] | None
+) -> None:
     """Raise RunError if the model's weights are not those that were recorded with a generation.
 
-    Compares digests of the files that both have or, without any, mean|W| as engines report it.
+    Compares digests of the files that both have or, without any, mean|W| as engines report it; None where no
+    engine has loaded them.
     """
     recorded, digests = run.generation_folder(generation), source.weight_digests
     both = sorted(recorded.weights.keys() & digests.keys())
     other = [name for name in both if recorded.weights[name] != digests[name]]
     if other:
         raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
-    if not both and not same_weights(recorded.mean_abs, mean_abs):  # other files may hold the same weights
+    if both or mean_abs is None:
+        return
+    if not same_weights(recorded.mean_abs, mean_abs):  # other files may hold the same weights
         raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
 
 

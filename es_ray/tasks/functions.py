@@ -10,6 +10,7 @@ Each returns a number or an `es_ray.Score`, over a batch a list of them. Further
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,32 @@ def check_options(name: str, kind: type[Task], options: Mapping[str, Any]) -> No
         _check(name, f"{kind.__name__}{signature}", list(signature.parameters.values()), options)
 
 
+def check_passed_on(
+    name: str, kind: type[Task], options: Mapping[str, Any], error: BaseException | None
+) -> None:
+    """Raise UserError if a constructor that takes any option failed since one that it calls does not.
+
+    error: what the constructor raised.
+    """
+    refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or refused is None or refused[1] not in options:
+        return
+    takes: dict[str, None] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base) or (signature := _signature(vars(base)["__init__"])) is None:
+            continue
+        parameters = list(signature.parameters.values())[1:]  # without self
+        takes |= {each.name: None for each in parameters if each.kind in _OPTION_KINDS}
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+            break
+    raise UserError(_no_such_option(name, refused[1], list(takes))) from error
+
+
+def _no_such_option(name: str, option: str, takes: Sequence[str]) -> str:
+    allowed = f"it takes {', '.join(takes)}" if takes else "it takes none"
+    return f"task.options.{option}: {name} has no such option; {allowed}"
+
+
 def _check(
     name: str, shown: str, parameters: Sequence[inspect.Parameter], options: Mapping[str, Any]
 ) -> None:
@@ -109,8 +136,7 @@ def _check(
     anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     for option in options:
         if option not in takes and not anything:
-            allowed = f"it takes {', '.join(takes)}" if takes else "it takes none"
-            raise UserError(f"task.options.{option}: {name} has no such option; {allowed}")
+            raise UserError(_no_such_option(name, option, takes))
     for parameter in parameters:
         needed = parameter.default is inspect.Parameter.empty
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and needed:

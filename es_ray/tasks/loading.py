@@ -9,7 +9,7 @@ from es_ray.imports import instance_of, is_import_path, resolve
 from es_ray.imports.shipping import shipped_entry_point
 from es_ray.tasks import TASKS
 from es_ray.tasks.base import Task
-from es_ray.tasks.functions import check_options, function_task
+from es_ray.tasks.functions import check_options, check_passed_on, function_task
 
 GROUP = "es_ray.tasks"
 """The group of entry points that are tasks: `mine = "package.module:reward"` makes `--task mine`."""
@@ -39,7 +39,11 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
             "es_ray.Task, is wanted there"
         )
     check_options(name, found, options)
-    return instance_of(Task, KEY, name, found, options)  # type: ignore[type-abstract]
+    try:
+        return instance_of(Task, KEY, name, found, options)  # type: ignore[type-abstract]
+    except UserError as error:
+        check_passed_on(name, found, options, error.__cause__)
+        raise
 
 
 def import_path(name: str) -> str:

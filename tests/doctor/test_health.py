@@ -1,11 +1,12 @@
 """Findings about nodes, from their reports."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from es_ray.config import EngineConfig
-from es_ray.doctor import health
+from es_ray.doctor import health, probe
 from es_ray.engines.registry import ENGINES
 from tests.doctor.reports import GIB, GPU, head, node
 
@@ -183,3 +184,8 @@ def test_another_model_or_other_examples_under_the_same_path():
     assert "config.json differs" in found[0][2]
     assert "/t.jsonl is not the file that the driver has" in found[1][2]
     assert everything(node(files={"/t.jsonl": None})) == [("error", "n1", "/t.jsonl: no such file")]
+
+
+def test_a_folder_in_the_place_of_examples_is_named_once():
+    folder = {"/t": probe.file_hash(Path("/"))}
+    assert everything(driver=head(files=folder)) == [("error", "the driver", "/t: is a folder")]

@@ -149,7 +149,9 @@ def test_a_batch_is_called_once(file):
 
 @pytest.mark.parametrize(("name", "line"), [("fails", 36)])
 def test_an_exception_is_placed_in_the_users_file(file, name, line):
-    with pytest.raises(EvaluationError, match=rf"JSONDecodeError.*\({file}:{line}\), for the prompt 'Why\?'"):
+    with pytest.raises(
+        EvaluationError, match=rf"^{file}:{line}: .*JSONDecodeError.*, for the prompt 'Why\?'"
+    ):
         score_of(load_task(f"{file}:{name}", {}), "member 3", EXAMPLE, "text")
 
 
