@@ -104,7 +104,7 @@ TEMPLATE = "{% for m in messages %}{% if m.content != 'Why?' %}{{ m.content }}{%
     ],
 )
 def test_a_prompt_that_the_tokenizer_leaves_nothing_of_is_named(tmp_path, cli, tokenizer, words):
-    model, train = small_model(tmp_path / "model"), tmp_path / "train.jsonl"
+    model, train = small_model(tmp_path / "model", "llama"), tmp_path / "train.jsonl"
     train.write_text('{"prompt": "How", "target": "So"}\n{"prompt": "Why?", "target": "So"}\n')
     if tokenizer == "template":
         (model / "chat_template.jinja").write_text(TEMPLATE)
