@@ -1,6 +1,7 @@
 """`es-ray doctor`: the state of the nodes that a run would use, and what is wrong with them."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from es_ray.doctor.versions import chosen_engine, mismatches, old_ray
 from es_ray.engines.registry import engine_packages
 from es_ray.engines.spec import Package
 from es_ray.models import looks_local
+from es_ray.tasks.arrow import HF
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
 
 
 def _this_process(config: Config, ports: dict[int, str]) -> NodeReport:
-    facts = probe.examine(_wanted(config, ports))
+    splits = (config.task.train, config.task.test, config.task.validation)
+    files = [split for split in splits if split is not None and not split.startswith(HF)]
+    facts = probe.examine(_wanted(config, ports, files))
     folder = str(Path(config.output.dir or "runs").expanduser().absolute())
     facts["disk"][folder] = probe.space(folder)
     return NodeReport("this machine" if _alone(config) else "the driver", "this process", facts=facts)
@@ -78,7 +82,8 @@ def _alone(config: Config) -> bool:
     return (config.cluster.address or "local") == "local"
 
 
-def _wanted(config: Config, ports: dict[int, str]) -> dict[str, Any]:
+def _wanted(config: Config, ports: dict[int, str], files: Sequence[str] = ()) -> dict[str, Any]:
+    """What a probe looks at; files: of examples, which only the driver reads and sends to the workers."""
     path = config.model.path
     if path == BUNDLED:
         kind = "bundled"
@@ -86,7 +91,6 @@ def _wanted(config: Config, ports: dict[int, str]) -> dict[str, Any]:
         kind, path = "folder", str(Path(path).expanduser().resolve())
     else:
         kind = "hub"
-    files = [file for file in (config.task.train, config.task.test) if file is not None]
     return {
         "model": {"kind": kind, "path": path, "revision": config.model.revision},
         "files": [str(Path(file).expanduser().resolve()) for file in files],

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from es_ray.doctor.model_files import A_FOLDER, NO_FOLDER
+from es_ray.doctor.model_files import NO_FOLDER
 from es_ray.doctor.ports import DASHBOARD
 from es_ray.doctor.report import Finding, NodeReport, answered, error, hosts, warning
 from es_ray.engines.registry import ANYWHERE
@@ -152,7 +152,7 @@ def security(nodes: Sequence[NodeReport]) -> Iterator[Finding]:
 
 
 def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
-    """The model and the examples: present, complete, and the same on every node that hosts engines."""
+    """The model: present, complete, and the same on every node that hosts engines; the driver's examples."""
     engines = hosts(nodes)
     for node in [driver, *engines]:
         model = node.facts["model"]
@@ -171,21 +171,12 @@ def data(driver: NodeReport, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
         elif model["found"] == "hub" and node.engines:
             what = f"model {model['path']} is not there yet; the first engine downloads it"
             yield warning(node.name, what, f"hf download {model['path']} there saves that time")
-        for file, found in node.facts["files"].items():
-            if found is None:
-                yield error(node.name, f"{file}: no such file", "copy it to the same path on every node")
-            elif found == A_FOLDER:
-                yield error(node.name, f"{file}: is a folder", "name a file of examples")
     for node in engines:
         hashes = [report.facts["model"]["hash"] for report in (node, driver)]
         if None not in hashes and hashes[0] != hashes[1]:
             model = f"model {node.facts['model']['path']}"
             what = f"{model} is not the one that {driver.name} has: config.json differs"
             yield error(node.name, what, "copy the same model to every node")
-        for file, found in node.facts["files"].items():
-            if None not in (found, driver.facts["files"][file]) and found != driver.facts["files"][file]:
-                yield error(
-                    node.name,
-                    f"{file} is not the file that {driver.name} has",
-                    "copy the same file to every node",
-                )
+    for file, problem in driver.facts["files"].items():
+        if problem is not None:
+            yield error(driver.name, f"{file}: {problem}", "name a file of examples that is here")

@@ -16,7 +16,6 @@ VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.js
 DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 """Files of JSON that are read before the weights are."""
 NO_FOLDER = "no such folder"
-A_FOLDER = "a folder"
 """Instead of the hash of a file, where a folder has its name."""
 INDEX = "model.safetensors.index.json"
 HEADER_SIZE = 8
@@ -47,12 +46,17 @@ def package_folder(name: str) -> Path | None:
 
 
 def file_hash(file: Path) -> str | None:
-    """A hash of a file's bytes; None if there is none, A_FOLDER for a folder."""
-    if file.is_dir():
-        return A_FOLDER
+    """A hash of a file's bytes; None if there is none."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     return None
+
+
+def examples_problem(file: Path) -> str | None:
+    """Why a path cannot be a file of examples; None if it may be one."""
+    if file.is_dir():
+        return "is a folder"
+    return None if file.exists() else "no such file"
 
 
 def _folder_model(folder: Path, found: str) -> dict[str, Any]:

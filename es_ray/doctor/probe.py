@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from es_ray.doctor.model_files import file_hash, model, package_folder
+from es_ray.doctor.model_files import examples_problem, model, package_folder
 from es_ray.doctor.ports import ray_servers
 
 PACKAGES = ("es-ray", "ray", "torch", "transformers", "tokenizers", "peft", "numpy")
@@ -60,7 +60,7 @@ def examine(wanted: dict[str, Any]) -> dict[str, Any]:
         "auth": auth(),
         "servers": ray_servers(wanted["ports"]),
         "model": model(**wanted["model"]),
-        "files": {file: file_hash(Path(file)) for file in wanted["files"]},
+        "files": {file: examples_problem(Path(file)) for file in wanted["files"]},
     }
 
 

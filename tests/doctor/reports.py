@@ -20,7 +20,7 @@ FACTS: dict[str, Any] = {
     "auth": {"mode": "token", "setting": "token"},
     "servers": [],
     "model": {"found": "folder", "path": "/m", "size": GIB, "hash": "cccc", "problem": None},
-    "files": {"/t.jsonl": "dddd"},
+    "files": {"/t.jsonl": None},
 }  # fmt: skip
 
 

@@ -178,14 +178,19 @@ def test_a_model_that_the_first_engine_downloads_is_a_warning():
     assert "downloads" in what
 
 
-def test_another_model_or_other_examples_under_the_same_path():
-    found = everything(node("n1"), node("n2", model__hash="eeee", files={"/t.jsonl": "eeee"}))
-    assert [(level, where) for level, where, _ in found] == [("error", "n2"), ("error", "n2")]
-    assert "config.json differs" in found[0][2]
-    assert "/t.jsonl is not the file that the driver has" in found[1][2]
-    assert everything(node(files={"/t.jsonl": None})) == [("error", "n1", "/t.jsonl: no such file")]
+def test_another_model_under_the_same_path():
+    ((level, where, what),) = everything(node("n1"), node("n2", model__hash="eeee"))
+    assert (level, where) == ("error", "n2")
+    assert "config.json differs" in what
 
 
-def test_a_folder_in_the_place_of_examples_is_named_once():
-    folder = {"/t": probe.file_hash(Path("/"))}
-    assert everything(driver=head(files=folder)) == [("error", "the driver", "/t: is a folder")]
+@pytest.mark.parametrize(("name", "problem"), [("", "is a folder"), ("no.jsonl", "no such file")])
+def test_examples_are_looked_for_where_the_driver_runs(tmp_path, name, problem):
+    file = str(tmp_path / name)
+    driver = head(files={file: probe.examples_problem(Path(file))})
+    assert everything(node(files={}), driver=driver) == [("error", "the driver", f"{file}: {problem}")]
+
+
+def test_a_file_of_examples_is_no_problem(tmp_path):
+    (tmp_path / "t.jsonl").touch()
+    assert probe.examples_problem(tmp_path / "t.jsonl") is None
