@@ -129,7 +129,9 @@ def checked(score: object, who: str, example: Example) -> Score:
         if not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
             raise ScoreError(f"{name} must be a number, not {_shown(value)}, {what}")
         if not _is_finite(value):
-            raise ScoreError(f"{name} {value} is not finite, {what}")
+            # an integer has no infinity, but may be too long to be shown
+            shown = "beyond 1.8e308" if isinstance(value, int) else value
+            raise ScoreError(f"{name} {shown} is not finite, {what}")
     taken = [name for name in score.metrics if name in RESERVED or name.startswith("pass@")]
     if taken:
         raise ScoreError(f"a metric cannot be called {taken[0]!r}: files use that name; {what}")

@@ -35,7 +35,7 @@ try:
 except ValueError as error:
     import traceback
     out = unpacked.here_to_there(traceback.format_exc())
-print(json.dumps([str(unpacked.folder), out]))
+print(json.dumps([str(unpacked.folder), out]), flush=True)
 if sys.argv[2:]:
     import os
     os._exit(1)

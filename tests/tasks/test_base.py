@@ -52,21 +52,21 @@ def test_what_is_no_number_is_named_with_its_type(value):
 @pytest.mark.parametrize("value", ["0.5", None, (1.0, {})], ids=repr)
 def test_a_return_value_that_is_no_score_is_named(value):
     with pytest.raises(
-        EvaluationError, match=f"member 7.*a Score or a number, not {type(value).__name__}.*Why"
+        EvaluationError, match=f"a Score or a number, not {type(value).__name__}.*Why.*member 7"
     ):
         checked(value, "member 7", Example("Why?", "So."))
 
 
 def test_metrics_that_are_no_mapping_or_have_other_names_are_errors():
-    with pytest.raises(EvaluationError, match="member 7.*mapping.*not list"):
+    with pytest.raises(EvaluationError, match="mapping.*not list.*member 7"):
         checked(Score(1.0, [1.0]), "member 7", Example("Why?", "So."))
-    with pytest.raises(EvaluationError, match="member 7.*name must be a string, not int 5"):
+    with pytest.raises(EvaluationError, match="name must be a string, not int 5.*member 7"):
         checked(Score(1.0, {5: 1.0}), "member 7", Example("Why?", "So."))
 
 
 def test_an_integer_beyond_the_floats_is_not_finite():
-    with pytest.raises(EvaluationError, match="member 7.*not finite"):
-        checked(Score(10**400), "member 7", Example("Why?", "So."))
+    with pytest.raises(EvaluationError, match="not finite.*member 7"):
+        checked(Score(10**5000), "member 7", Example("Why?", "So."))
 
 
 def test_a_long_prompt_is_shortened_in_messages():
@@ -78,5 +78,5 @@ def test_a_long_prompt_is_shortened_in_messages():
 
 @pytest.mark.parametrize("name", ["reward", "completion", "finish", "tokens"])
 def test_a_metric_may_not_have_a_name_that_files_use(name):
-    with pytest.raises(EvaluationError, match=f"member 7.*{name}"):
+    with pytest.raises(EvaluationError, match=f"{name}.*member 7"):
         checked(Score(1.0, {name: 1.0}), "member 7", Example("Why?", "So."))
