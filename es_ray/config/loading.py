@@ -67,9 +67,9 @@ def load(
         layer = migrated(read, file)
         tree = _layered(tree, layer)
         if not is_recorded(read):  # by a run, whose layers are one there
-            refuse_unused(layer, tree, BUNDLED)
+            refuse_unused(layer, tree, _layered(tree, given))
     tree = _layered(tree, given)
-    refuse_unused(given, tree, BUNDLED)
+    refuse_unused(given, tree, tree)
     return Config.parse(tree)
 
 
