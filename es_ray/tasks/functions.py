@@ -23,10 +23,10 @@ _OPTION_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYW
 
 
 class FunctionTask(Task):
-    """A task whose score is what a function returns."""
+    """A task whose score is what a function returns; name: the configuration's, for messages."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        self.function, self.name = function, name
 
     def score(self, example: Example, completion: str) -> Any:
         """What the function returns."""
@@ -93,7 +93,8 @@ def function_task(key: str, name: str, function: Callable[..., Any], options: Ma
     }
     call = getattr(function, "__call__", None)  # noqa: B004 - of an object, to be looked into
     waits = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
-    return kinds[plain == BATCH, waits](functools.partial(function, **options) if options else function)
+    bound = functools.partial(function, **options) if options else function
+    return kinds[plain == BATCH, waits](bound, name)
 
 
 def check_options(name: str, kind: type[Task], options: Mapping[str, Any]) -> None:
