@@ -102,6 +102,22 @@ def test_the_table_fits_80_columns_and_shows_texts_as_they_are(here, cli, monkey
     assert lines[-1].startswith("the task keeps its contract: ")
 
 
+def test_a_tasks_own_data_are_not_asked_for_beside_a_file(here, cli):
+    (here / "own.py").write_text(
+        "from es_ray import Task\n"
+        "class Own(Task):\n"
+        "    @property\n"
+        "    def train(self): raise OSError('the site is down')\n"
+        "    test = train\n"
+        "    def score(self, example, completion): return len(completion)\n"
+    )
+    ended = cli("check-task", "own.py:Own", "--data", "data.jsonl")
+    assert ended.code == 0, ended.err
+    refused = cli("check-task", "own.py:Own")
+    assert refused.code == 2
+    assert "the site is down" in refused.err
+
+
 def test_a_task_without_data_asks_for_some(here, cli):
     ended = cli("check-task", "rewards.py:fine")
     assert ended.code == 2
