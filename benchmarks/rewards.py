@@ -120,9 +120,10 @@ def main(
             (folder / "model").mkdir()
             write_model(folder / "model", SHAPES[shape], prompts, PROMPT_TOKENS)
             rows = str(folder / "model" / "data.jsonl")  # of words that this model's tokenizer has
-            flags |= {"model.path": str(folder / "model"), "engine.sglang.load_format": "dummy"}
-            flags |= {"task.train": rows, "task.test": rows}
+            flags |= {"model.path": str(folder / "model"), "task.train": rows, "task.test": rows}
         base = es_ray.load(sets=["cluster.workers=0", *sets], flags=flags)
+        if shape is not None and base.engine.kind != "transformers":  # which has no such setting
+            base = base.replace(engine__sglang=base.engine.sglang | {"load_format": "dummy"})
         options = {
             "waiting": {"seconds": wait},
             "computing": {"seconds": compute},

@@ -220,6 +220,23 @@ def test_what_a_higher_layer_makes_superfluous_stays(tmp_path):
     assert load(recorded).engine.kind == "transformers", "a run's own file can be run again"
 
 
+def test_what_a_higher_layer_gives_its_effect_stays(tmp_path):
+    revision = write(tmp_path / "revision.yaml", "model: {revision: v2}\n")
+    assert load(revision, flags={"model.path": "owner/name"}).model.revision == "v2"
+    assert load(revision, sets=["model.path=owner/name"]).model.revision == "v2"
+    with pytest.raises(UserError, match=r"^model\.revision: 'v2' has no effect on the bundled model"):
+        load(revision, sets=["evolution.population=4"])
+    engine = write(tmp_path / "engine.yaml", SGLANG % "transformers")
+    assert load(engine, flags={"engine.kind": "sglang"}).engine.sglang == {"mem_fraction_static": 0.5}
+
+
+def test_only_the_empty_section_makes_a_file_that_of_a_run(tmp_path):
+    text = "tracking: {project: mine}\n" + SGLANG % "transformers"
+    with pytest.raises(UserError, match=r"^engine\.sglang\.mem_fraction_static: 0\.5 has no effect"):
+        load(write(tmp_path / "mine.yaml", text))
+    assert load(write(tmp_path / "old.yaml", text.replace("{project: mine}", "{}"))).engine.sglang
+
+
 def test_a_missing_file_and_an_unknown_preset_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere.yaml"):
         load(tmp_path / "nowhere.yaml")

@@ -4,6 +4,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +32,34 @@ def interrupted(output: Path, number: int, once: str) -> subprocess.CompletedPro
 
 def complete_generations(run: Path) -> list[int]:
     return sorted(int(done.parent.name) for done in run.glob("generations/*/DONE"))
+
+
+OUTSIDE = """\
+import os, signal, sys
+import es_ray.cli.main as main
+
+def send(**_): os.kill(os.getpid(), signal.{number})
+
+main.app = send
+main.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
+)
+def test_a_signal_outside_a_command_is_no_internal_error(number, code, said):
+    """Around click, which turns the ones within it into its own exceptions."""
+    source = OUTSIDE.format(number=number)
+    ended = subprocess.run(
+        [sys.executable, "-c", source, "doctor"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=receive_sigint,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.strip() == f"es-ray: {said}"
 
 
 def test_ctrl_c_leaves_complete_generations_and_says_how_to_resume(finished, tmp_path, cli, monkeypatch):

@@ -29,11 +29,13 @@ def check_task(
     from es_ray.engines.registry import ANYWHERE
     from es_ray.judge.check_table import check_lines, check_table
     from es_ray.judge.check_task import check_task as check
+    from es_ray.judge.reevaluation import by_engine
     from es_ray.preparation import resolve_config
 
-    flags = {"task.name": task, "task.train": data, "model.path": model, "engine.kind": ANYWHERE.name}
+    flags = {"task.name": task, "task.train": data, "model.path": model}
     here = ["cluster.workers=0", "cluster.address=null"]
-    config = resolve_config(load(sets=[*(set_ or []), *here], flags=flags))
+    config = load(sets=[*(set_ or []), *here], flags=flags)
+    config = resolve_config(by_engine(config, ANYWHERE.name))  # a run's options may be for another one
     found = check(config, ask_model=model is not None)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))

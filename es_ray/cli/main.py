@@ -74,10 +74,11 @@ def main() -> None:
     try:
         with sigterm_as_interrupt():
             code = app(standalone_mode=False) or 0
-    except (Interrupted, typer.Abort) as error:
+    except (Interrupted, typer.Abort, KeyboardInterrupt) as error:  # the last: around click
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the process is ending: ignore further ones
-        code = _failed(getattr(error, "code", 130), str(error) or "interrupted", debug)
+        code, said = (143, "terminated") if isinstance(error, Terminated) else (130, "interrupted")
+        code = _failed(getattr(error, "code", code), str(error) or said, debug)
     except UserError as error:
         code = _failed(2, str(error), debug)
     except _UsageError as error:

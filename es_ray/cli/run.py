@@ -7,6 +7,7 @@ import typer
 
 from es_ray.cli.options import ConfigFile, Debug, Engine, Model, Preset, Sets
 from es_ray.config import BUNDLED, Config, load
+from es_ray.config.loading import as_tree
 from es_ray.errors import UserError
 
 
@@ -78,12 +79,13 @@ def run(
 
 def _refuse_beside_local(workers: int | None, address: str | None, sets: list[str]) -> None:
     """Raise UserError for another place on the same command line; a configuration file may name one."""
-    given = {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in sets)}
+    cluster = as_tree(sets).get("cluster")
+    given = Config.parse({} if cluster is None else {"cluster": cluster}).cluster
     wanted = {
         "--workers": workers,
         "--address": address,
-        "--set cluster.workers": given.get("cluster.workers") not in (None, "0", "auto"),
-        "--set cluster.address": given.get("cluster.address") not in (None, "", "null", "~"),
+        "--set cluster.workers": given.workers not in (0, "auto"),
+        "--set cluster.address": given.address is not None,
     }
     for name, value in wanted.items():
         if value:

@@ -30,8 +30,8 @@ def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
     """
     rest = dict(tree)
     checked_format(rest.pop("format", OLDEST), where)
-    if "format" not in tree and rest.get("tracking", ()) in ({}, None):
-        rest.pop("tracking", None)  # 0.1.0 wrote that section, with nothing in it
+    if _is_of_0_1_0(tree):
+        rest.pop("tracking")
         evolution = rest.get("evolution")
         noise = evolution.get("noise") if isinstance(evolution, dict) else None
         if isinstance(evolution, dict) and isinstance(noise, dict) and set(noise) == WRITTEN_BY_0_1_0:
@@ -43,7 +43,12 @@ def migrated(tree: dict[str, Any], where: object) -> dict[str, Any]:
 
 def is_recorded(tree: dict[str, Any]) -> bool:
     """Whether a configuration file, as it was read, is one that a run has written."""
-    return "format" in tree or "tracking" in tree  # which 0.1.0 wrote instead
+    return "format" in tree or _is_of_0_1_0(tree)
+
+
+def _is_of_0_1_0(tree: dict[str, Any]) -> bool:
+    """Whether 0.1.0 wrote it: without a number, and with that section, which held nothing."""
+    return "format" not in tree and tree.get("tracking", ()) in ({}, None)
 
 
 UNBOUNDED: Final = 1_000_000_000

@@ -53,7 +53,7 @@ def load(
     dotted key, None for unset ones. Raises UserError of one line that names the key, its value
     and what is allowed.
     """
-    given = _given(sets, flags or {})
+    given = as_tree(sets, flags)
     path = given.get("model", {}).get("path", BUNDLED) if isinstance(given.get("model"), dict) else BUNDLED
     if preset is None and file is None:
         preset = DEFAULT_PRESET if path == BUNDLED else GENERAL_PRESET
@@ -67,9 +67,9 @@ def load(
         layer = migrated(read, file)
         tree = _layered(tree, layer)
         if not is_recorded(read):  # by a run, whose layers are one there
-            refuse_unused(layer, tree, BUNDLED)
+            refuse_unused(layer, tree, _layered(tree, given))
     tree = _layered(tree, given)
-    refuse_unused(given, tree, BUNDLED)
+    refuse_unused(given, tree, tree)
     return Config.parse(tree)
 
 
@@ -89,8 +89,8 @@ def _noise(tree: Mapping[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _given(sets: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """`--set` and flags as a tree; flags win."""
+def as_tree(sets: Sequence[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`--set` and flags as a tree; flags win. Raises UserError for what is not section.key=value."""
     tree: dict[str, Any] = {}
     for item in sets:
         key, equals, value = item.partition("=")
@@ -100,7 +100,7 @@ def _given(sets: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
             put(tree, key.strip().split("."), yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise UserError(f"--set {item}: the value is not valid YAML") from error
-    for key, value in flags.items():
+    for key, value in (flags or {}).items():
         if value is not None:
             put(tree, key.split("."), value)
     return tree

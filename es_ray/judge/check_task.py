@@ -97,12 +97,13 @@ def check_task(config: Config, ask_model: bool) -> TaskCheck:
 
 def _examples(experiment: Experiment) -> Sequence[Example]:
     config = experiment.config.task
-    own = {split: own_data(experiment.task, split) for split in ("train", "test")}
-    places: list[Data | None] = [config.train, own["train"], config.test, own["test"]]
-    data = next((place for place in places if place is not None), None)
-    if data is None:
-        raise UserError(f"--data: the task {config.name} has no data of its own; give a file of examples")
-    return examples_of(data, experiment.task, config.columns, config.system_prompt)
+    for split in ("train", "test"):
+        data: Data | None = getattr(config, split)
+        if data is None:  # only then: the task's own may be slow to make, or not to be had
+            data = own_data(experiment.task, split)
+        if data is not None:
+            return examples_of(data, experiment.task, config.columns, config.system_prompt)
+    raise UserError(f"--data: the task {config.name} has no data of its own; give a file of examples")
 
 
 def _made_up(examples: Sequence[Example]) -> Iterator[Checked]:

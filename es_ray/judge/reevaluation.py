@@ -27,9 +27,9 @@ def reevaluation_config(
     """
     config = recorded.replace(cluster={"workers": "auto" if workers is None else workers, "address": address})
     if engine == AUTO:
-        engine = resolve_config(_by(config, AUTO)).engine.kind
+        engine = resolve_config(by_engine(config, AUTO)).engine.kind
     if engine is not None and absolute(engine) != recorded.engine.kind:
-        config = _by(config, engine)
+        config = by_engine(config, engine)
     if address in (None, "local"):
         _check_gpus(config)
     config = resolve_config(config)
@@ -38,8 +38,8 @@ def reevaluation_config(
     return config
 
 
-def _by(config: Config, engine: str) -> Config:
-    """With another engine, without the settings that are specific to the recorded one."""
+def by_engine(config: Config, engine: str) -> Config:
+    """With another engine, without the settings that are specific to the configured one."""
     return config.replace(
         engine__kind=engine, engine__rows="auto", engine__tensor_parallel=1, engine__sglang={}
     )

@@ -23,10 +23,10 @@ _OPTION_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYW
 
 
 class FunctionTask(Task):
-    """A task whose score is what a function returns."""
+    """A task whose score is what a function returns; name: the configuration's, for messages."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        self.function, self.name = function, name
 
     def score(self, example: Example, completion: str) -> Any:
         """What the function returns."""
@@ -93,7 +93,8 @@ def function_task(key: str, name: str, function: Callable[..., Any], options: Ma
     }
     call = getattr(function, "__call__", None)  # noqa: B004 - of an object, to be looked into
     waits = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
-    return kinds[plain == BATCH, waits](functools.partial(function, **options) if options else function)
+    bound = functools.partial(function, **options) if options else function
+    return kinds[plain == BATCH, waits](bound, name)
 
 
 def check_options(name: str, kind: type[Task], options: Mapping[str, Any]) -> None:
@@ -106,22 +107,28 @@ def check_options(name: str, kind: type[Task], options: Mapping[str, Any]) -> No
 def check_passed_on(
     name: str, kind: type[Task], options: Mapping[str, Any], error: BaseException | None
 ) -> None:
-    """Raise UserError if a constructor that takes any option failed since one that it calls does not.
+    """Raise UserError if a constructor passed an option on to a base class's, which has no such option.
 
-    error: what the constructor raised.
+    error: what the constructor raised. The same error of any other call is the task's own, and left alone.
     """
-    refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if not isinstance(error, TypeError) or refused is None or refused[1] not in options:
+    refused = re.search(r"(\S+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or refused is None or refused[2] not in options:
         return
     takes: dict[str, None] = {}
     for base in kind.__mro__:
-        if "__init__" not in vars(base) or (signature := _signature(vars(base)["__init__"])) is None:
+        init = vars(base).get("__init__")
+        if init is None or (signature := _signature(init)) is None:
             continue
         parameters = list(signature.parameters.values())[1:]  # without self
         takes |= {each.name: None for each in parameters if each.kind in _OPTION_KINDS}
-        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        if getattr(init, "__qualname__", None) == refused[1]:
             break
-    raise UserError(_no_such_option(name, refused[1], list(takes))) from error
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+            return  # it passes no option on that it does not name
+    else:
+        return
+    if refused[2] not in takes:
+        raise UserError(_no_such_option(name, refused[2], list(takes))) from error
 
 
 def _no_such_option(name: str, option: str, takes: Sequence[str]) -> str:

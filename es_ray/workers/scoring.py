@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from es_ray.errors import ScoreError
+from es_ray.tasks import functions
 from es_ray.tasks.base import Example, Score, Task, checked, example_name
 from es_ray.workers.score_jobs import Job
+
+_CALLERS = (__file__, functions.__file__)  # which call a reward: frames that are not the user's
 
 
 def score_of(task: Task, who: str, example: Example, completion: str) -> Score:
@@ -89,7 +92,7 @@ def place(task: Task, stack: Sequence[FrameSummary], batch: bool = False) -> str
     """
     module = sys.modules.get(getattr(_function(task), "__module__", None) or type(task).__module__)
     own = getattr(module, "__file__", None)
-    frames = [frame for frame in stack if frame.filename != __file__]
+    frames = [frame for frame in stack if frame.filename not in _CALLERS]
     if not frames:  # the call itself failed: its arguments, say
         return definition(task, batch)
     in_task = [frame for frame in frames if own is not None and Path(frame.filename) == Path(own)]
@@ -98,10 +101,14 @@ def place(task: Task, stack: Sequence[FrameSummary], batch: bool = False) -> str
 
 
 def definition(task: Task, batch: bool = False) -> str:
-    """File and line where the reward is defined; batch: as for `place`."""
+    """File and line where the reward is defined, else its name; batch: as for `place`."""
     method = _function(task) or (type(task).score_batch if batch else type(task).score)
-    code = getattr(method, "__code__", None) or getattr(type(method).__call__, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else type(task).__qualname__
+    for each in (method, type(method).__call__):
+        code = getattr(inspect.unwrap(each), "__code__", None)  # not a decorator's
+        if code is not None:
+            return f"{code.co_filename}:{code.co_firstlineno}"
+    name = task.name if isinstance(task, functions.FunctionTask) else None
+    return name or type(task).__qualname__
 
 
 def _function(task: Task) -> Any:

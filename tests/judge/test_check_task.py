@@ -81,6 +81,16 @@ def test_the_models_answers_are_scored_if_one_is_given(here, cli):
     assert rows[0]["correct"] == 1
 
 
+@pytest.mark.parametrize("more", [(), ("--set", "engine.kind=sglang", "--set", "engine.tensor_parallel=2")])
+def test_the_options_of_a_run_with_another_engine_are_taken(here, cli, more):
+    sglang = ("--set", "engine.sglang.mem_fraction_static=0.5", *more)
+    ended = cli("check-task", "rewards.py:fine", "--data", "data.jsonl", "--json", *sglang)
+    assert ended.code == 0, ended.err
+    refused = cli("check-task", "rewards.py:fine", *sglang, "--set", "engine.kind=transformers")
+    assert refused.code == 2
+    assert "engine.sglang.mem_fraction_static: 0.5 has no effect on engine.kind transformers" in refused.err
+
+
 def test_the_table_fits_80_columns_and_shows_texts_as_they_are(here, cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     ended = cli("check-task", "rewards.py:colours", "--data", "data.jsonl")
@@ -90,6 +100,22 @@ def test_the_table_fits_80_columns_and_shows_texts_as_they_are(here, cli, monkey
     assert "[bold]" in ended.out and "\x1b" not in ended.out
     assert "(an empty text)" in ended.out
     assert lines[-1].startswith("the task keeps its contract: ")
+
+
+def test_a_tasks_own_data_are_not_asked_for_beside_a_file(here, cli):
+    (here / "own.py").write_text(
+        "from es_ray import Task\n"
+        "class Own(Task):\n"
+        "    @property\n"
+        "    def train(self): raise OSError('the site is down')\n"
+        "    test = train\n"
+        "    def score(self, example, completion): return len(completion)\n"
+    )
+    ended = cli("check-task", "own.py:Own", "--data", "data.jsonl")
+    assert ended.code == 0, ended.err
+    refused = cli("check-task", "own.py:Own")
+    assert refused.code == 2
+    assert "the site is down" in refused.err
 
 
 def test_a_task_without_data_asks_for_some(here, cli):

@@ -189,6 +189,85 @@ def test_what_is_no_task_is_refused_in_one_line(file, case):
         assert word in said
 
 
+PASSING_ON = """\
+import json
+
+from es_ray import Task
+from es_ray.errors import UserError
+
+
+class Base(Task):
+    def __init__(self, limit=3, **options):
+        super().__init__(**options)
+
+    def score(self, example, completion):
+        return 1
+
+
+class Mine(Base):
+    def __init__(self, depth=1, **options):
+        super().__init__(**options)
+
+
+class Closed(Task):
+    def __init__(self, unit="words"):
+        self.unit = unit
+
+    def score(self, example, completion):
+        return 1
+
+
+class Further(Closed):
+    def __init__(self, depth=1, **options):
+        super().__init__(**options)
+
+
+class Twice(Closed):
+    def __init__(self, limit=3, **options):
+        super().__init__(limit=limit, **options)
+
+
+class Calls(Closed):
+    def __init__(self, depth=1, limit=3):
+        json.dumps({}, limit=limit)
+
+
+class CallsWithAny(Closed):
+    def __init__(self, depth=1, **options):
+        json.dumps({}, **options)
+
+
+class Own(Closed):
+    def __init__(self, **options):
+        try:
+            json.dumps({}, **options)
+        except TypeError as error:
+            raise UserError("task.options: mine are others") from error
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Further", r"task\.options\.limit: .*:Further has no such option; it takes depth, unit$"),
+        ("Twice", "task.name: .*:Twice cannot be made: TypeError: .*'limit'"),
+        ("Calls", "task.name: .*:Calls cannot be made: TypeError: .*'limit'"),
+        ("CallsWithAny", "task.name: .*:CallsWithAny cannot be made: TypeError: .*'limit'"),
+        ("Own", "task.options: mine are others$"),
+    ],
+)
+def test_an_option_is_refused_only_if_no_constructor_takes_it(tmp_path, name, words):
+    """An unexpected argument of any other call is a mistake in the task, not in the options."""
+    (tmp_path / "rewards.py").write_text(PASSING_ON)
+    with pytest.raises(UserError, match=f"^{words}"):
+        load_task(f"{tmp_path}/rewards.py:{name}", {"limit": 2})
+
+
+def test_an_option_that_is_passed_on_reaches_the_base_class(tmp_path):
+    (tmp_path / "rewards.py").write_text(PASSING_ON)
+    assert isinstance(load_task(f"{tmp_path}/rewards.py:Mine", {"limit": 2}), Task)
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch) -> Path:
     """A folder of installed packages with entry points: `mine`, one twice, and one that collides."""

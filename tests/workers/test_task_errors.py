@@ -11,6 +11,7 @@ import pytest
 from es_ray.errors import EvaluationError
 from es_ray.tasks.base import Example
 from es_ray.tasks.conciseness import Conciseness
+from es_ray.tasks.loading import load_task
 from es_ray.workers.scoring import score_of
 from tests.processes import offspring
 from tests.short_runs import SETTINGS, json_lines
@@ -169,6 +170,44 @@ def test_a_call_that_fails_names_the_reward_itself():
     line = Elsewhere.score.__code__.co_firstlineno
     with pytest.raises(EvaluationError, match=rf"^{re.escape(__file__)}:{line}: .*TypeError: .*'more'"):
         score_of(Elsewhere(), "member 3", EXAMPLE, "text")
+
+
+DECORATED = """\
+import functools, inspect
+import decorators
+from es_ray import Task
+
+@decorators.timed
+def timed(example, completion): return "high"
+@functools.lru_cache
+def cached(example, completion): return "high"
+class Method(Task):
+    @decorators.timed
+    def score(self, example, completion): return "high"
+class Native:
+    __signature__ = inspect.signature(lambda example, completion: 0)
+    __call__ = max  # which has no Python code
+native = Native()
+"""
+TIMED = """\
+import functools
+
+def timed(function):
+    @functools.wraps(function)
+    def wrapper(*args): return function(*args)
+    return wrapper
+"""
+
+
+@pytest.mark.parametrize(("name", "line"), [("timed", 5), ("cached", 7), ("Method", 10), ("native", None)])
+def test_a_decorated_reward_is_named_by_its_own_line(tmp_path, monkeypatch, name, line):
+    (tmp_path / "decorators.py").write_text(TIMED)
+    file = tmp_path / "decorated.py"
+    file.write_text(DECORATED)
+    monkeypatch.syspath_prepend(tmp_path)
+    where = f"{file}:{name}" if line is None else f"{file}:{line}"
+    with pytest.raises(EvaluationError, match=f"^{re.escape(where)}: "):
+        score_of(load_task(f"{file}:{name}", {}), "member 3", EXAMPLE, "text")
 
 
 def test_an_exception_without_text_is_named_by_its_type(monkeypatch):
