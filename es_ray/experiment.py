@@ -17,12 +17,12 @@ from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch, Workload
-from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data
+from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data, shortest_prompts
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
 MOST_TOKENISED = 1000
-"""Prompts of a split that are tokenised before a run, to find those that are too long."""
+"""How many of a split's longest and of its shortest prompts are tokenised before a run."""
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
 
@@ -200,7 +200,8 @@ class Experiment:
     def check(self) -> None:
         """Raise UserError for anything in the configuration that does not fit the model or the data.
 
-        Of a large split only the longest prompts are tokenised, by characters; the workers check the rest.
+        Of a large split only the longest and shortest prompts are tokenised, by characters; the workers check
+        the rest.
         """
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
         batch, train = self.config.task.batch, self.prompts["train"]
@@ -209,7 +210,8 @@ class Experiment:
         for split, examples in self.examples.items():
             numbers: Iterable[int] = range(len(examples))
             if len(examples) > MOST_TOKENISED:
-                numbers = longest_prompts(examples, MOST_TOKENISED)
+                ends = longest_prompts, shortest_prompts
+                numbers = {number for end in ends for number in end(examples, MOST_TOKENISED)}
             ids = {number: len(self.token_ids(examples[number])) for number in numbers}
             shortest, longest = (choose(ids, key=lambda number: ids[number]) for choose in (min, max))
             self.check_length(ids[shortest], examples[shortest], f"the shortest prompt of {split}")

@@ -122,6 +122,25 @@ def test_a_prompt_that_the_tokenizer_leaves_nothing_of_is_named(tmp_path, cli, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("prompts", "code"), [(("How come?", "How so?", "Why?"), 2), (("Ha", "Why?", "How so?"), 1)]
+)
+def test_of_many_prompts_the_longest_and_the_shortest_are_checked(tmp_path, cli, monkeypatch, prompts, code):
+    """What only a worker finds, in the middle of a run, is no longer bad input."""
+    monkeypatch.setattr("es_ray.experiment.MOST_TOKENISED", 1)
+    model, train = small_model(tmp_path / "model", "llama"), tmp_path / "train.jsonl"
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    train.write_text("".join(f'{{"prompt": "{prompt}", "target": "So"}}\n' for prompt in prompts))
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"prompt": "How", "target": "So"}\n')
+    files = ("--train", train, "--test", test, "--output", tmp_path / "run")
+    ended = cli("run", "--local", "--model", model, *files, "--population", 2, "--generations", 1)
+    assert ended.code == code, ended.err
+    assert ended.err.count("\n") == 1
+    assert f"train.jsonl, line {prompts.index('Why?') + 1}: the prompt has no tokens" in ended.err
+    assert (tmp_path / "run").exists() == (code == 1)
+
+
 def test_the_public_names_are_those_that_dir_shows():
     import es_ray
 
