@@ -195,6 +195,25 @@ def test_an_exception_in_a_task_that_a_reward_waits_for_is_the_rewards(tmp_path,
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("awaited", ["asyncio.gather(judge())", "judge()", "asyncio.sleep(0), await judge()"])
+def test_rewards_that_each_block_the_loop_end_with_the_first(tmp_path, awaited, capfd):
+    file = tmp_path / "judge.py"
+    file.write_text(
+        "import asyncio, time\n"
+        "async def judge():\n"
+        "    while True: time.sleep(0.01)  # line 3\n"
+        "async def reward(example, completion):\n"
+        f"    return await {awaited}\n"
+    )
+    config = TaskConfig(name=f"{file}:reward", timeout=0.3)
+    mine = Scorer(load_task(config.name, {}), config)
+    with pytest.raises(EvaluationError, match=r"judge\.py:\d+: the task took longer than 0\.3 s"):
+        scores(mine, 4)
+    mine.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "es-ray-scores"]
+    assert capfd.readouterr().err == ""
+
+
 WRONG = {
     "return float('nan')": "reward nan is not finite, for train.jsonl, line 4",
     "return Score(0.5, {'good': float('inf')})": "good inf is not finite, for train.jsonl, line 4",
