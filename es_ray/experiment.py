@@ -126,14 +126,19 @@ class Experiment:
 
     @cached_property
     def workload(self) -> Workload:
-        """What the run's engines are to prepare for."""
-        return self.given or self.workload_of(self.config.engine)
+        """What the run's engines are to prepare for, in a worker and in the driver alike.
 
-    def workload_of(self, engine: EngineConfig) -> Workload:
-        """A shard of candidates, and what centre and base model answer besides; at most `engine.rows`."""
-        batch = self.batch(0)
+        A shard of a generation's candidates, and what centre and base model answer besides. Of what the final
+        comparison asks beyond it, an engine makes the rest afterwards.
+        """
+        if self.given is not None:
+            return self.given
+        engine, batch = self.config.engine, self.batch(0)
         others = tuple(split for split in self.prompts if split != "train")
-        rows = engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(0, others)
+        return self.workload_of(engine, engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(0, others))
+
+    def workload_of(self, engine: EngineConfig, rows: int) -> Workload:
+        """So many completions, of which an engine is asked for at most `engine.rows` at once."""
         most = rows if engine.rows == "auto" else engine.rows
         return Workload(min(rows, most), self.token_ids(self.examples["train"][0]))
 

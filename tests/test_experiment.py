@@ -7,6 +7,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from es_ray.config import Config
+from es_ray.experiment import Experiment
 from tests.small_models import small_model
 
 TASK = """
@@ -139,6 +141,19 @@ def test_of_many_prompts_the_longest_and_the_shortest_are_checked(tmp_path, cli,
     assert ended.err.count("\n") == 1
     assert f"train.jsonl, line {prompts.index('Why?') + 1}: the prompt has no tokens" in ended.err
     assert (tmp_path / "run").exists() == (code == 1)
+
+
+@pytest.mark.parametrize(("most", "rows"), [("auto", 4 * 6 * 3 + 2 * 5 * 3), (50, 50), (1000, 102)])
+def test_the_largest_batch_is_a_shard_with_the_tests_of_centre_and_base_model(tmp_path, most, rows):
+    """Four candidates with 6 of the training prompts, and two with 5 test prompts; 3 samples of each."""
+    for name, count in (("train", 9), ("test", 5)):
+        lines = [f'{{"prompt": "{name} {number}", "target": "So."}}\n' for number in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    config = Config().replace(
+        engine={"shard": 4, "rows": most}, task=files | {"batch": 6, "samples": 3, "temperature": 1.0}
+    )
+    assert Experiment(config).workload.rows == rows
 
 
 def test_the_public_names_are_those_that_dir_shows():
