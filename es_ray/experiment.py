@@ -1,11 +1,11 @@
-"""What is fixed during a run, and which any process can rebuild from the configuration alone."""
+"""What is fixed during a run: from the configuration, and in workers what the driver sends of the data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from es_ray.config import Config, EngineConfig
-from es_ray.errors import UserError
+from es_ray.errors import RunError, UserError
 from es_ray.evolution.draws import PromptOrder
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import OPTIMIZERS, Optimizer
@@ -31,7 +31,7 @@ OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 class Experiment:
     """A configuration with the model, the layout and the examples that it names.
 
-    given: the driver's workload, in a worker, which then reads no data.
+    given: the driver's workload, in a worker, where its machine may not have the data.
     """
 
     config: Config
@@ -54,7 +54,15 @@ class Experiment:
 
     @cached_property
     def examples(self) -> dict[str, Sequence[Example]]:
-        """The examples of each split; `validation` is there only if the run has one."""
+        """The examples of each split; `validation` is there only if the run has one.
+
+        Raises RunError in a worker, which gets the examples of each batch with it.
+        """
+        if self.given is not None:
+            raise RunError(
+                f"engine.kind {self.config.engine.kind}: experiment.examples and what is made of them exist "
+                "only with the driver; an engine gets experiment.workload"
+            )
         found = {split: self._data(split) for split in SPLITS}
         config = self.config.task
         own = [split for split in SPLITS if getattr(config, split) is None]  # which know no other columns

@@ -8,6 +8,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from es_ray.config import Config
+from es_ray.errors import RunError
 from es_ray.experiment import Experiment
 from tests.small_models import small_model
 
@@ -154,6 +155,16 @@ def test_the_largest_batch_is_a_shard_with_the_tests_of_centre_and_base_model(tm
         engine={"shard": 4, "rows": most}, task=files | {"batch": 6, "samples": 3, "temperature": 1.0}
     )
     assert Experiment(config).workload.rows == rows
+
+
+def test_a_worker_knows_the_workload_but_not_the_examples():
+    config = Config()
+    workload = Experiment(config).workload
+    worker = Experiment(config.replace(task={"train": "/nowhere.jsonl", "test": "/nowhere.jsonl"}), workload)
+    assert worker.workload is workload
+    for name in ("examples", "prompt_ids", "prompts"):
+        with pytest.raises(RunError, match=r"only with the driver; an engine gets experiment\.workload"):
+            getattr(worker, name)
 
 
 def test_the_public_names_are_those_that_dir_shows():
