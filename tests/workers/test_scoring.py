@@ -457,6 +457,23 @@ def test_an_example_that_cannot_be_sent_is_an_error(scorer):
         mine.results()
 
 
+class Unreadable:
+    """Can be pickled, but not read again."""
+
+    def __reduce__(self):
+        return int, ("x",)
+
+
+def test_an_example_that_cannot_be_read_in_a_process_is_an_error(scorer):
+    mine = scorer("return 1.0", "processes")
+    mine.begin()
+    mine.submit(0, "member 0", Example("Why?", Unreadable(), where="train.jsonl, line 1"), "")
+    mine.flush()
+    said = r"^task\.processes: the example cannot be read in a process: ValueError: .*'x', "
+    with pytest.raises(EvaluationError, match=rf"{said}for train\.jsonl, line 1 \(member 0\)$"):
+        mine.results()
+
+
 def test_what_counts_as_a_coroutine_function():
     async def waits(more, example, completion): ...
 
