@@ -238,7 +238,8 @@ def test_greedy_answers_alone_are_compared_with_the_centres(tmp_path, temperatur
     seen = []
     config = Config().replace(
         evolution__generations=1, evolution__population=2, output__dir=str(tmp_path / "run"),
-        cluster__workers=0, engine__kind="transformers", task__max_new_tokens=2, task__temperature=temperature,
+        cluster__workers=0, engine__kind="transformers",
+        task__max_new_tokens=2, task__temperature=temperature,
     )  # fmt: skip
     es_ray.run(config, callbacks=[listening(on_generation_end=seen.append)])
     assert len(seen) == 1
