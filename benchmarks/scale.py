@@ -222,7 +222,7 @@ def record_seconds(population: int, prompts: int) -> float:
     config = Config().replace(
         evolution__population=population, evolution__generations=9, output__plots_every=10**6
     )
-    with tempfile.TemporaryDirectory() as folder, LightPool(config) as pool:
+    with tempfile.TemporaryDirectory() as folder, LightPool(config, Experiment(config).workload) as pool:
         config = with_prompts(config, prompts, Path(folder))
         experiment = Experiment(config)
         mean_abs = (1.0,) * len(experiment.layout.modules)

@@ -1,11 +1,11 @@
-"""What is fixed during a run, and which any process can rebuild from the configuration alone."""
+"""What is fixed during a run: from the configuration, and in workers what the driver sends of the data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from es_ray.config import Config, EngineConfig
-from es_ray.errors import UserError
+from es_ray.errors import RunError, UserError
 from es_ray.evolution.draws import PromptOrder
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import OPTIMIZERS, Optimizer
@@ -17,12 +17,12 @@ from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch, Workload
-from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data
+from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data, shortest_prompts
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
 MOST_TOKENISED = 1000
-"""Prompts of a split that are tokenised before a run, to find those that are too long."""
+"""How many of a split's longest and of its shortest prompts are tokenised before a run."""
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
 
@@ -31,7 +31,7 @@ OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 class Experiment:
     """A configuration with the model, the layout and the examples that it names.
 
-    given: the driver's workload, in a worker, which then reads no data.
+    given: the driver's workload, in a worker, where its machine may not have the data.
     """
 
     config: Config
@@ -54,7 +54,15 @@ class Experiment:
 
     @cached_property
     def examples(self) -> dict[str, Sequence[Example]]:
-        """The examples of each split; `validation` is there only if the run has one."""
+        """The examples of each split; `validation` is there only if the run has one.
+
+        Raises RunError in a worker, which gets the examples of each batch with it.
+        """
+        if self.given is not None:
+            raise RunError(
+                f"engine.kind {self.config.engine.kind}: experiment.examples and what is made of them exist "
+                "only with the driver; an engine gets experiment.workload"
+            )
         found = {split: self._data(split) for split in SPLITS}
         config = self.config.task
         own = [split for split in SPLITS if getattr(config, split) is None]  # which know no other columns
@@ -126,14 +134,19 @@ class Experiment:
 
     @cached_property
     def workload(self) -> Workload:
-        """What the run's engines are to prepare for."""
-        return self.given or self.workload_of(self.config.engine)
+        """What the run's engines are to prepare for, in a worker and in the driver alike.
 
-    def workload_of(self, engine: EngineConfig) -> Workload:
-        """A shard of candidates, and what centre and base model answer besides; at most `engine.rows`."""
-        batch = self.batch(0)
+        A shard of a generation's candidates, and what centre and base model answer besides. Of what the final
+        comparison asks beyond it, an engine makes the rest afterwards.
+        """
+        if self.given is not None:
+            return self.given
+        engine, batch = self.config.engine, self.batch(0)
         others = tuple(split for split in self.prompts if split != "train")
-        rows = engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(0, others)
+        return self.workload_of(engine, engine.shard * batch.rows(0, ("train",)) + 2 * batch.rows(0, others))
+
+    def workload_of(self, engine: EngineConfig, rows: int) -> Workload:
+        """So many completions, of which an engine is asked for at most `engine.rows` at once."""
         most = rows if engine.rows == "auto" else engine.rows
         return Workload(min(rows, most), self.token_ids(self.examples["train"][0]))
 
@@ -200,7 +213,8 @@ class Experiment:
     def check(self) -> None:
         """Raise UserError for anything in the configuration that does not fit the model or the data.
 
-        Of a large split only the longest prompts are tokenised, by characters; the workers check the rest.
+        Of a large split only the longest and shortest prompts are tokenised, by characters; the workers check
+        the rest.
         """
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
         batch, train = self.config.task.batch, self.prompts["train"]
@@ -209,7 +223,8 @@ class Experiment:
         for split, examples in self.examples.items():
             numbers: Iterable[int] = range(len(examples))
             if len(examples) > MOST_TOKENISED:
-                numbers = longest_prompts(examples, MOST_TOKENISED)
+                ends = longest_prompts, shortest_prompts
+                numbers = {number for end in ends for number in end(examples, MOST_TOKENISED)}
             ids = {number: len(self.token_ids(examples[number])) for number in numbers}
             shortest, longest = (choose(ids, key=lambda number: ids[number]) for choose in (min, max))
             self.check_length(ids[shortest], examples[shortest], f"the shortest prompt of {split}")

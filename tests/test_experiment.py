@@ -7,6 +7,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from es_ray.config import Config
+from es_ray.errors import RunError
+from es_ray.experiment import Experiment
 from tests.small_models import small_model
 
 TASK = """
@@ -120,6 +123,48 @@ def test_a_prompt_that_the_tokenizer_leaves_nothing_of_is_named(tmp_path, cli, t
         for word in words:
             assert word in ended.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "code"), [(("How come?", "How so?", "Why?"), 2), (("Ha", "Why?", "How so?"), 1)]
+)
+def test_of_many_prompts_the_longest_and_the_shortest_are_checked(tmp_path, cli, monkeypatch, prompts, code):
+    """What only a worker finds, in the middle of a run, is no longer bad input."""
+    monkeypatch.setattr("es_ray.experiment.MOST_TOKENISED", 1)
+    model, train = small_model(tmp_path / "model", "llama"), tmp_path / "train.jsonl"
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    train.write_text("".join(f'{{"prompt": "{prompt}", "target": "So"}}\n' for prompt in prompts))
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"prompt": "How", "target": "So"}\n')
+    files = ("--train", train, "--test", test, "--output", tmp_path / "run")
+    ended = cli("run", "--local", "--model", model, *files, "--population", 2, "--generations", 1)
+    assert ended.code == code, ended.err
+    assert ended.err.count("\n") == 1
+    assert f"train.jsonl, line {prompts.index('Why?') + 1}: the prompt has no tokens" in ended.err
+    assert (tmp_path / "run").exists() == (code == 1)
+
+
+@pytest.mark.parametrize(("most", "rows"), [("auto", 4 * 6 * 3 + 2 * 5 * 3), (50, 50), (1000, 102)])
+def test_the_largest_batch_is_a_shard_with_the_tests_of_centre_and_base_model(tmp_path, most, rows):
+    """Four candidates with 6 of the training prompts, and two with 5 test prompts; 3 samples of each."""
+    for name, count in (("train", 9), ("test", 5)):
+        lines = [f'{{"prompt": "{name} {number}", "target": "So."}}\n' for number in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    config = Config().replace(
+        engine={"shard": 4, "rows": most}, task=files | {"batch": 6, "samples": 3, "temperature": 1.0}
+    )
+    assert Experiment(config).workload.rows == rows
+
+
+def test_a_worker_knows_the_workload_but_not_the_examples():
+    config = Config()
+    workload = Experiment(config).workload
+    worker = Experiment(config.replace(task={"train": "/nowhere.jsonl", "test": "/nowhere.jsonl"}), workload)
+    assert worker.workload is workload
+    for name in ("examples", "prompt_ids", "prompts"):
+        with pytest.raises(RunError, match=r"only with the driver; an engine gets experiment\.workload"):
+            getattr(worker, name)
 
 
 def test_the_public_names_are_those_that_dir_shows():

@@ -101,7 +101,8 @@ def no_spread(metrics: Mapping[str, Any], config: Config) -> Line:
     elif changed is None:
         text = (
             f"warning: all members have the same reward, so there is no step: the reward does not tell their "
-            f"answers apart (see generations/{metrics['generation']:04d}/population.jsonl)"
+            f"answers apart, or the noise is too small (raise {now}); see "
+            f"generations/{metrics['generation']:04d}/population.jsonl"
         )
     elif not changed:
         text = (

@@ -16,7 +16,7 @@ VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.js
 DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 """Files of JSON that are read before the weights are."""
 NO_FOLDER = "no such folder"
-"""Instead of the hash of a file, where a folder has its name."""
+"""The problem of a model whose folder is missing."""
 INDEX = "model.safetensors.index.json"
 HEADER_SIZE = 8
 """Bytes at the start of a safetensors file that hold the length of its header."""

@@ -7,7 +7,7 @@ import torch
 from es_ray.config import Config
 from es_ray.engines.registry import ANYWHERE, AUTO, engine_spec
 from es_ray.errors import UserError
-from es_ray.evaluation import Candidate
+from es_ray.evaluation import CENTRE, Candidate
 from es_ray.imports import absolute
 from es_ray.interrupts import interrupts_once
 from es_ray.judge.evaluate import compare
@@ -63,9 +63,10 @@ def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
     Raises UserError for workers that cannot start, RunError if the model's weights are not those that were
     evolved.
     """
-    with open_pool(config, past.experiment.workload_of(config.engine)) as pool:
+    batch = past.experiment.whole_split(split)
+    rows = 2 * batch.rows(CENTRE, (split,))  # base model and centre; the best member comes after them
+    with open_pool(config, past.experiment.workload_of(config.engine, rows)) as pool:
         past.check_weights(pool.start().mean_abs)
-        batch = past.experiment.whole_split(split)
         return compare(pool, past.run, past.strategy, batch, past.generation, split)
 
 
@@ -75,13 +76,15 @@ def member_answers(past: PastRun, config: Config, index: int) -> dict[str, Any]:
 
     config: of `reevaluation_config`. Raises as `reevaluate` does.
     """
-    with open_pool(config, past.experiment.workload_of(config.engine)) as pool:
+    batch = past.experiment.batch(past.generation)
+    rows = batch.rows(index, ("train",))
+    with open_pool(config, past.experiment.workload_of(config.engine, rows)) as pool:
         past.check_weights(pool.start().mean_abs)
         outcomes = pool.evaluate(
             past.centre_before(),
             past.strategy.perturbation,
             past.generation,
             [Candidate(index)],
-            past.experiment.batch(past.generation),
+            batch,
         )
     return outcomes.summary(index, "train") | {"examples": outcomes.examples(index, "train")}

@@ -10,7 +10,8 @@ from es_ray.tasks.base import Example
 class Workload:
     """What engines need to know of the data to prepare for it; a worker may not have the data's files.
 
-    rows: the most completions requested at once; prompt_ids: token ids of the first training prompt.
+    rows: completions that a generation, or an evaluation after the run, asks for at once; the comparison at
+    a run's end may ask for more, which wait their turn. prompt_ids: token ids of the first training prompt.
     """
 
     rows: int

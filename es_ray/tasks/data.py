@@ -148,8 +148,17 @@ def longest_prompts(examples: Sequence[Example], count: int) -> list[int]:
 
     The system prompt counts too. No Example is made for it where `examples` were read from data.
     """
-    if isinstance(examples, Examples):
-        lengths = examples.characters()
-    else:
-        lengths = [sum(len(turn["content"]) for turn in example.messages) for example in examples]
+    lengths = _characters(examples)
     return heapq.nlargest(count, range(len(lengths)), key=lengths.__getitem__)
+
+
+def shortest_prompts(examples: Sequence[Example], count: int) -> list[int]:
+    """The numbers of those with the fewest, the shortest first."""
+    lengths = _characters(examples)
+    return heapq.nsmallest(count, range(len(lengths)), key=lengths.__getitem__)
+
+
+def _characters(examples: Sequence[Example]) -> Sequence[int]:
+    if isinstance(examples, Examples):
+        return examples.characters()
+    return [sum(len(turn["content"]) for turn in example.messages) for example in examples]

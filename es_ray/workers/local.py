@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from es_ray.engines.base import EngineInfo
-from es_ray.errors import EvaluationError, RunError, ScoreError
+from es_ray.errors import EvaluationError, RunError, ScoreError, UserError
 from es_ray.workers.pool import Call, Pool
 from es_ray.workers.worker import Worker
 
@@ -53,7 +53,7 @@ class LocalPool(Pool):
                 results.append(getattr(self._worker, call.method)(*shared, *call.arguments))
             except ScoreError as error:
                 raise RunError(str(error)) from error
-            except EvaluationError as error:
+            except (EvaluationError, UserError) as error:  # bad input, but a run has begun
                 raise RunError(f"{call.about}: {error}") from error
             on_done(call)
         return results

@@ -23,7 +23,8 @@ from es_ray.workers.scoring import perform, raised
 _PR_SET_PDEATHSIG = 1
 
 Reply = tuple[str, Any, str]
-"""Kind, content, and a traceback or "": "loaded", "scores" with a list of them, or "failed" with a text."""
+"""Kind, content, and a traceback or "": "loaded", "scores" with a list of them, "failed" or "unread" with a
+text."""
 
 
 def main(pipe: int, stacks: int) -> None:
@@ -58,8 +59,7 @@ def _reply(task: Any, data: bytes) -> Reply:
     try:
         rows, batch = pickle.loads(data)
     except Exception as error:
-        text = f"an example cannot be read in a process: {type(error).__name__}: {error}"
-        return "failed", text, traceback.format_exc()
+        return "unread", f"{type(error).__name__}: {error}", traceback.format_exc()
     job = Job(0, rows, batch, Ledger())
     try:
         return "scores", perform(task, job), ""

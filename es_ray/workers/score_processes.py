@@ -120,17 +120,20 @@ class ScoreProcess:
     def perform(self, job: Job, timeout: float) -> list[Score]:
         """Scores of a job's rows; raises ScoreError, ProcessDied, and Overdue after so many seconds."""
         first = job.rows[0]
+        about = f"for {example_name(first.example)} ({first.who})"
         try:
             data = pickle.dumps((job.rows, job.batch))
         except Exception as error:
+            said = f"{type(error).__name__}: {error}"
             raise ScoreError(
-                f"task.processes: the example cannot be sent to a process: {type(error).__name__}: {error}, "
-                f"for {example_name(first.example)} ({first.who})"
+                f"task.processes: the example cannot be sent to a process: {said}, {about}"
             ) from error
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # _receive says how it died
             self._connection.send_bytes(data)
         kind, content, trace = self._receive(timeout)
-        if kind == "failed":
+        if kind == "unread":
+            content = f"task.processes: the example cannot be read in a process: {content}, {about}"
+        if kind != "scores":
             raise ScoreError(content) from RemoteTraceback(trace)
         scores: list[Score] = content
         return scores

@@ -5,6 +5,7 @@ No thread can watch its own time, so the thread that waits for the scores asks `
 
 import asyncio
 import bdb
+import contextlib
 import ctypes
 import queue
 import sys
@@ -86,6 +87,7 @@ class LoopBackground(Background):
     def __init__(self, perform: Callable[[Job], Coroutine[Any, Any, list[Score]]], timeout: float) -> None:
         self._perform, self._timeout = perform, timeout
         self._running: dict[Job, Running] = {}
+        self._interrupted = False
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="es-ray-scores", daemon=True)
         self._thread.start()
@@ -104,6 +106,7 @@ class LoopBackground(Background):
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(STOP_SECONDS)
         if self._thread.is_alive():  # a job that blocks the loop, or does not let itself be cancelled
+            self._interrupted = True
             _interrupt(self._thread)
             self._thread.join(STOP_SECONDS)
 
@@ -119,8 +122,9 @@ class LoopBackground(Background):
             try:
                 self._loop.run_until_complete(main)
             except (KeyboardInterrupt, SystemExit):
-                if self._over.is_set():  # of `stop`: a job does not let itself be cancelled
+                if self._interrupted:  # the next job might block the loop like this one
                     break
+        self._cancel_rest()
         self._loop.close()
 
     async def _main(self) -> None:
@@ -135,10 +139,24 @@ class LoopBackground(Background):
         await self._loop.shutdown_asyncgens()
         await self._loop.shutdown_default_executor()
 
+    def _cancel_rest(self) -> None:
+        """End what an interrupt has left; a task that does not let itself be cancelled is given up."""
+        rest = asyncio.all_tasks(self._loop)
+        for task in rest:
+            task.cancel()  # before the loop goes on, so that none begins that has not begun
+        if rest:
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                self._loop.run_until_complete(asyncio.wait(rest, timeout=STOP_SECONDS))
+
     def _begin(self, job: Job) -> None:
         task = self._loop.create_task(self._run(job))
         self._tasks.add(task)  # the loop alone would not keep it alive
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio complains of one that nobody looks at
 
     async def _run(self, job: Job) -> None:
         async with self._slots:
@@ -151,6 +169,8 @@ class LoopBackground(Background):
                 outcome = error
             self._running.pop(job, None)
             job.ledger.record(job, outcome)
+        if self._interrupted and isinstance(getattr(outcome, "__cause__", None), SystemExit):
+            raise SystemExit  # of `stop`, which is to end the loop and not this job alone
 
 
 def _overdue(

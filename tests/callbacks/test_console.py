@@ -218,6 +218,35 @@ def test_why_there_is_no_step_is_judged_by_the_answers(config, metrics, words, o
         assert word not in text
 
 
+def test_where_answers_differ_by_themselves_their_difference_says_nothing():
+    """Sampled, or to prompts of each pair's own: without the counts of differing answers."""
+    metrics = generation(zero_variance=True, members_correct=0.5)
+    del metrics["changed_members"], metrics["distinct_members"]
+    text = printed(no_spread(metrics, Config()))
+    for words in (
+        "does not tell their answers apart",
+        "raise evolution.noise.multiplier",
+        "generations/0012",
+    ):
+        assert words in text
+    for words in ("answer differently", "same answers", "centre's answers"):
+        assert words not in text
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_greedy_answers_alone_are_compared_with_the_centres(tmp_path, temperature):
+    seen = []
+    config = Config().replace(
+        evolution__generations=1, evolution__population=2, output__dir=str(tmp_path / "run"),
+        cluster__workers=0, engine__kind="transformers",
+        task__max_new_tokens=2, task__temperature=temperature,
+    )  # fmt: skip
+    es_ray.run(config, callbacks=[listening(on_generation_end=seen.append)])
+    assert len(seen) == 1
+    compared = {"changed_members", "distinct_members"} & set(seen[0])
+    assert len(compared) == (0 if temperature else 2)
+
+
 def test_without_metrics_nothing_is_said_to_be_learnt():
     metrics = generation(zero_variance=True, **DEAD)
     del metrics["members_correct"]
@@ -240,7 +269,7 @@ class Indifferent(Conciseness):
     [
         (["--set", "evolution.noise.std=1e-8"], "raise evolution.noise.std (now 1e-08)"),
         (["--set", "evolution.noise.multiplier=60", "--task", "{tasks}:Indifferent"], "does not tell"),
-        (["--set", "task.temperature=1", "--task", "{tasks}:Indifferent"], "does not tell"),
+        (["--set", "task.temperature=1", "--task", "{tasks}:Indifferent"], "or the noise is too small"),
     ],
 )
 def test_a_run_without_steps_says_why_once_and_again_when_resumed(settings, words, tmp_path, cli):

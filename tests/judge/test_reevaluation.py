@@ -96,3 +96,23 @@ def test_what_cannot_be_is_refused_in_one_line(own, kind, given, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+TELLS = """
+from es_ray.engines.spec import EngineSpec
+from es_ray.errors import RunError
+def load(experiment):
+    raise RunError(f"to prepare for: {experiment.workload.rows}")
+SPEC = EngineSpec("tells", load, lambda engine, available: 0)
+"""
+
+
+def test_an_engine_prepares_for_what_is_asked_of_it(finished, tmp_path, cli):
+    """Eight test prompts of the base model and the centre; the two training prompts of one member."""
+    (tmp_path / "tells.py").write_text(TELLS)
+    engine = ("--engine", f"{tmp_path}/tells.py:SPEC")
+    member = ("--generation", 1, "--index", 0, "--evaluate", "--output", tmp_path / "member")
+    for command, rows in ((("evaluate", finished.path), 16), (("member", finished.path, *member), 2)):
+        ended = cli(*command, *engine)
+        assert ended.code == 1
+        assert ended.err == f"es-ray: to prepare for: {rows}\n"

@@ -14,7 +14,7 @@ from es_ray.config import ColumnsConfig, Config
 from es_ray.errors import UserError
 from es_ray.experiment import Experiment
 from es_ray.tasks import TASKS, Example, Score, Task
-from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, read_examples
+from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, read_examples, shortest_prompts
 
 GOOD = {"prompt": "a", "target": "b"}
 USER = {"role": "user", "content": "Why?"}
@@ -495,7 +495,11 @@ def test_the_longest_prompts_are_found_with_their_system_prompts(tmp_path):
         assert numbers[0] == 7
         assert [lengths[n] for n in numbers] == sorted(lengths, reverse=True)[:10]
         assert len(set(numbers)) == 10
-    assert sorted(longest_prompts(examples, 1000)) == list(range(300))
+        shortest = shortest_prompts(known, 10)
+        assert [lengths[n] for n in shortest] == sorted(lengths)[:10]
+        assert len(set(shortest)) == 10
+    for prompts in (longest_prompts, shortest_prompts):
+        assert sorted(prompts(examples, 1000)) == list(range(300))
 
 
 def test_no_example_is_kept_for_each_row(tmp_path):

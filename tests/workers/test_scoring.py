@@ -195,6 +195,25 @@ def test_an_exception_in_a_task_that_a_reward_waits_for_is_the_rewards(tmp_path,
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("awaited", ["asyncio.gather(judge())", "judge()", "asyncio.sleep(0), await judge()"])
+def test_rewards_that_each_block_the_loop_end_with_the_first(tmp_path, awaited, capfd):
+    file = tmp_path / "judge.py"
+    file.write_text(
+        "import asyncio, time\n"
+        "async def judge():\n"
+        "    while True: time.sleep(0.01)  # line 3\n"
+        "async def reward(example, completion):\n"
+        f"    return await {awaited}\n"
+    )
+    config = TaskConfig(name=f"{file}:reward", timeout=0.3)
+    mine = Scorer(load_task(config.name, {}), config)
+    with pytest.raises(EvaluationError, match=r"judge\.py:\d+: the task took longer than 0\.3 s"):
+        scores(mine, 4)
+    mine.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "es-ray-scores"]
+    assert capfd.readouterr().err == ""
+
+
 WRONG = {
     "return float('nan')": "reward nan is not finite, for train.jsonl, line 4",
     "return Score(0.5, {'good': float('inf')})": "good inf is not finite, for train.jsonl, line 4",
@@ -434,6 +453,23 @@ def test_an_example_that_cannot_be_sent_is_an_error(scorer):
     unsendable = Example("Why?", metadata={"why": lambda: None}, where="train.jsonl, line 1")
     mine.submit(0, "member 0", unsendable, "")
     with pytest.raises(EvaluationError, match=r"cannot be sent to a process.*train\.jsonl, line 1"):
+        mine.results()
+
+
+class Unreadable:
+    """Can be pickled, but not read again."""
+
+    def __reduce__(self):
+        return int, ("x",)
+
+
+def test_an_example_that_cannot_be_read_in_a_process_is_an_error(scorer):
+    mine = scorer("return 1.0", "processes")
+    mine.begin()
+    mine.submit(0, "member 0", Example("Why?", Unreadable(), where="train.jsonl, line 1"), "")
+    mine.flush()
+    said = r"^task\.processes: the example cannot be read in a process: ValueError: .*'x', "
+    with pytest.raises(EvaluationError, match=rf"{said}for train\.jsonl, line 1 \(member 0\)$"):
         mine.results()
 
 

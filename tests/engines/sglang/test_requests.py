@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from es_ray.config import Config
 from es_ray.engines.base import Row, Sampling, Variant
 from es_ray.engines.sglang import requests
 from es_ray.errors import EvaluationError
-from es_ray.experiment import Experiment
 
 COMMON = {"max_new_tokens": 9, "stop_token_ids": [2]}
 GREEDY = {"temperature": 0.0, **COMMON}
@@ -65,16 +63,3 @@ def test_an_aborted_request_is_an_error_with_the_variants_name(finish):
     requests.check_finished(OUTPUT, "member 3")
     with pytest.raises(EvaluationError, match="member 3: SGLang did not finish"):
         requests.check_finished({"output_ids": [], "meta_info": {"finish_reason": finish}}, "member 3")
-
-
-@pytest.mark.parametrize(("most", "rows"), [("auto", 4 * 6 * 3 + 2 * 5 * 3), (50, 50), (1000, 102)])
-def test_the_largest_batch_is_a_shard_with_the_tests_of_centre_and_base_model(tmp_path, most, rows):
-    """Four candidates with 6 of the training prompts, and two with 5 test prompts; 3 samples of each."""
-    for name, count in (("train", 9), ("test", 5)):
-        lines = [f'{{"prompt": "{name} {number}", "target": "So."}}\n' for number in range(count)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
-    config = Config().replace(
-        engine={"shard": 4, "rows": most}, task=files | {"batch": 6, "samples": 3, "temperature": 1.0}
-    )
-    assert Experiment(config).workload.rows == rows
