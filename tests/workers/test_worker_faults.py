@@ -29,11 +29,12 @@ def cluster():
     """One Ray for the module: a run in this process joins it."""
     import ray
 
+    before = set(offspring())  # of other tests
     ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
-    started = offspring()
+    started = set(offspring()) - before
     ray.shutdown()
-    assert_all_end(lambda: started)
+    assert_all_end(lambda: [*started])
 
 
 @pytest.fixture(autouse=True)
@@ -271,15 +272,16 @@ def nodes():
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
+    before = set(offspring())
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     added = [made.add_node(num_cpus=2) for _ in range(2)]
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    started = offspring()
+    started = set(offspring())
     yield made, added
-    started += offspring()
+    started |= set(offspring())
     ray.shutdown()
     made.shutdown()
-    assert_all_end(lambda: started)
+    assert_all_end(lambda: [*started - before])
 
 
 def test_a_node_that_goes_and_one_that_comes(finished, nodes, tmp_path):
