@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +39,10 @@ class Player:
         )
         self._answer("ready")
 
-    def seconds(self, members: int) -> float:
+    def seconds(self, members: int, tokens: int) -> float:
         """Seconds that a population takes."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{members}\n")
+        self._process.stdin.write(f"{members} {tokens}\n")
         self._process.stdin.flush()
         return float(self._answer("seconds"))
 
@@ -63,6 +64,9 @@ def main(
     old: Annotated[Path, typer.Argument(help="Checkout of one commit.")],
     new: Annotated[Path, typer.Argument(help="Checkout of the other.")],
     members: Annotated[str, typer.Option(help="Population sizes, separated by commas.")] = "30,256",
+    tokens: Annotated[
+        str, typer.Option(help="New tokens of a row, likewise: 1 is placing and prompts.")
+    ] = "100",
     rounds: Annotated[int, typer.Option(help="Turns of each, after two that are not counted.")] = 20,
     first_memory: Annotated[float, typer.Option(help="mem_fraction_static of the first engine.")] = 0.4,
     second_memory: Annotated[float, typer.Option(help="Of what is then left, of the second.")] = 0.8,
@@ -70,33 +74,34 @@ def main(
     output: Annotated[Path, typer.Option(help="Where compare_commits.json goes.")] = Path("benchmarks/out"),
 ) -> None:
     """Measure, print a table, and write the seconds to a file."""
-    sizes = [int(text) for text in members.split(",")]
+    sizes = list(product(*([int(text) for text in texts.split(",")] for texts in (members, tokens))))
     with tempfile.TemporaryDirectory() as folder:
-        spec = {"members": max(sizes), "model": folder}
+        spec = dict(zip(("members", "tokens"), map(max, zip(*sizes, strict=True)), strict=True))
+        spec |= {"model": folder}
         players = [
             Player(
                 checkout.resolve(), spec | {"sglang": json.loads(sglang) | {"mem_fraction_static": memory}}
             )
             for checkout, memory in ((old, first_memory), (new, second_memory))
         ]
-        found: dict[int, list[list[float]]] = {}
+        found: dict[tuple[int, int], list[list[float]]] = {}
         for size in sizes:
             found[size] = [[], []]
             for number in range(rounds + WARM_UP):
                 for which in (0, 1) if number % 2 else (1, 0):
-                    found[size][which].append(players[which].seconds(size))
+                    found[size][which].append(players[which].seconds(*size))
         for player in players:
             player.close()
     output.mkdir(parents=True, exist_ok=True)
-    report = {"command": sys.argv, "seconds": found}
+    report = {"command": sys.argv, "seconds": [[*size, *timed] for size, timed in found.items()]}
     (output / "compare_commits.json").write_text(json.dumps(report, indent=2) + "\n")
-    table = Table("members", "old s", "new s", "old / new", "quartiles", "range")
+    table = Table("members x tokens", "old s", "new s", "old / new", "quartiles", "range")
     for size, timed in found.items():
         one, other = (seconds[WARM_UP:] for seconds in timed)
         ratios = [a / b for a, b in zip(one, other, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         table.add_row(
-            str(size),
+            "{} x {}".format(*size),
             f"{statistics.median(one):.4f}",
             f"{statistics.median(other):.4f}",
             f"{middle:.4f}",

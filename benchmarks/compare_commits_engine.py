@@ -1,6 +1,7 @@
 """An engine of compare_commits.py: `compare_commits_engine.py CHECKOUT SPEC`; each line of stdin asks once.
 
-It runs with the package and the benchmarks of its checkout, of this version's interface or of 0.1.0's.
+A line is MEMBERS TOKENS. It runs with the package and the benchmarks of its checkout, of this version's
+interface or of 0.1.0's.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np  # noqa: E402
 import throughput_ways as ways  # noqa: E402
 from throughput_model import SHAPES, write_model  # noqa: E402
 
-PROMPTS, PROMPT_TOKENS, TOKENS = 2, 24, 100
+PROMPTS, PROMPT_TOKENS = 2, 24
 
 
 def main(given: dict[str, Any]) -> None:
@@ -24,8 +25,8 @@ def main(given: dict[str, Any]) -> None:
     write_model(Path(given["model"]), SHAPES["qwen2.5-7b"], PROMPTS, PROMPT_TOKENS)
     spec = {
         "way": "population", "members": members, "prompts": PROMPTS, "prompt_tokens": PROMPT_TOKENS,
-        "tokens": TOKENS, "rank": 1, "layers": "0-9", "kernels": "es_ray", "generations": 2, "workers": 1,
-        "model": given["model"], "sglang": {"load_format": "dummy"} | given["sglang"],
+        "tokens": given["tokens"], "rank": 1, "layers": "0-9", "kernels": "es_ray", "generations": 2,
+        "workers": 1, "model": given["model"], "sglang": {"load_format": "dummy"} | given["sglang"],
     }  # fmt: skip
     engine, experiment, strategy, _ = ways.our_engine(spec)
     prompts = experiment.prompt_ids["train"]
@@ -34,7 +35,7 @@ def main(given: dict[str, Any]) -> None:
     theta = state if in_0_1_0 else state["theta"]
     print("es-ray-ready 1", flush=True)
     for generation, line in enumerate(sys.stdin):
-        count = int(line)
+        count, engine.max_new_tokens = map(int, line.split())
         theta = theta + np.float32(1e-6)  # as after every update, theta is new
         if in_0_1_0:
             rows = [ways.Row(index, prompt) for index in range(count) for prompt in prompts]

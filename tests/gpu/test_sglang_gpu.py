@@ -191,6 +191,25 @@ def test_many_rows_at_once_give_what_each_variants_alone_give(setting):
         assert alone == [together[n] for n in mine]
 
 
+def test_rows_are_reported_as_they_finish(setting):
+    experiment, engine, strategy = setting
+    told: dict[int, float] = {}
+    asked = rows(experiment)
+    found = engine.generate(
+        [centre(strategy)],
+        strategy.perturbation,
+        asked,
+        on_completion=lambda number, completion: told.update({number: time.perf_counter()}),
+    )
+    lengths = [len(completion.token_ids) for completion in found]
+    assert sorted(told) == list(range(len(asked)))
+    short, long = min(lengths), max(lengths)
+    first = max(told[n] for n, length in enumerate(lengths) if length == short)
+    last = min(told[n] for n, length in enumerate(lengths) if length == long)
+    assert short < long
+    assert first < last
+
+
 def test_centres_generations_and_factors_in_one_batch_answer_as_alone(setting):
     experiment, engine, strategy = setting
     theta = centre(strategy)

@@ -13,6 +13,8 @@ an unpacked wheel. es-ray was run on a GPU with 0.5.17; the source of 0.5.23 was
 - 0.5.23 moved max_loras_per_batch and other settings to `get_lora()`; es-ray does not read them.
 - A LoRA backend's `init_cuda_graph_batch_info` is `init_decode_cuda_graph_batch_info` in 0.5.23, which passes
   some of a batch's arguments by position; ours has both names, and the same parameter names.
+- `TokenizerManager._wait_one_response` is an asynchronous generator in 0.5.17; in 0.5.23 it looks up the
+  request's state and returns one.
 - Both sample with a request's `sampling_seed` only with `enable_deterministic_inference`.
 """
 
@@ -49,7 +51,9 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "freeze_gc",
         "get_all_child_pids",
         "shutdown",
+        "tokenizer_manager",
     ),
+    ("srt/managers/tokenizer_manager.py", "TokenizerManager"): ("_wait_one_response",),
     ("srt/managers/scheduler.py", ""): ("run_scheduler_process",),
     ("srt/managers/scheduler.py", "Scheduler"): (
         "handle_rpc_request",
@@ -112,6 +116,7 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
 PARAMETERS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("srt/managers/scheduler.py", "", "run_scheduler_process"): ("tp_rank",),
     ("srt/layers/sampler.py", "Sampler", "forward"): ("logits_output", "sampling_info"),
+    ("srt/entrypoints/engine.py", "Engine", "generate"): ("rid",),
 }
 """Parameters that must exist, by file, class (or none) and function."""
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Row, Variant
 from es_ray.engines.sglang import compat, lifecycle, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
+from es_ray.engines.sglang.finished_requests import FinishedRequests
 from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
 from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.engines.sglang.lora.pool_layout import fused_name
 from es_ray.engines.sglang.probe import probe
-from es_ray.engines.sglang.slots import SlotOf, adapter_of, adapters_of, batches, groups
+from es_ray.engines.sglang.slots import SlotOf, adapters_of, batches, groups
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
@@ -59,6 +61,7 @@ class SGLangEngine(Engine):
         except BaseException:
             self._client.close()
             raise
+        self._finished = FinishedRequests(self._engine.tokenizer_manager)
         self._watchdog = lifecycle.ProcessWatchdog(self._engine.get_all_child_pids(), self._log_file)
         self.write_seconds: float | None = None
         """Seconds that the last writing of adapters took inside the scheduler."""
@@ -86,26 +89,31 @@ class SGLangEngine(Engine):
     ) -> list[Completion]:
         """Completions of the rows, in their order; in one batch unless there are too few slots.
 
-        on_completion is called for a batch's rows when all of them are complete: SGLang returns them
-        together. Greedy rows, rows sampled with top_p 1 and rows sampled with less run one kind after the
-        other. SGLang uses the seed of a sampled row only with `engine.deterministic`: without it samples are
-        not repeatable.
+        on_completion is called for a row when it is complete, while others are generated; an exception in it
+        is raised when they are, too. Greedy rows, rows sampled with top_p 1 and rows sampled with less run
+        one kind after the other. SGLang uses the seed of a sampled row only with `engine.deterministic`:
+        without it samples are not repeatable.
         """
         completions: dict[int, Completion] = {}
+        ends = frozenset() if self.ignore_stop else self.stop_ids
         self.digests = {}
         for numbers in batches(rows, self.slots):
             batch = [rows[number] for number in numbers]
             slot_of = self.write_adapters(centres, perturbation, batch)
-            outputs = self._outputs(batch, slot_of, log_probs)
-            if not self._finite():
-                raise EvaluationError(f"{self._culprit(batch, slot_of)}: the model's logits are not finite")
-            ends = frozenset() if self.ignore_stop else self.stop_ids
-            for number, row, output in zip(numbers, batch, outputs, strict=True):
-                requests.check_finished(output, str(row.variant))
+
+            def completed(place: int, output: requests.Output, numbers: list[int] = numbers) -> None:
+                number = numbers[place]
+                requests.check_finished(output, str(rows[number].variant))
                 completions[number] = requests.completion(output, ends, log_probs)
-            if on_completion is not None:
-                for number in numbers:
+                if on_completion is not None:
                     on_completion(number, completions[number])
+
+            try:
+                self._generate(batch, slot_of, log_probs, completed)
+            except Exception:  # of a reward for what such logits gave, say
+                self._check_finite(batch, slot_of)
+                raise
+            self._check_finite(batch, slot_of)
         digest = sum((adapter.member + 3) * value for adapter, value in self.digests.items()) & 0xFFFFFFFF
         log.info("%d adapters written, hash %08x", len(self.digests), digest)
         return [completions[number] for number in range(len(rows))]
@@ -181,21 +189,21 @@ class SGLangEngine(Engine):
         return slot_of
 
     def generate_raw(
-        self, rows: Sequence[Row], slot_of: SlotOf, new_tokens: int | None = None, **options: Any
+        self,
+        rows: Sequence[Row],
+        slot_of: SlotOf,
+        new_tokens: int | None = None,
+        on_output: requests.OnOutput | None = None,
+        **options: Any,
     ) -> list[dict[str, Any]]:
-        """SGLang's outputs of the rows, with whatever lies in the slots; options are `generate`'s."""
-        common: dict[str, Any] = {"max_new_tokens": new_tokens or self.max_new_tokens}
-        if self.ignore_stop:
-            common["ignore_eos"] = True
-        else:
-            common["stop_token_ids"] = sorted(self.stop_ids)
-        adapters = [adapter_of(row.variant) for row in rows]
-        return self._engine.generate(
-            input_ids=[list(row.prompt_ids) for row in rows],
-            sampling_params=requests.sampling_params(rows, common),
-            lora_path=[None if a is None else adapter_name(slot_of[a]) for a in adapters],
-            **options,
-        )
+        """SGLang's outputs of the rows, with whatever lies in the slots; options are `generate`'s.
+
+        on_output: called with a row's number and its output when it has finished.
+        """
+        ends = None if self.ignore_stop else self.stop_ids
+        arguments = requests.arguments(rows, slot_of, new_tokens or self.max_new_tokens, ends)
+        call = partial(self._engine.generate, **arguments, **options)
+        return call() if on_output is None else self._finished.outputs(call, len(rows), on_output)
 
     def close(self) -> None:
         """Stop SGLang's processes and wait until their GPU memory is free."""
@@ -203,16 +211,20 @@ class SGLangEngine(Engine):
         self._client.close()  # first: SGLang's shutdown ends every child, Python's own helpers among them
         self._engine.shutdown()
 
-    def _outputs(self, rows: Sequence[Row], slot_of: SlotOf, log_probs: bool = False) -> list[dict[str, Any]]:
-        """SGLang's outputs of the rows, with a call for each way of sampling among them."""
-        options = (
-            {"return_logprob": True, "logprob_start_len": -1} if log_probs else {}
-        )  # -1: none of the input's
-        outputs: dict[int, dict[str, Any]] = {}
+    def _generate(
+        self, rows: Sequence[Row], slot_of: SlotOf, log_probs: bool, on_output: requests.OnOutput | None
+    ) -> None:
+        """Generate the rows, with a call for each way of sampling among them."""
+        # -1: no log-probabilities of the input
+        options = {"return_logprob": True, "logprob_start_len": -1} if log_probs else {}
         for numbers in requests.by_sampler(rows):
-            mine = self.generate_raw([rows[number] for number in numbers], slot_of, **options)
-            outputs.update(zip(numbers, mine, strict=True))
-        return [outputs[number] for number in range(len(rows))]
+            mine = [rows[number] for number in numbers]
+            told = None if on_output is None else requests.renumbered(numbers, on_output)
+            self.generate_raw(mine, slot_of, on_output=told, **options)
+
+    def _check_finite(self, rows: Sequence[Row], slot_of: SlotOf) -> None:
+        if not self._finite():
+            raise EvaluationError(f"{self._culprit(rows, slot_of)}: the model's logits are not finite")
 
     def _finite(self) -> bool:
         """Whether all logits since the last call of this or of `write_adapters` were finite."""
@@ -221,7 +233,7 @@ class SGLangEngine(Engine):
     def _culprit(self, rows: Sequence[Row], slot_of: SlotOf) -> str:
         """The first variant whose rows alone give logits that are not finite."""
         for variant in dict.fromkeys(row.variant for row in rows):
-            self._outputs([row for row in rows if row.variant == variant], slot_of)
+            self._generate([row for row in rows if row.variant == variant], slot_of, False, None)
             if not self._finite():
                 return str(variant)
         return "a variant of this batch"

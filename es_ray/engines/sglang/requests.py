@@ -1,16 +1,34 @@
 """Rows as SGLang's requests, and SGLang's outputs as completions and log-probabilities."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import Completion, Row, Sampling
+from es_ray.engines.sglang.arguments import adapter_name
+from es_ray.engines.sglang.slots import SlotOf, adapter_of
 from es_ray.errors import EvaluationError
 
 Output = Mapping[str, Any]
 """What SGLang returns for one request."""
+OnOutput = Callable[[int, Output], None]
+"""Called with the number of a request in its call, and its output when it has finished."""
+
+
+def arguments(
+    rows: Sequence[Row], slot_of: SlotOf, new_tokens: int, stop_ids: Collection[int] | None
+) -> dict[str, Any]:
+    """Arguments of `sglang.Engine.generate` for the rows; stop_ids: None for rows of full length."""
+    common: dict[str, Any] = {"max_new_tokens": new_tokens}
+    common |= {"ignore_eos": True} if stop_ids is None else {"stop_token_ids": sorted(stop_ids)}
+    adapters = [adapter_of(row.variant) for row in rows]
+    return {
+        "input_ids": [list(row.prompt_ids) for row in rows],
+        "sampling_params": sampling_params(rows, common),
+        "lora_path": [None if a is None else adapter_name(slot_of[a]) for a in adapters],
+    }
 
 
 def sampling_params(rows: Sequence[Row], common: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
@@ -44,6 +62,11 @@ def by_sampler(rows: Sequence[Row]) -> list[list[int]]:
     for number, row in enumerate(rows):
         found.setdefault(_sampler(row.sampling), []).append(number)
     return list(found.values())
+
+
+def renumbered(numbers: Sequence[int], on_output: OnOutput) -> OnOutput:
+    """On_output for a call of some requests only, whose numbers among all are given."""
+    return lambda number, output: on_output(numbers[number], output)
 
 
 def _sampler(sampling: Sampling | None) -> str:

@@ -4,6 +4,7 @@ It has the names of compat.NAMES that es-ray uses, and does what SGLang does wit
 ours does. tests/gpu has the real one.
 """
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -81,11 +82,47 @@ class FakeManager:
         return found
 
 
+class FakeTokenizerManager:
+    """Waits for requests as SGLang's does: one is finished after as many turns of the loop as it has tokens.
+
+    eager: look a request up when called, as 0.5.23 does, and not when its output is awaited.
+    """
+
+    def __init__(self, eager: bool) -> None:
+        self.eager = eager
+        self.states: dict[str, dict] = {}
+        self.running: set[str] = set()
+
+    def _wait_one_response(self, obj, request=None):
+        if self.eager:
+            return self._stream(self.states[obj.rid], obj.rid)
+        return self._look_up(obj.rid)
+
+    async def _look_up(self, rid):
+        async for output in self._stream(self.states[rid], rid):
+            yield output
+
+    async def _stream(self, output, rid):
+        for _ in output["output_ids"]:
+            await asyncio.sleep(0)
+        self.running.remove(rid)
+        yield output
+
+    async def outputs(self, rids: list[str], outputs: list[dict]) -> list[dict]:
+        self.states = dict(zip(rids, outputs, strict=True))
+        self.running = set(rids)
+        waiters = [self._wait_one_response(SimpleNamespace(rid=rid)) for rid in rids]
+        if self.eager:
+            self.states = {}
+        return await asyncio.gather(*(waiter.__anext__() for waiter in waiters))
+
+
 class FakeEngine:
     """Hands a call to every rank's host, as SGLang does, and returns nothing but success."""
 
-    def __init__(self, ranks: int, options: Options | None = None) -> None:
+    def __init__(self, ranks: int, options: Options | None = None, eager: bool = False) -> None:
         self.busy = 0
+        self.tokenizer_manager = FakeTokenizerManager(eager)
         self.calls: list[str] = []
         """The calls to the scheduler."""
         self.requests: list[dict] = []
@@ -127,7 +164,15 @@ class FakeEngine:
     def shutdown(self):
         pass
 
-    def generate(self, input_ids, sampling_params, lora_path, return_logprob=False, logprob_start_len=None):
+    def generate(
+        self,
+        input_ids,
+        sampling_params,
+        lora_path,
+        return_logprob=False,
+        logprob_start_len=None,
+        rid=None,
+    ):
         self.requests.append({"sampling_params": sampling_params, "lora_path": lora_path})
         count = len(input_ids)
         params = sampling_params if isinstance(sampling_params, list) else [sampling_params] * count
@@ -148,7 +193,9 @@ class FakeEngine:
                     for n, token in enumerate(tokens)
                 ]
             outputs.append({"output_ids": tokens, "meta_info": meta})
-        return outputs
+        rids = rid or [f"request {number}" for number in range(count)]
+        assert len(set(rids)) == count
+        return asyncio.run(self.tokenizer_manager.outputs(rids, outputs))
 
     def log_prob(self, context: Sequence[int], token: int, name: str | None) -> float:
         logits = self._logits(context, name)

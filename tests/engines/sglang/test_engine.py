@@ -31,8 +31,8 @@ class Everything:
         return True
 
 
-@pytest.fixture
-def engine(monkeypatch, tmp_path):
+@pytest.fixture(params=["0.5.17", "0.5.23"])
+def engine(request, monkeypatch, tmp_path):
     experiment = Experiment(
         Config().replace(
             engine__kind="sglang",
@@ -46,7 +46,8 @@ def engine(monkeypatch, tmp_path):
     monkeypatch.setattr(compat, "package", lambda: tmp_path)
     monkeypatch.setattr(compat, "check", lambda root: None)
     monkeypatch.setattr(compat, "argument_names", lambda root: Everything())
-    monkeypatch.setattr(lifecycle, "start", lambda arguments, options: FakeEngine(1, options))
+    eager = request.param == "0.5.23"
+    monkeypatch.setattr(lifecycle, "start", lambda arguments, options: FakeEngine(1, options, eager))
     made = SGLangEngine(experiment)  # the start-up probe included
     made.stop_ids = frozenset({VOCABULARY})  # no token: rows have their full length
     made.fake = made._engine
@@ -161,6 +162,39 @@ def test_rows_are_reported_once_each_and_an_exception_ends_the_call(engine):
     with pytest.raises(KeyboardInterrupt):
         engine.generate(CENTRES, PERTURBATION, asked, on_completion=stop)
     assert len(engine.fake.requests) == 1
+
+
+def test_a_row_is_reported_when_it_is_complete_while_others_run(engine):
+    asked = rows(*(Variant(n, 1) for n in range(4)))
+    lengths = [len(c.token_ids) for c in engine.generate(CENTRES, PERTURBATION, asked)]
+    assert set(lengths) == {5}
+    ends = [c.token_ids[n % 5] for n, c in enumerate(engine.generate(CENTRES, PERTURBATION, asked))]
+    engine.stop_ids = frozenset(ends)
+    running = {}
+    manager = engine.fake.tokenizer_manager
+    found = engine.generate(
+        CENTRES, PERTURBATION, asked, on_completion=lambda n, c: running.update({n: len(manager.running)})
+    )
+    lengths = [len(completion.token_ids) for completion in found]
+    assert len(set(lengths)) > 2
+    assert [lengths[n] for n in running] == sorted(lengths)  # shorter ones are told first
+    assert sorted(running.values()) == list(range(len(asked)))  # each while the longer ones run
+
+
+def test_an_exception_for_a_row_is_raised_when_the_others_are_complete_too(engine):
+    asked, told = rows(*(Variant(n, 1) for n in range(4))), []
+
+    def fail(number, completion):
+        told.append(number)
+        raise ZeroDivisionError(f"row {number}")
+
+    with pytest.raises(ZeroDivisionError, match="row 0"):
+        engine.generate(CENTRES, PERTURBATION, asked, on_completion=fail)
+    assert told == [0]
+    assert not engine.fake.tokenizer_manager.running
+    wild = rows(Variant(3, 2, 0, 1e9))
+    with pytest.raises(EvaluationError, match="member 3 of generation 2 .*not finite"):
+        engine.generate(CENTRES, PERTURBATION, wild, on_completion=fail)  # the cause of what a reward says
 
 
 def test_a_stop_token_ends_a_completion(engine):
