@@ -14,6 +14,7 @@ from es_ray.errors import EvaluationError, RemoteTraceback, RunError, ScoreError
 from es_ray.imports.shipping import Code, UnpackedCode
 from es_ray.tasks.batches import Workload
 from es_ray.workers.heartbeats import Beat, Report
+from es_ray.workers.pending import PendingResults
 
 BEATS = 4
 """Heartbeats within cluster.heartbeat, after which a silent worker is dropped."""
@@ -71,6 +72,7 @@ class WorkerActor:
         self._config, self._workload = config, workload
         self._code = code
         self._unpacked: UnpackedCode | None = None
+        self._pending = PendingResults()
         self._over = threading.Event()
         self._batch = 0
         self._progress = (0, 0)  # the batch of calls and its completions: one object, so read together
@@ -111,21 +113,30 @@ class WorkerActor:
         """Answer at once."""
         return True
 
-    def calls(self, method: str, each: list[list[Any]], *shared: Any) -> list[Any]:
-        """Results of a worker's method for each list of arguments, up to the first that is a Failure.
+    def calls(
+        self, method: str, each: list[tuple[int, list[Any]]], complete: bool, *shared: Any
+    ) -> list[tuple[int, Any]]:
+        """Results that are there after calls of a worker's method, by their numbers, oldest first.
 
-        shared: the arguments before those; not in a list, so that Ray puts objects for references.
+        each: number and arguments of each call; complete: whether to wait for every result: otherwise some
+        may still be pending, which a later call returns. A Failure is the last one, and all that are
+        pending are then dropped. shared: the arguments before those of each call; not in a list, so that
+        Ray puts objects for references.
         """
-        results: list[Any] = []
+        results: list[tuple[int, Any]] = []
         self._batch += 1
-        self._progress = (self._batch, 0)
-        for arguments in each:
-            before = self._progress[1]
-            self._worker.on_rows = lambda rows, before=before: self._count(before + rows)
-            try:
-                results.append(getattr(self._worker, method)(*shared, *arguments))
-            except Exception as error:
-                return [*results, self._failure(error)]
+        self._worker.on_rows = self._count
+        self._count(0)
+        made = -1 if self._pending.oldest is None else self._pending.oldest
+        try:
+            for made, arguments in each:
+                self._pending.add(made, getattr(self._worker, method)(*shared, *arguments))
+                results.extend(self._pending.collect())
+            if complete:
+                results.extend(self._pending.collect(0))
+        except Exception as error:
+            self._pending.clear()
+            return [*results, (made, self._failure(error))]
         return results
 
     def _count(self, rows: int) -> None:

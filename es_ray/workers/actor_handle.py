@@ -1,7 +1,8 @@
 """One actor as the driver knows it: what it is doing, what came of that, and whether it is lost."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
@@ -35,21 +36,24 @@ class WorkerLost(Failure):
 class ActorHandle:
     """One actor.
 
-    numbers: of the calls that it is making; since: when it began those, or its start, monotonic seconds,
-    None while its process does not run yet; batch: how many times it was given calls.
+    owed: numbers of the calls whose results are still to come; making: of those that it is making, none while
+    it waits for what is pending of earlier ones, None while it is idle; since: when it began that, or its
+    start, monotonic seconds, None while its process does not run yet; batch: how many times it was given
+    calls.
     """
 
     key: int
     handle: Any
     info: EngineInfo | None = None
-    numbers: tuple[int, ...] = ()
+    owed: tuple[int, ...] = ()
+    making: tuple[int, ...] | None = None
     since: float | None = None
     batch: int = 0
 
     @property
     def idle(self) -> bool:
         """Whether it can take a call."""
-        return self.info is not None and not self.numbers
+        return self.info is not None and self.making is None
 
     def overdue(self, limits: ClusterConfig, silent: float, now: float) -> str | None:
         """Why the actor counts as lost; None while it does not.
@@ -60,19 +64,23 @@ class ActorHandle:
             return f"no heartbeat for {silent:.0f} s (cluster.heartbeat)"
         busy = 0.0 if self.since is None or self.idle else now - self.since
         starts = self.info is None
-        if busy > (limits.start_timeout if starts else limits.shard_timeout * len(self.numbers)):
+        if busy > (limits.start_timeout if starts else limits.shard_timeout * len(self.owed)):
             return f"not done after {busy:.0f} s (cluster.{'start' if starts else 'shard'}_timeout)"
         return None
 
 
 @dataclass(frozen=True)
 class CallResult:
-    """A start (no numbers) or calls that have ended.
+    """What came of an actor's start, or of calls.
 
-    result: an EngineInfo, or the calls' results up to the first failure, or the Failure of all. seconds: how
-    long they took.
+    start: an EngineInfo or a Failure, None for calls; results: those that are there, by the calls' numbers;
+    failure: what ended the calls, and undone: then all whose results are still to come, the one that failed
+    first; made: how many calls were made in these seconds.
     """
 
-    numbers: tuple[int, ...]
-    result: Any
-    seconds: float
+    start: EngineInfo | Failure | None = None
+    results: Mapping[int, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+    undone: tuple[int, ...] = ()
+    made: int = 0
+    seconds: float = 0.0

@@ -97,12 +97,18 @@ class ActorManager:
             self._watch(actor, made.start.remote())
 
     def submit(
-        self, actor: ActorHandle, numbers: tuple[int, ...], method: str, each: list[Any], *shared: Any
+        self,
+        actor: ActorHandle,
+        method: str,
+        each: list[tuple[int, list[Any]]],
+        complete: bool,
+        *shared: Any,
     ) -> None:
-        """Have an idle actor make calls, known by their numbers; see WorkerActor.calls."""
-        actor.numbers, actor.since = numbers, time.monotonic()
+        """Have an idle actor make calls, or none and wait for what is pending; see WorkerActor.calls."""
+        numbers = tuple(number for number, _ in each)
+        actor.owed, actor.making, actor.since = (*actor.owed, *numbers), numbers, time.monotonic()
         actor.batch += 1
-        self._watch(actor, actor.handle.calls.remote(method, each, *shared))
+        self._watch(actor, actor.handle.calls.remote(method, each, complete, *shared))
 
     def wait(self, seconds: float) -> list[CallResult]:
         """Starts and calls that have ended, as soon as there is one; empty after `seconds` without any."""
@@ -165,15 +171,28 @@ class ActorManager:
         return self._call_result(actor, result)
 
     def _call_result(self, actor: ActorHandle, result: Any) -> CallResult:
+        """What came of an actor's start, or of the calls that it was making."""
         now = time.monotonic()
-        ended = CallResult(actor.numbers, result, now - (actor.since or now))
-        actor.numbers, actor.since = (), now
-        last = result[-1] if ended.numbers and isinstance(result, list) else result
-        if isinstance(last, Failure) and (not ended.numbers or last.kind == "internal"):
+        seconds, actor.since = now - (actor.since or now), now
+        if actor.info is None:
+            if isinstance(result, Failure):
+                self.drop(actor)
+            else:
+                actor.info = result
+            return CallResult(start=result, seconds=seconds)
+        making, actor.making = actor.making or (), None
+        # of a lost worker, the first of the calls that it was making is the likeliest cause
+        pairs = result if isinstance(result, list) else [((*making, *actor.owed)[0], result)]
+        results = {number: value for number, value in pairs if not isinstance(value, Failure)}
+        actor.owed = tuple(number for number in actor.owed if number not in results)
+        failed, failure = pairs[-1] if pairs else (-1, None)
+        if not isinstance(failure, Failure):
+            return CallResult(results=results, made=len(making), seconds=seconds)
+        undone = (failed, *(number for number in actor.owed if number != failed))
+        actor.owed = ()
+        if failure.kind == "internal":
             self.drop(actor)
-        elif not ended.numbers:
-            actor.info = result
-        return ended
+        return CallResult(results=results, failure=failure, undone=undone, seconds=seconds)
 
     def _request_heartbeats(self) -> None:
         now = time.monotonic()
@@ -196,7 +215,7 @@ class ActorManager:
             actor = self._actors[key]
             if actor.since is None:
                 actor.since = now  # its process runs: start_timeout counts from here
-        busy = [actor for actor in self._actors.values() if actor.numbers]
+        busy = [actor for actor in self._actors.values() if actor.making is not None]
         self.on_rows(sum(self._seen.rows(actor.key, actor.batch) for actor in busy))
 
     def _overdue(self) -> list[CallResult]:

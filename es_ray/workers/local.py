@@ -5,12 +5,13 @@ from typing import Any
 
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import EvaluationError, RunError, ScoreError, UserError
+from es_ray.workers.pending import MOST_PENDING, PendingResults
 from es_ray.workers.pool import Call, Pool
 from es_ray.workers.worker import Worker
 
 
 class LocalPool(Pool):
-    """Calls run one after the other, here."""
+    """Calls run one after the other, here; scores beside the next call."""
 
     _worker: Worker | None = None
 
@@ -47,13 +48,21 @@ class LocalPool(Pool):
     ) -> list[Any]:
         assert self._worker is not None
         self._worker.on_rows = on_rows
-        results = []
-        for call in calls:
+        results: list[Any] = []
+        pending = PendingResults()
+
+        def collect(most: int) -> None:
+            for number, result in pending.collect(most):
+                results.append(result)
+                on_done(calls[number])
+
+        for number, call in enumerate(calls):
+            last = number == len(calls) - 1
             try:
-                results.append(getattr(self._worker, call.method)(*shared, *call.arguments))
-            except ScoreError as error:
+                pending.add(number, getattr(self._worker, call.method)(*shared, *call.arguments))
+                collect(0 if last else MOST_PENDING)
+            except ScoreError as error:  # it names its candidate
                 raise RunError(str(error)) from error
             except (EvaluationError, UserError) as error:  # bad input, but a run has begun
                 raise RunError(f"{call.about}: {error}") from error
-            on_done(call)
         return results

@@ -141,28 +141,28 @@ class RayPool(Pool):
         self._reported = self._alive = time.monotonic()
         while len(results) < len(calls):
             for actor in actors.idle:
+                numbers: tuple[int, ...] = ()
                 if waiting:
                     fair = math.ceil(len(calls) / actors.ready)
                     method = calls[0].method
                     numbers = self._pace.next_chunk(waiting, failed, method, actors.ready, fair)
-                    actors.submit(actor, numbers, method, [calls[n].arguments for n in numbers], *refs)
+                if numbers or actor.owed:
+                    each = [(number, calls[number].arguments) for number in numbers]
+                    complete = not waiting or any(number in failed for number in numbers)
+                    actors.submit(actor, calls[0].method, each, complete, *refs)
             for ended in self._next(actors):
-                self._pace.note(calls[0].method, ended.seconds / len(ended.numbers))
-                returned = [] if isinstance(ended.result, Failure) else ended.result
-                failure = ended.result if isinstance(ended.result, Failure) else None
-                for number, result in zip(ended.numbers, returned, strict=False):
-                    if isinstance(result, Failure):
-                        failure = result
-                    else:
-                        results[number] = result
-                        on_done(calls[number])
-                if failure is not None:
-                    undone = [number for number in ended.numbers if number not in results]
-                    failed[undone[0]] += 1
-                    failed.update({number: 0 for number in undone})  # each goes alone from now on
-                    waiting.extendleft(reversed(undone))
-                    self._retry_or_raise(calls[undone[0]], failure, failed[undone[0]])
-                    self.redispatched += sum(calls[number].members for number in undone)
+                if ended.made:
+                    self._pace.note(calls[0].method, ended.seconds / ended.made)
+                for number, result in ended.results.items():
+                    results[number] = result
+                    on_done(calls[number])
+                if ended.failure is not None:
+                    first = ended.undone[0]
+                    failed[first] += 1
+                    failed.update({number: 0 for number in ended.undone})  # each goes alone from now on
+                    waiting.extendleft(reversed(ended.undone))
+                    self._retry_or_raise(calls[first], ended.failure, failed[first])
+                    self.redispatched += sum(calls[number].members for number in ended.undone)
         actors.on_rows = lambda rows: None
         return [results[number] for number in range(len(calls))]
 
@@ -205,13 +205,12 @@ class RayPool(Pool):
         ended = actors.wait(POLL)
         self._check_raylet()  # before another worker is said to take over
         for start in ended:
-            if not start.numbers:
-                self._on_started(actors, start)
+            if start.start is not None:
+                self._on_started(actors, start.start)
         self._check_timeout(actors)
-        return [calls for calls in ended if calls.numbers]
+        return [calls for calls in ended if calls.start is None]
 
-    def _on_started(self, actors: ActorManager, start: CallResult) -> None:
-        info = start.result
+    def _on_started(self, actors: ActorManager, info: EngineInfo | Failure) -> None:
         if isinstance(info, Failure):
             if info.kind == "user" and self._info is None:
                 raise UserError(info.text) from info.cause

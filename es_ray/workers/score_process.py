@@ -20,6 +20,8 @@ from es_ray.tasks.loading import load_task
 from es_ray.workers.score_jobs import Job, Ledger
 from es_ray.workers.scoring import perform, raised
 
+NICE = 5
+"""How much lower the process's priority is: the engine's processes come first where cores are short."""
 _PR_SET_PDEATHSIG = 1
 
 Reply = tuple[str, Any, str]
@@ -32,6 +34,7 @@ def main(pipe: int, stacks: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=False)  # works while a call in C hangs
     _end_with_parent()
+    os.nice(NICE)
     connection = Connection(pipe)
     received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()

@@ -22,8 +22,8 @@ from typing import Any
 from es_ray.tasks.base import Score
 from es_ray.workers.score_jobs import Background, Job, Outcome, Overdue
 
-AT_ONCE = 256
-"""Coroutines that wait at once."""
+AT_ONCE = 1024
+"""Coroutines that wait at once; a task that may do less, by its judge's limits, has its own semaphore."""
 STOP_SECONDS = 0.5
 """How long a thread may take to end before it is left to itself."""
 

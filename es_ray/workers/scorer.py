@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from es_ray.config.task import TaskConfig
@@ -33,12 +34,16 @@ class Scorer:
     overrides `score_batch` gets the rows of the engine's batch at `flush`. A score that takes longer than
     `task.timeout` is an error, unless a debugger holds it. For use from one thread; after an error, and after
     Ctrl-C in one of its methods, nothing of it runs, and it may be used again.
+
+    Rows are scored in batches: from `begin` to `results`, or to `pending`, which leaves the scores for later.
     """
 
     def __init__(self, task: Task, config: TaskConfig) -> None:
         self._task, self._config = task, config
         self._batched = overrides_score_batch(task)
         self._background: Background | None = None
+        self._pending: list[Ledger] = []
+        self._jobs = 0
         self._new_batch()
 
     def begin(self) -> None:
@@ -72,8 +77,8 @@ class Scorer:
 
     @property
     def scored(self) -> int:
-        """How many of the rows since `begin` are scored."""
-        return self._ledger.scored
+        """How many rows are scored, of this batch and of those that are pending."""
+        return sum(ledger.scored for ledger in (*self._pending, self._ledger))
 
     def results(self, on_scored: Callable[[int], None] = lambda scored: None) -> dict[int, Score]:
         """The scores of all rows since `begin` by their keys, in the order of submission; waits for them.
@@ -81,17 +86,31 @@ class Scorer:
         on_scored: called with how many there are, a few times a second. Raises EvaluationError: of the
         failures known by then, the one that was submitted first.
         """
+        return self.pending().results(on_scored)
+
+    def pending(self) -> "PendingScores":
+        """The scores of all rows since `begin`, to be collected later, beside the next batch."""
         self.flush()
+        self._pending.append(self._ledger)
+        self._new_batch()
+        return PendingScores(self, self._pending[-1])
+
+    def collect(self, ledger: Ledger, on_scored: Callable[[int], None]) -> dict[int, Score]:
+        """The scores of a pending batch, once all are there; see `results`."""
         with self._closed_on_error():
-            while self._ledger.open:
-                self._ledger.wait(POLL_SECONDS)
+            if ledger not in self._pending:
+                raise RuntimeError("these scores were dropped")
+            while ledger.open:
+                ledger.wait(POLL_SECONDS)
                 on_scored(self.scored)
                 self._check()
-        return self._ledger.scores
+            self._pending.remove(ledger)
+        return ledger.scores
 
     def close(self) -> None:
         """End all threads and processes; what is still unscored is dropped."""
         background, self._background = self._background, None
+        self._pending.clear()
         self._new_batch()
         if background is not None:
             background.stop()
@@ -99,7 +118,6 @@ class Scorer:
     def _new_batch(self) -> None:
         self._ledger = Ledger()
         self._waiting: list[Row] = []
-        self._jobs = 0
 
     def _start(self, rows: tuple[Row, ...]) -> None:
         if self._background is None:
@@ -117,7 +135,9 @@ class Scorer:
 
     def _check(self) -> None:
         """Raise EvaluationError for the first known failure."""
-        failure: tuple[Job, BaseException] | None = self._ledger.first_failure()
+        found = [ledger.first_failure() for ledger in (*self._pending, self._ledger)]
+        known = [failure for failure in found if failure is not None]
+        failure = min(known, key=lambda each: each[0].number) if known else None
         if failure is None and self._background is not None:
             failure = self._background.overdue()
         if failure is not None:
@@ -144,3 +164,20 @@ class Scorer:
         except BaseException:  # Ctrl-C too
             self.close()
             raise
+
+
+@dataclass(frozen=True)
+class PendingScores:
+    """A scorer's scores of a batch, while the next one is made."""
+
+    scorer: Scorer
+    ledger: Ledger
+
+    @property
+    def ready(self) -> bool:
+        """Whether all are there, or one has failed."""
+        return not self.ledger.open or self.ledger.first_failure() is not None
+
+    def results(self, on_scored: Callable[[int], None] = lambda scored: None) -> dict[int, Score]:
+        """As `Scorer.results`."""
+        return self.scorer.collect(self.ledger, on_scored)

@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 from es_ray.tasks.base import Example, Score
 from es_ray.tasks.batches import Batch, Workload
-from es_ray.workers.scorer import Scorer
+from es_ray.workers.pending import Pending
+from es_ray.workers.scorer import PendingScores, Scorer
 
 MOST_PROMPTS = 100_000
 """Prompts whose token ids a worker keeps."""
@@ -45,7 +47,7 @@ class Worker:
         self.info = self._engine.info
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self.on_rows: Callable[[int], None] = lambda rows: None
-        """Called with the number of completions made and scored so far in the current shard."""
+        """Called with how many completions are scored, of the current shard and of those still unscored."""
         self._prompt_ids: dict[tuple[str, int], tuple[int, ...]] = {}
 
     def evaluate(
@@ -55,8 +57,10 @@ class Worker:
         batch: Batch,
         generation: int,
         candidates: list[list[Any]],
-    ) -> ShardOutcome:
-        """Generate and score the candidates of a shard; raises EvaluationError.
+    ) -> "UnscoredShard":
+        """Generate the completions of a shard's candidates; their scores may come later.
+
+        Raises EvaluationError, also for a score of an earlier shard.
 
         theta: the centre that the generation starts from, shape [P]; batch: what the candidates are asked;
         generation, candidates: a packed Shard. The engine gets `engine.rows` of its completions at a time.
@@ -85,12 +89,15 @@ class Worker:
                 if number not in made:  # an engine may leave it to its end
                     score(number, completion)
             self._scorer.flush()
-        scores = self._scorer.results(self.on_rows)
-        answered: dict[tuple[int, str], list[Sample]] = {}
-        for number, place in enumerate(places):
-            sample = self._sample(place, made[number], texts[number], scores[number])
-            answered.setdefault((place.variant.member, place.split), []).append(sample)
-        return ShardOutcome.of(self.name, generation, answered)
+
+        def outcome(scores: Mapping[int, Score]) -> ShardOutcome:
+            answered: dict[tuple[int, str], list[Sample]] = {}
+            for number, place in enumerate(places):
+                sample = self._sample(place, made[number], texts[number], scores[number])
+                answered.setdefault((place.variant.member, place.split), []).append(sample)
+            return ShardOutcome.of(self.name, generation, answered)
+
+        return UnscoredShard(self, self._scorer.pending(), outcome)
 
     def _places(self, shard: Shard, batch: Batch, noise: Noise) -> list[_Place]:
         """The completions that a shard consists of."""
@@ -155,3 +162,24 @@ class Worker:
             finish_reason=completion.finish_reason,
             sample=place.sample if self._experiment.config.task.samples > 1 else None,
         )
+
+
+@dataclass(frozen=True)
+class UnscoredShard(Pending):
+    """A shard's outcome once its completions are scored.
+
+    outcome: makes it, from the scores by the completions' numbers.
+    """
+
+    worker: Worker
+    scores: PendingScores
+    outcome: Callable[[Mapping[int, Score]], ShardOutcome]
+
+    @property
+    def ready(self) -> bool:
+        """Whether all completions are scored, or one has failed."""
+        return self.scores.ready
+
+    def result(self) -> ShardOutcome:
+        """The outcome; waits for the scores. Raises EvaluationError."""
+        return self.outcome(self.scores.results(self.worker.on_rows))

@@ -96,7 +96,7 @@ def test_gate_and_up_that_no_activation_adds_are_an_error():
         return backend.run_gate_up_lora(x, a, b, output_offset_cpu=ends(GATE_UP), base_output=y)
 
     run()
-    with pytest.raises(RuntimeError, match="something else than gate and up"):
+    with pytest.raises(RuntimeError, match="did not receive gate and up unchanged"):
         backend.activated(y.clone())
     with pytest.raises(RuntimeError, match="no activation took"):
         run()

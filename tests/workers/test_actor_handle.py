@@ -28,7 +28,7 @@ NOW = 1000.0
     ],
 )
 def test_an_actor_is_overdue_that_is_silent_or_takes_too_long(info, numbers, since, silent, cause):
-    actor = ActorHandle(0, None, info, numbers, since)
+    actor = ActorHandle(0, None, info, numbers, numbers or None, since)
     assert actor.overdue(LIMITS, silent, NOW) == cause
 
 
