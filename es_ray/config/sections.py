@@ -173,8 +173,8 @@ class Config(Section):
         normalization = self.evolution.prompt_normalization
         if self.task.batch_by == "member" and normalization != "none":
             raise ValueError(
-                f"evolution.prompt_normalization: {normalization} compares all members on the same prompts, but "
-                "task.batch_by: member gives each pair its own; use none, or batch_by: generation"
+                f"evolution.prompt_normalization: {normalization} compares all members on the same prompts, "
+                "but task.batch_by: member gives each pair its own; use none, or batch_by: generation"
             )
         return self
 

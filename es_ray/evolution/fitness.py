@@ -51,8 +51,8 @@ SHAPINGS: dict[str, Callable[[Rewards], Rewards]] = {
 def prompt_zscores(rewards: Rewards) -> Rewards:
     """R of each member, shape [N]: the mean of its z-scores on the prompts; one without spread gives 0.
 
-    rewards: by member and prompt, shape [N, prompts], samples averaged. So prompts whose rewards vary more, as
-    those with longer answers do, do not drown the others.
+    rewards: by member and prompt, samples averaged, shape [N, prompts]. So prompts whose rewards vary more
+    do not drown the others.
     """
     scores = (rewards - rewards.mean(axis=0)) / (rewards.std(axis=0) + 1e-8)
     scores[:, rewards.max(axis=0) == rewards.min(axis=0)] = 0.0  # a mean of equal rewards may be rounded
