@@ -1,4 +1,4 @@
-"""OpenAI-ES as a whole (centred ranks, mirrored pairs, Adam): against float64, and against evosax if installed.
+"""OpenAI-ES as a whole (centred ranks, mirrored pairs, Adam) against float64, and evosax if it is installed.
 
 Both optimize from the same noise, so that they must take the same steps.
 """

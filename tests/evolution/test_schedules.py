@@ -72,7 +72,9 @@ def test_a_step_takes_the_learning_rate_and_the_sigma_of_its_generation(update_s
     theta = s.initial()[THETA]
     for generation in range(12):
         scale = np.repeat([0.5, 0.125], [3, 5]) * max(1 - generation / 8, 0.5)
-        wanted = theta + 0.5 * alpha.factor(generation) * total / 2 * (scale if update_scale == "sigma" else 1)
+        wanted = theta + 0.5 * alpha.factor(generation) * total / 2 * (
+            scale if update_scale == "sigma" else 1
+        )
         assert np.allclose(s.step({THETA: theta}, generation, total)[THETA], wanted, atol=1e-6)
         assert s.learning_rate_at(generation) == 0.5 * alpha.factor(generation)
 
