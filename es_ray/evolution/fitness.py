@@ -10,7 +10,8 @@ walk. What can be done about it:
 - `evolution.tie_correction` needs no unit. For two different rewards with shares p and 1 - p, the z-scores
   times its square root are sqrt(3) (R - mean) / (their difference): not divided by the standard deviation, as
   in Dr. GRPO (arXiv 2503.20783), so that the step falls with the share of members that differ. Centred ranks
-  have the same built in, as ties share their mean rank. Without ties nothing changes, to the bit.
+  have the same built in, as ties share their mean rank. Without ties nothing changes, to the bit. Off by
+  default: where successes are still rare, the few members that differ are all there is to learn from.
 - `evolution.min_spread` is for rewards that hardly differ without being equal: only who knows their unit can
   say what counts as a difference. Below it, the step shrinks with the rewards' standard deviation.
 """
