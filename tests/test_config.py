@@ -200,6 +200,14 @@ def test_prompt_normalization_needs_the_same_prompts_for_all():
         load(sets=[*own, "evolution.prompt_normalization=zscore"])
 
 
+@pytest.mark.parametrize("item", ["evolution.tie_correction=true", "evolution.min_spread=0.1"])
+def test_remedies_of_near_ties_need_a_shaping_that_ignores_the_rewards_scale(item):
+    for shaping in ("zscore", "centered-rank"):
+        load(sets=[item, f"evolution.shaping={shaping}"])
+    with pytest.raises(UserError, match=rf"^{item.partition('=')[0]}: .* no effect on shaping none"):
+        load(sets=[item, "evolution.shaping=none"])
+
+
 def test_an_odd_antithetic_population_is_refused():
     with pytest.raises(UserError, match=r"evolution.*7 is odd.*even"):
         load(sets=["evolution.antithetic=true", "evolution.population=7"])

@@ -90,6 +90,15 @@ class EvolutionConfig(Section):
             raise ValueError(f"population: {self.population} is odd, antithetic pairs need an even one")
         return self
 
+    @model_validator(mode="after")
+    def _shaping_that_shortens(self) -> "EvolutionConfig":
+        for key in ("tie_correction", "min_spread"):
+            if self.shaping == "none" and getattr(self, key):
+                raise ValueError(
+                    f"{key}: {getattr(self, key)} has no effect on shaping none, which keeps the rewards' scale"
+                )
+        return self
+
 
 class EngineConfig(Section):
     """The engine. kind: auto, a name in es_ray.engines.registry, or the import path of an EngineSpec.
