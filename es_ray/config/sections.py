@@ -93,9 +93,10 @@ class EvolutionConfig(Section):
     @model_validator(mode="after")
     def _shaping_that_shortens(self) -> "EvolutionConfig":
         for key in ("tie_correction", "min_spread"):
-            if self.shaping == "none" and getattr(self, key):
+            value = getattr(self, key)
+            if self.shaping == "none" and value:
                 raise ValueError(
-                    f"{key}: {getattr(self, key)} has no effect on shaping none, which keeps the rewards' scale"
+                    f"{key}: {value} has no effect on shaping none, which keeps the rewards' scale"
                 )
         return self
 
