@@ -182,7 +182,7 @@ def step(
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()
-    advantages = strategy.advantages(rewards)
+    advantages = strategy.advantages(rewards, outcomes.prompt_rewards())
     after = next_state(pool, strategy, state, generation, advantages)
     updated = time.perf_counter()
 
@@ -195,6 +195,8 @@ def step(
         **population_metrics(rewards, outcomes),
         **centre_metrics(outcomes, splits, tested),
         **drawn,
+        "sigma": strategy.sigma_at(generation),
+        "learning_rate": strategy.learning_rate_at(generation),
         "update_norm": update_norm(theta, after[THETA]),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,

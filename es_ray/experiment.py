@@ -6,12 +6,12 @@ from functools import cached_property
 
 from es_ray.config import Config, EngineConfig
 from es_ray.errors import RunError, UserError
+from es_ray.evolution.configured import configured_optimizer, configured_schedule
 from es_ray.evolution.draws import PromptOrder
 from es_ray.evolution.noise import Noise
-from es_ray.evolution.optimizers import OPTIMIZERS, Optimizer
+from es_ray.evolution.optimizers import Optimizer
 from es_ray.evolution.perturbation import Perturbation
 from es_ray.evolution.strategy import Strategy
-from es_ray.imports import instance_of, resolve
 from es_ray.lora.layout import LoraLayout, lora_layout
 from es_ray.lora.scales import first_scale, initial_scale, noise_scale
 from es_ray.models import ModelSource
@@ -23,8 +23,6 @@ from es_ray.tasks.loading import load_task
 SPLITS = ("train", "test", "validation")
 MOST_TOKENISED = 1000
 """How many of a split's longest and of its shortest prompts are tokenised before a run."""
-OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
-"""Keys of the `evolution` section that only some optimizers take."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +181,7 @@ class Experiment:
             noise=Noise(evolution.seed, evolution.antithetic),
             sigma=noise_scale(self.layout, evolution.noise, mean_abs),
             first_sigma=first_scale(self.layout, init),
+            schedule=configured_schedule(evolution.noise.schedule),
         )
         return Strategy(
             perturbation=perturbation,
@@ -192,23 +191,17 @@ class Experiment:
             shaping=evolution.shaping,
             update_scale=evolution.update_scale,
             optimizer=self.optimizer,
+            learning_rate_schedule=configured_schedule(evolution.learning_rate_schedule),
+            weight_decay=evolution.weight_decay,
+            prompt_normalization=evolution.prompt_normalization,
+            tie_correction=evolution.tie_correction,
+            min_spread=evolution.min_spread,
         )
 
     @cached_property
     def optimizer(self) -> Optimizer:
         """The update rule; raises UserError for an unknown name, and for a key that it does not take."""
-        evolution = self.config.evolution
-        rule = resolve("evolution.optimizer", evolution.optimizer, OPTIMIZERS)
-        given = {key: getattr(evolution, key) for key in OPTIMIZER_KEYS}
-        given = {key: value for key, value in given.items() if value is not None}
-        for key, value in given.items():
-            options = getattr(rule, "options", ())
-            if key not in options:
-                takes = f"it takes {', '.join(options)}" if options else "it takes none of these keys"
-                chosen = f"the optimizer {evolution.optimizer}"
-                raise UserError(f"evolution.{key}: {value!r} has no effect on {chosen}; {takes}")
-        name = evolution.optimizer
-        return instance_of(Optimizer, "evolution.optimizer", name, rule, given)  # type: ignore[type-abstract]
+        return configured_optimizer(self.config.evolution)
 
     def check(self) -> None:
         """Raise UserError for anything in the configuration that does not fit the model or the data.

@@ -86,6 +86,33 @@ def test_sets_are_read_as_yaml(item, key, value):
         ("evolution.learning_rate=fast", ["evolution.learning_rate", "fast", "number"]),
         ("evolution.shaping=rank", ["evolution.shaping", "rank", "zscore", "centered-rank", "none"]),
         ("evolution.update_scale=x", ["evolution.update_scale", "x", "absolute", "sigma"]),
+        ("evolution.momentum=1", ["evolution.momentum", "1", "less than 1"]),
+        ("evolution.weight_decay=1", ["evolution.weight_decay", "1", "less than 1"]),
+        ("evolution.weight_decay=-0.1", ["evolution.weight_decay", "-0.1", "greater than or equal to 0"]),
+        ("evolution.prompt_normalization=mean", ["evolution.prompt_normalization", "mean", "none", "zscore"]),
+        ("evolution.min_spread=-1", ["evolution.min_spread", "-1", "0"]),
+        ("evolution.tie_correction=some", ["evolution.tie_correction", "some"]),
+        *(
+            (f"{key}={value}", [key, *words])
+            for key in ("evolution.learning_rate_schedule", "evolution.noise.schedule")
+            for value, words in [
+                ("0.1", ["0.1", "constant, or {kind: linear or cosine"]),
+                ("[linear]", ["constant, or {kind: linear or cosine"]),
+                ("step", ["step", "constant", "linear", "cosine"]),
+                ("linear", [".to", "linear", "over: GENERATIONS"]),
+                ("{kind: cosine, to: 0.1}", [".over", "cosine", "over: GENERATIONS"]),
+                ("{kind: constant, to: 0.1}", [".to", "0.1", "no effect on a constant schedule"]),
+                ("{kind: linear, to: -1, over: 5}", [".to", "-1", "0"]),
+                ("{kind: linear, to: .inf, over: 5}", [".to", "inf", "finite"]),
+                ("{kind: linear, to: 0.1, over: 0}", [".over", "0", "1"]),
+                ("{kind: linear, to: 0.1, over: true}", [".over", "a number, not a boolean"]),
+                ("{kind: linear, too: 0.1, over: 5}", [".too", "unknown key", ".to"]),
+            ]
+        ),
+        (
+            "evolution.noise.schedule={kind: linear, to: 0, over: 5}",
+            ["evolution.noise.schedule.to", "centre"],
+        ),
         ("evolution.antithetic=perhaps", ["evolution.antithetic", "perhaps"]),
         ("evolution.seed=-1", ["evolution.seed", "-1", "0"]),
         ("evolution.seed=18446744073709551616", ["evolution.seed", "18446744073709551616"]),
@@ -131,6 +158,54 @@ def test_an_impossible_value_is_named_with_its_key_and_what_is_allowed(item, wor
     for word in words:
         assert word in message
     assert "\n" not in message
+
+
+def test_schedules_are_written_in_either_form_and_read_back(tmp_path):
+    config = load(
+        sets=[
+            "evolution.learning_rate_schedule={kind: cosine, to: 0, over: 40}",
+            "evolution.noise.schedule={kind: linear, to: 0.5, over: 10}",
+        ]
+    )
+    assert config.evolution.learning_rate_schedule.model_dump() == {"kind": "cosine", "to": 0, "over": 40}
+    assert config.evolution.noise.schedule.model_dump() == {"kind": "linear", "to": 0.5, "over": 10}
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    assert load(file=file) == config
+    back = load(
+        file=file, sets=["evolution.learning_rate_schedule=constant", "evolution.noise.schedule=constant"]
+    )
+    assert back == load()
+    longer = load(file=file, sets=["evolution.noise.schedule.over=20"])
+    assert longer.evolution.noise.schedule.model_dump() == {"kind": "linear", "to": 0.5, "over": 20}
+    assert config.replace(evolution__noise__schedule="constant").evolution.noise == load().evolution.noise
+
+
+def test_a_schedule_of_the_noise_stays_with_other_noise():
+    """Neither is it a key of one kind, nor does it make a layer one of another kind."""
+    scheduled = "evolution.noise.schedule={kind: linear, to: 0.5, over: 10}"
+    config = load(sets=[scheduled])
+    assert config.evolution.noise.multiplier == load().evolution.noise.multiplier
+    for noise in (config.replace(evolution__noise__std=0.01).evolution.noise,
+                  load(sets=[scheduled, "evolution.noise.std=0.01"]).evolution.noise):  # fmt: skip
+        assert (noise.kind, noise.std, noise.multiplier) == ("constant", 0.01, None)
+        assert noise.schedule.to == 0.5
+
+
+def test_prompt_normalization_needs_the_same_prompts_for_all():
+    own = ["task.batch=2", "task.batch_by=member", "evolution.antithetic=true"]
+    for sets in (own, ["task.batch=2", "evolution.prompt_normalization=zscore"]):
+        load(sets=sets)
+    with pytest.raises(UserError, match=r"^evolution.prompt_normalization: zscore .*task.batch_by: member"):
+        load(sets=[*own, "evolution.prompt_normalization=zscore"])
+
+
+@pytest.mark.parametrize("item", ["evolution.tie_correction=true", "evolution.min_spread=0.1"])
+def test_remedies_of_near_ties_need_a_shaping_that_ignores_the_rewards_scale(item):
+    for shaping in ("zscore", "centered-rank"):
+        load(sets=[item, f"evolution.shaping={shaping}"])
+    with pytest.raises(UserError, match=rf"^{item.partition('=')[0]}: .* no effect on shaping none"):
+        load(sets=[item, "evolution.shaping=none"])
 
 
 def test_an_odd_antithetic_population_is_refused():

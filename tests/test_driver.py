@@ -37,6 +37,7 @@ TINY = data_dir() / "tiny_chat"
 STOP_IDS = [2]
 NEW_TOKENS = 40
 METRICS = {
+    "sigma", "learning_rate",
     "generation", "reward_mean", "reward_std", "reward_best", "reward_worst", "best_index", "centre_reward",
     "centre_correct", "centre_exact", "test_reward", "test_correct", "test_exact", "completion_length",
     "truncated", "members_correct", "members_exact", "update_norm", "zero_variance", "redispatched",

@@ -61,8 +61,9 @@ class Callback:
 
         metrics: its line of metrics.jsonl, without seconds.record: generation, reward_mean, reward_std,
         reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
-        centre_<metric>, test_reward and test_<metric> (None where not asked), update_norm, zero_variance,
-        redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the file:
+        centre_<metric>, test_reward and test_<metric> (None where not asked), sigma (the geometric mean
+        over the adapted matrices), learning_rate, update_norm, zero_variance, redispatched, workers, tokens,
+        seconds, tokens_per_second. Beside these, not in the file:
         changed_members, the share of members that answer differently from the centre, and distinct_members,
         how many different sets of answers the members have; both only where the answers can be compared, so
         not where they are sampled, nor with task.batch_by: member.

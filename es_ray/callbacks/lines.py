@@ -6,7 +6,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from es_ray.callbacks.base import RunInfo
-from es_ray.config import BUNDLED, Config
+from es_ray.config import BUNDLED, Config, ScheduleConfig
 from es_ray.engines.registry import engine_spec
 from es_ray.imports import short_name
 from es_ray.judge.table import formatted, watched_metric
@@ -45,8 +45,9 @@ def head(run: RunInfo) -> list[Line]:
         f"engine: {engine_spec(config.engine.kind).name} on {engine.device}, {run.where}",
         f"LoRA: {run.parameters:,} entries of rank {config.lora.rank} in {run.modules} modules, "
         f"{run.layers} layers",
-        f"noise: {evolution.noise.kind}, {key.rpartition('.')[2]} {value:g}; "
-        f"learning rate {evolution.learning_rate:g}{unit}{rule}",
+        f"noise: {evolution.noise.kind}, {key.rpartition('.')[2]} {value:g}"
+        f"{_schedule(evolution.noise.schedule)}; learning rate {evolution.learning_rate:g}{unit}"
+        f"{_schedule(evolution.learning_rate_schedule)}{rule}",
         f"task: {config.task.name}, {_prompts(run)}",
         f"run: population {evolution.population}, {_generations(run.first, evolution.generations)}, "
         f"seed {evolution.seed}",
@@ -130,6 +131,12 @@ def _noise_scale(config: Config, generation: int | None = None) -> tuple[str, fl
     noise = config.evolution.noise
     key = "std" if noise.kind == "constant" else "multiplier"
     return f"evolution.noise.{key}", getattr(noise, key)
+
+
+def _schedule(schedule: ScheduleConfig) -> str:
+    if schedule.kind == "constant":
+        return ""
+    return f" ({schedule.kind} to {schedule.to:g} x over {schedule.over} generations)"
 
 
 def _prompts(run: RunInfo) -> str:

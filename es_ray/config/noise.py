@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from es_ray.config.tree import merge
+
 KEYS: Final[dict[str, dict[str, float]]] = {
     "per-layer": {"fraction": 0.1, "multiplier": 22.0},
     "per-module": {"fraction": 0.1, "multiplier": 22.0},
@@ -10,6 +12,8 @@ KEYS: Final[dict[str, dict[str, float]]] = {
 }
 """The keys of each kind, with their defaults."""
 ALL: Final = ("fraction", "multiplier", "std")
+OF_ANY_KIND: Final = ("schedule",)
+"""Keys that go with each kind: they stay where a layer changes the kind."""
 
 
 def set_keys(noise: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +32,7 @@ def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     So `--set evolution.noise.std=0.01` over a preset with per-layer noise gives constant noise.
     """
     below, above = set_keys(below), set_keys(above)
-    own = KEYS.get(kind_of(below), {})
-    fits = above["kind"] == kind_of(below) if "kind" in above else above.keys() <= own.keys()
-    return below | above if fits else dict(above)
+    own = {*KEYS.get(kind_of(below), {}), *OF_ANY_KIND}
+    fits = above["kind"] == kind_of(below) if "kind" in above else above.keys() <= own
+    kept = below if fits else {key: value for key, value in below.items() if key in OF_ANY_KIND}
+    return merge(kept, above)

@@ -11,6 +11,7 @@ from es_ray.config.format import FORMAT
 from es_ray.config.messages import one_line
 from es_ray.config.model import InitConfig, LoraConfig, ModelConfig
 from es_ray.config.noise import ALL, KEYS, kind_of, layered, set_keys
+from es_ray.config.schedule import ScheduleConfig
 from es_ray.config.task import EvaluationConfig, TaskConfig
 from es_ray.config.tree import flat, put
 from es_ray.errors import UserError
@@ -20,12 +21,14 @@ class NoiseConfig(Section):
     """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`).
 
     Without a kind, std means `constant`. A key of another kind is an error: it would have no effect.
+    schedule: what multiplies that scale in each generation.
     """
 
     kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
     fraction: Positive | None = 0.1
     multiplier: Positive | None = 22.0
     std: Positive | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -45,23 +48,37 @@ class NoiseConfig(Section):
                 )
         return dict.fromkeys(ALL) | own | given | {"kind": kind}
 
+    @model_validator(mode="after")
+    def _never_without_noise(self) -> "NoiseConfig":
+        if self.schedule.to == 0:
+            raise ValueError("schedule.to: 0 would make every member the centre; must be greater than 0")
+        return self
+
 
 class EvolutionConfig(Section):
     """Population, steps and noise. The seed determines everything random.
 
     optimizer: a name in es_ray.evolution.optimizers, or an import path; momentum, beta1, beta2, eps: for
-    optimizers that take them, with the optimizer's own default if unset.
+    optimizers that take them, with the optimizer's own default if unset. weight_decay: the share of its way
+    from the initial values that the centre goes back in each step. prompt_normalization: zscore gives each
+    prompt the same weight. tie_correction, min_spread: shorter steps where rewards tell members hardly apart
+    (`es_ray.evolution.fitness`); min_spread is in the reward's units.
     """
 
     population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
     generations: Count = 50
     learning_rate: Positive = 0.05
+    learning_rate_schedule: ScheduleConfig = ScheduleConfig()
     optimizer: str = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
     beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
     eps: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     shaping: Literal["zscore", "centered-rank", "none"] = "zscore"
+    prompt_normalization: Literal["none", "zscore"] = "none"
+    tie_correction: bool = False
+    min_spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     update_scale: Literal["absolute", "sigma"] = "absolute"
     antithetic: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
@@ -71,6 +88,16 @@ class EvolutionConfig(Section):
     def _even_pairs(self) -> "EvolutionConfig":
         if self.antithetic and self.population % 2:
             raise ValueError(f"population: {self.population} is odd, antithetic pairs need an even one")
+        return self
+
+    @model_validator(mode="after")
+    def _shaping_that_shortens(self) -> "EvolutionConfig":
+        for key in ("tie_correction", "min_spread"):
+            value = getattr(self, key)
+            if self.shaping == "none" and value:
+                raise ValueError(
+                    f"{key}: {value} has no effect on shaping none, which keeps the rewards' scale"
+                )
         return self
 
 
@@ -150,9 +177,15 @@ class Config(Section):
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")
-    def _pairs_to_draw_for(self) -> "Config":
+    def _prompts_fit_the_update(self) -> "Config":
         if self.task.batch_by == "member" and not self.evolution.antithetic:
             raise ValueError("task.batch_by: member draws for each pair; set evolution.antithetic=true")
+        normalization = self.evolution.prompt_normalization
+        if self.task.batch_by == "member" and normalization != "none":
+            raise ValueError(
+                f"evolution.prompt_normalization: {normalization} compares all members on the same prompts, "
+                "but task.batch_by: member gives each pair its own; use none, or batch_by: generation"
+            )
         return self
 
     def replace(self, **values: Any) -> "Config":

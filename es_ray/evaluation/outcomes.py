@@ -28,6 +28,7 @@ class Outcomes:
                 "task: completions have different metrics; a task must return the same ones each time"
             )
         self._metrics = np.concatenate([_in_order(part, self.metric_names) for part in parts])
+        self._prompt_rewards = np.concatenate([part.prompt_rewards for part in parts])
         self._examples = [text for part in parts for text in part.examples]
         self._workers = [part.worker for part in parts for _ in part.examples]
         indices, splits = self._summaries["index"], self._summaries["split"]
@@ -47,6 +48,16 @@ class Outcomes:
     def member_metrics(self) -> dict[str, NDArray[np.float64]]:
         """The members' means of each metric on the training split by index, each of shape [N]."""
         return {name: self._metrics[self._members, at] for at, name in enumerate(self.metric_names)}
+
+    def prompt_rewards(self) -> NDArray[np.float64]:
+        """The members' rewards of each training prompt by index, samples averaged, shape [N, prompts].
+
+        All members must have answered as many prompts.
+        """
+        counts = self._summaries["prompts"]
+        starts = np.cumsum(counts) - counts
+        prompts = np.arange(counts[self._members[0]])
+        return self._prompt_rewards[starts[self._members][:, None] + prompts]
 
     def answer_spread(self) -> dict[str, float]:
         """How far the members' answers to the training prompts go apart.

@@ -20,6 +20,7 @@ SUMMARY_DTYPE = np.dtype(
         ("split", np.int64),  # its number in SPLITS
         ("reward", np.float64),  # mean over the split's examples
         ("digest", np.int64),  # of the completions' texts
+        ("prompts", np.int64),
         ("answers", np.int64),  # from here on: sums over the examples
         ("characters", np.int64),
         ("tokens", np.int64),
@@ -65,7 +66,8 @@ class ShardOutcome:
     """The results of a shard, as they are sent: numbers in two arrays, texts as they will be written.
 
     summaries: one SUMMARY_DTYPE for each candidate and split; metric_names, metrics: names, and means of
-    shape [summaries, names]; examples: for each summary its Samples as a JSON array. So the driver handles a
+    shape [summaries, names]; prompt_rewards: of all summaries in their order, the reward of each prompt,
+    samples averaged, flat; examples: for each summary its Samples as a JSON array. So the driver handles a
     few objects per shard, not several per completion.
     """
 
@@ -73,6 +75,7 @@ class ShardOutcome:
     summaries: NDArray[Any]
     metric_names: tuple[str, ...]
     metrics: NDArray[np.float64]
+    prompt_rewards: NDArray[np.float64]
     examples: list[str]
 
     @classmethod
@@ -89,9 +92,13 @@ class ShardOutcome:
                         f"{candidate_name(index, generation)} they are {', '.join(sample.metrics) or 'none'} "
                         f"for the prompt {sample.prompt!r}, {', '.join(names) or 'none'} for another"
                     )
-        summaries = [_summary(*who, samples) for who, samples in answered.items()]
-        means = [[_mean(s.metrics[name] for s in samples) for name in names] for samples in answered.values()]
         count = 1 + max((s.sample or 0 for samples in answered.values() for s in samples), default=0)
+        by_prompt = [_prompt_rewards(samples, count) for samples in answered.values()]
+        summaries = [
+            _summary(*who, len(prompts), samples)
+            for (who, samples), prompts in zip(answered.items(), by_prompt, strict=True)
+        ]
+        means = [[_mean(s.metrics[name] for s in samples) for name in names] for samples in answered.values()]
         if count > 1 and "correct" in names:
             names = (*names, f"pass@{count}")
             for row, samples in zip(means, answered.values(), strict=True):
@@ -101,16 +108,18 @@ class ShardOutcome:
             np.array(summaries, dtype=SUMMARY_DTYPE),
             names,
             np.array(means, dtype=np.float64).reshape(len(answered), len(names)),
+            np.array([reward for prompts in by_prompt for reward in prompts], dtype=np.float64),
             [json_text([sample.record() for sample in samples]) for samples in answered.values()],
         )
 
 
-def _summary(index: int, split: str, samples: Sequence[Sample]) -> tuple[float, ...]:
+def _summary(index: int, split: str, prompts: int, samples: Sequence[Sample]) -> tuple[float, ...]:
     return (
         index,
         SPLITS.index(split),
         _mean(sample.reward for sample in samples),
         _digest([sample.completion for sample in samples]),
+        prompts,
         len(samples),
         sum(len(sample.completion) for sample in samples),
         sum(sample.tokens for sample in samples),
@@ -120,8 +129,17 @@ def _summary(index: int, split: str, samples: Sequence[Sample]) -> tuple[float, 
 
 def _pass_rate(samples: Sequence[Sample], count: int) -> float:
     """The share of prompts with a correct completion; samples: `count` for each prompt, together."""
-    prompts = [samples[at : at + count] for at in range(0, len(samples), count)]
+    prompts = list(_prompts(samples, count))
     return sum(any(s.metrics["correct"] for s in some) for some in prompts) / len(prompts)
+
+
+def _prompt_rewards(samples: Sequence[Sample], count: int) -> list[float]:
+    """The mean reward of each prompt; samples: `count` for each prompt, together."""
+    return [_mean(sample.reward for sample in some) for some in _prompts(samples, count)]
+
+
+def _prompts(samples: Sequence[Sample], count: int) -> Iterator[Sequence[Sample]]:
+    return (samples[at : at + count] for at in range(0, len(samples), count))
 
 
 def _digest(texts: Sequence[str]) -> int:

@@ -1,12 +1,14 @@
 """Members, the centre plus scaled noise from two integers, and sums over members' noise."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.evolution.noise import Noise, member_slices
+from es_ray.evolution.schedules import CONSTANT, Schedule
 
 Vector = NDArray[np.float32]
 
@@ -31,18 +33,32 @@ class PiecewiseConstant:
         edges = np.clip(np.concatenate([[0], self.ends]), start, stop)
         return np.repeat(np.asarray(self.values, dtype=np.float32), np.diff(edges))
 
+    def times(self, factor: float) -> "PiecewiseConstant":
+        """Each value multiplied by a factor."""
+        if factor == 1.0:
+            return self
+        return replace(self, values=tuple(value * factor for value in self.values))
+
+    def geometric_mean(self) -> float:
+        """Of the pieces' values above 0, each counted once; 0 if there is none."""
+        positive = [value for value in self.values if value > 0]
+        if len(set(positive)) < 2:  # where exp(log) would round
+            return positive[0] if positive else 0.0
+        return math.exp(math.fsum(map(math.log, positive)) / len(positive))
+
 
 @dataclass(frozen=True)
 class Perturbation:
     """Everything that defines a member besides the centre: small enough to send with every call.
 
     sigma: the noise's scale for each entry; first_sigma: that of generation 0, if it differs
-    (`init.mode: population`).
+    (`init.mode: population`); schedule: what multiplies sigma in each generation.
     """
 
     noise: Noise
     sigma: PiecewiseConstant
     first_sigma: PiecewiseConstant | None = None
+    schedule: Schedule = CONSTANT
 
     @property
     def size(self) -> int:
@@ -51,7 +67,9 @@ class Perturbation:
 
     def scale(self, generation: int) -> PiecewiseConstant:
         """Sigma in a generation."""
-        return self.first_sigma if generation == 0 and self.first_sigma is not None else self.sigma
+        if generation == 0 and self.first_sigma is not None:
+            return self.first_sigma
+        return self.sigma.times(self.schedule.factor(generation))
 
     def member(self, theta: Vector, generation: int, index: int, factor: float = 1.0) -> Vector:
         """Theta + factor * sigma * noise of one member, shape [P]."""

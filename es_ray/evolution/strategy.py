@@ -4,18 +4,21 @@ Salimans et al. 2017 (arXiv 1703.03864) in the form of arXiv 2509.24372. The sta
 `theta`, the centre, float32, shape [P], and the optimizer's arrays, as `optimizer.<name>`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.errors import RunError, UserError
-from es_ray.evolution.fitness import SHAPINGS
+from es_ray.evolution.fitness import SHAPINGS, prompt_zscores, spread_factor, tie_correction
 from es_ray.evolution.noise import STREAM_INITIAL, normals
 from es_ray.evolution.optimizers import Optimizer, Sgd
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
+from es_ray.evolution.schedules import CONSTANT, Schedule
 
 State = Mapping[str, NDArray[Any]]
 
@@ -31,8 +34,10 @@ _CHUNK: Final = 1 << 16
 class Strategy:
     """How a run evolves. It stays in the driver; only the perturbation is sent to workers.
 
-    initial_std: the initial values' standard deviation for each entry; learning_rate: alpha; update_scale:
-    the factor s of a step's entries, 1 (`absolute`) or sigma (`sigma`).
+    initial_std: the initial values' standard deviation for each entry; learning_rate: alpha, which
+    learning_rate_schedule multiplies; update_scale: the factor s of a step's entries, 1 (`absolute`) or sigma
+    (`sigma`); weight_decay: lambda. prompt_normalization, tie_correction and min_spread: see
+    `es_ray.evolution.fitness`.
     """
 
     perturbation: Perturbation
@@ -42,37 +47,70 @@ class Strategy:
     shaping: str = "zscore"
     update_scale: str = "absolute"
     optimizer: Optimizer = field(default_factory=Sgd)
+    learning_rate_schedule: Schedule = CONSTANT
+    weight_decay: float = 0.0
+    prompt_normalization: str = "none"
+    tie_correction: bool = False
+    min_spread: float = 0.0
 
     def initial(self) -> dict[str, NDArray[Any]]:
         """The state before the first generation, from the seed alone.
 
         Raises UserError for an optimizer that keeps anything but arrays.
         """
+        arrays = self.optimizer.initial(self.perturbation.size)
+        return self._state(self.initial_theta(), arrays, UserError)
+
+    def initial_theta(self) -> Vector:
+        """The initial values, shape [P], from the seed alone."""
         size = self.perturbation.size
         drawn = normals(self.perturbation.noise.seed, 0, 0, STREAM_INITIAL, 0, size)
-        return self._state(self.initial_std.dense(0, size) * drawn, self.optimizer.initial(size), UserError)
+        return self.initial_std.dense(0, size) * drawn
+
+    def learning_rate_at(self, generation: int) -> float:
+        """Alpha in a generation."""
+        return self.learning_rate * self.learning_rate_schedule.factor(generation)
+
+    def sigma_at(self, generation: int) -> float:
+        """Sigma in a generation as one number: the geometric mean over the matrices that have noise."""
+        return self.perturbation.scale(generation).geometric_mean()
 
     def ask(self, generation: int) -> list[int]:
         """The indices of the members to evaluate: with their generation, all that is sent to workers."""
         return list(range(self.population))
 
-    def advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    def advantages(
+        self, rewards: NDArray[np.float64], by_prompt: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
         """Z for each member, shape [N]; all zeros if all rewards are equal: then there is no step.
 
-        Raises ValueError for a reward that is not finite.
+        rewards: the members', shape [N]; by_prompt: those of each prompt, shape [N, prompts], which
+        `prompt_normalization` needs. Raises ValueError for a reward that is not finite.
         """
         if not np.isfinite(rewards).all():
             raise ValueError(f"member {int(np.argmin(np.isfinite(rewards)))} has a reward that is not finite")
-        if rewards.max() == rewards.min():
-            return np.zeros_like(rewards)
-        return SHAPINGS[self.shaping](rewards)
+        fitness = rewards
+        if self.prompt_normalization == "zscore":
+            if by_prompt is None:
+                raise ValueError("prompt_normalization needs the rewards of each prompt")
+            fitness = prompt_zscores(by_prompt)
+        if fitness.max() == fitness.min():
+            return np.zeros_like(fitness)
+        shaped = SHAPINGS[self.shaping](fitness)
+        if self.shaping == "none":  # which keeps the rewards' scale, so that a small spread is a small step
+            return shaped
+        factor = spread_factor(rewards, self.min_spread)
+        if self.tie_correction and self.shaping == "zscore":
+            factor *= math.sqrt(tie_correction(fitness))
+        return shaped * factor
 
     def step(self, state: State, generation: int, noise_sum: Vector) -> dict[str, NDArray[Any]]:
-        """The state after a generation: theta + learning_rate * s * u, u being the optimizer's direction.
+        """The state after a generation: theta_init + (1 - lambda) (theta - theta_init) + alpha * s * u.
 
-        noise_sum: sum_i Z_i noise_i over the generation's members, float32, shape [P]. Entry by entry, in
-        float32, so that its bits depend on nothing else. Changes neither argument. Raises RunError if the
-        optimizer returns a direction of another shape, or an array that cannot be stored.
+        u is the optimizer's direction; alpha and s are the generation's. noise_sum: sum_i Z_i noise_i over
+        its members, float32, shape [P]. Entry by entry, in float32, so that its bits depend on nothing else.
+        Changes neither argument. Raises RunError if the optimizer returns a direction of another shape, or an
+        array that cannot be stored.
         """
         theta = state[THETA]
         arrays = {
@@ -84,7 +122,8 @@ class Strategy:
         if direction.vector.shape != theta.shape:
             shapes = f"{direction.vector.shape} for theta of {theta.shape}"
             raise RunError(f"{self._rule}: its direction has the shape {shapes}")
-        step = np.float32(self.learning_rate / direction.divisor)
+        step = np.float32(self.learning_rate_at(generation) / direction.divisor)
+        decay = np.float32(self.weight_decay)
         scale = self.perturbation.scale(generation) if self.update_scale == "sigma" else None
         after = np.empty_like(theta)
         for start in range(0, len(theta), _CHUNK):
@@ -92,8 +131,15 @@ class Strategy:
             moved = direction.vector[start:stop]
             if scale is not None:
                 moved = moved * scale.dense(start, stop)
-            after[start:stop] = theta[start:stop] + step * moved
+            moved = step * moved
+            if decay:  # as a pull: theta_init + (1 - lambda) (theta - theta_init) would round at each step
+                moved -= decay * (theta[start:stop] - self._theta_init[start:stop])
+            after[start:stop] = theta[start:stop] + moved
         return self._state(after, arrays, RunError)
+
+    @cached_property
+    def _theta_init(self) -> Vector:
+        return self.initial_theta()
 
     @property
     def _rule(self) -> str:

@@ -21,12 +21,16 @@ def wrote(line: Mapping[str, Any]) -> bool:
     return "kl" in line and line["kl"] is None
 
 
+UNKNOWN = ("sigma", "learning_rate")
+"""Keys of metrics.jsonl that came later."""
+
+
 def metrics_line(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """A line of metrics.jsonl as 0.1.0 wrote it: without members' metrics, `kl` before `update_norm`."""
     line: dict[str, Any] = {}
     for key, value in metrics.items():
         if key == "update_norm":
             line["kl"] = None
-        if not key.startswith("members_"):
+        if not key.startswith("members_") and key not in UNKNOWN:
             line[key] = value
     return line

@@ -34,11 +34,19 @@ def centres_of(s):
     return [s.theta, s.theta[::-1].copy(), 0.5 * s.theta]
 
 
+SCHEDULED = {"std": 0.5, "schedule": {"kind": "linear", "to": 0.25, "over": 4}}
+
+
 @pytest.mark.parametrize(
-    ("architecture", "init"), [("qwen2", {}), ("llama", {"init__mode": "population", "init__std": 0.3})]
+    ("architecture", "values"),
+    [
+        ("qwen2", {}),
+        ("llama", {"init__mode": "population", "init__std": 0.3}),
+        ("qwen2", {"evolution__noise": SCHEDULED}),
+    ],
 )
-def test_variants_of_one_batch_equal_plain_pefts(architecture, init, tmp_path):
-    s = setting(small_model(tmp_path / "model", architecture), {"rank": 2}, **init)
+def test_variants_of_one_batch_equal_plain_pefts(architecture, values, tmp_path):
+    s = setting(small_model(tmp_path / "model", architecture), {"rank": 2}, **values)
     centres, asked = centres_of(s), mixed_rows()
     answers = s.engine.generate(centres, s.perturbation, asked)
     for number, variant in enumerate(VARIANTS):

@@ -30,6 +30,27 @@ def test_means_of_rewards_and_metrics_by_member_in_their_order():
     assert outcomes.summary(1, "train") == {"reward": 4.0, "brevity": 0.25, "correct": 1.0}
 
 
+def test_rewards_of_prompts_by_member_in_their_order_with_samples_averaged():
+    def sampled(index: int, split: str, *rewards: float) -> dict:
+        made = [
+            Sample("Why?", None, "", reward, {}, tokens=3, finish_reason="stop", sample=place % 2)
+            for place, reward in enumerate(rewards)
+        ]
+        return {(index, split): made}
+
+    first = sampled(CENTRE, "train", 9.0, 9.0, 9.0, 9.0) | sampled(CENTRE, "test", 8.0, 8.0)
+    second = sampled(2, "train", 1.0, 2.0, 3.0, 5.0) | sampled(0, "train", 4.0, 4.0, -1.0, 0.0)
+    third = sampled(BASE, "test", 7.0, 7.0) | sampled(1, "train", 0.0, 6.0, 0.0, 0.0)
+    outcomes = Outcomes([ShardOutcome.of("host/1", 4, part) for part in (first, second, third)])
+    assert outcomes.prompt_rewards().tolist() == [[4.0, -0.5], [3.0, 0.0], [1.5, 4.0]]
+    assert outcomes.prompt_rewards().mean(axis=1).tolist() == outcomes.members["reward"].tolist()
+
+
+def test_without_samples_each_answer_is_a_prompts():
+    outcomes = Outcomes([shard(1, 3.0, 5.0, 1.0), shard(CENTRE, 0.0), shard(0, 1.0, 2.0, 4.0)])
+    assert outcomes.prompt_rewards().tolist() == [[1.0, 2.0, 4.0], [3.0, 5.0, 1.0]]
+
+
 def answering(index: int, *completions: str) -> ShardOutcome:
     made = [Sample("Why?", "So.", text, 0.0, {}, tokens=3, finish_reason="stop") for text in completions]
     return ShardOutcome.of("host/1", 4, {(index, "train"): made})

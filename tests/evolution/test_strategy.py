@@ -197,7 +197,8 @@ def test_steps_climb():
 def test_evolution_is_numpy_alone():
     """A module of evolution that imports Ray, torch or transformers would fail here."""
     code = (
-        "import sys; from es_ray.evolution import fitness, noise, optimizers, perturbation, strategy;"
+        "import sys; from es_ray.evolution import configured, fitness, noise, optimizers, perturbation;"
+        "from es_ray.evolution import schedules, strategy;"
         "sys.exit(bool({'ray', 'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

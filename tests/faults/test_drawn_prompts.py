@@ -1,4 +1,7 @@
-"""Runs that draw prompts and sample completions: driver or worker killed, the bytes of an undisturbed run."""
+"""Runs that draw prompts and sample completions: driver or worker killed, the bytes of an undisturbed run.
+
+With plain steps, and with all that the update rules offer: Adam's moments, decay, schedules.
+"""
 
 import json
 import os
@@ -21,17 +24,33 @@ SETTINGS = (
     "--set", "task.samples=3",
     "--set", "task.temperature=1.5",
 )  # fmt: skip
+ADAM = (
+    "--set", "evolution.optimizer=adam",
+    "--set", "evolution.learning_rate=0.01",
+    "--set", "evolution.learning_rate_schedule={kind: cosine, to: 0.1, over: 6}",
+    "--set", "evolution.noise.schedule={kind: linear, to: 0.5, over: 3}",
+    "--set", "evolution.weight_decay=0.05",
+    "--set", "evolution.tie_correction=true",
+)  # fmt: skip
+CASES = {
+    "generation": (),
+    "member": (),
+    "generation, adam": (*ADAM, "--set", "evolution.prompt_normalization=zscore"),
+    "member, adam": ADAM,
+}
 
 
-@pytest.fixture(scope="module", params=["generation", "member"])
+@pytest.fixture(scope="module", params=CASES)
 def undisturbed(request, tmp_path_factory):
     """The options of a run, and its files."""
     folder = tmp_path_factory.mktemp("drawn")
     rows = [{"prompt": f"What is {n} + {n}?", "target": str(2 * n)} for n in range(30)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = ("--train", folder / "train.jsonl", "--set", f"task.batch_by={request.param}")
-    in_process("run", "--local", *SETTINGS, *data, "--output", folder / "run")
-    return (*SETTINGS, *data), folder / "run"
+    drawn_by = request.param.partition(",")[0]
+    data = ("--train", folder / "train.jsonl", "--set", f"task.batch_by={drawn_by}")
+    options = (*SETTINGS, *data, *CASES[request.param])
+    in_process("run", "--local", *options, "--output", folder / "run")
+    return options, folder / "run"
 
 
 @pytest.mark.parametrize("generation", [0, 2])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Reference
+from tests.faults.conftest import Reference, undisturbed
 from tests.faults.drivers import Drivers
 
 
@@ -51,6 +51,27 @@ def test_a_kill_at_some_steps_of_recording_is_survived(drivers, settings, refere
         )
     ]
     each_kill_is_survived(drivers, reference, steps, tmp_path, *settings)
+
+
+def test_kills_of_a_run_with_adam_and_batches_are_survived(drivers, settings, tmp_path):
+    """Its moments come from the stored state or, where that was pruned, from the recorded advantages."""
+    adam = (
+        *settings,
+        "--set", "evolution.optimizer=adam",
+        "--set", "evolution.weight_decay=0.1",
+        "--set", "evolution.learning_rate_schedule={kind: linear, to: 0.5, over: 2}",
+        "--set", "evolution.noise.schedule={kind: cosine, to: 0.5, over: 2}",
+        "--set", "evolution.prompt_normalization=zscore",
+        "--set", "task.batch=1",
+        "--set", "output.keep=1",
+        "--set", "output.populations_every=2",
+    )  # fmt: skip
+    whole = undisturbed(drivers, tmp_path / "whole", *adam)
+    steps = [
+        last(whole.steps, what)
+        for what in ("open generations/.0001/.state.json", "os.rename generations/.0002")
+    ]
+    each_kill_is_survived(drivers, whole, steps, tmp_path, *adam)
 
 
 def test_a_kill_while_pruning_is_survived(drivers, settings, pruned, tmp_path):

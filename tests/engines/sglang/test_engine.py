@@ -1,5 +1,7 @@
 """The engine on a stand-in for SGLang: adapters of many variants, sampling, log-probabilities, noise sums."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from es_ray.engines.sglang import engine as engine_module
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.engine import SGLangEngine
 from es_ray.errors import EvaluationError
+from es_ray.evolution.schedules import Schedule
 from es_ray.experiment import Experiment
 from tests.engines.sglang.fake_sglang import LAYOUT, VOCABULARY, FakeEngine
 from tests.engines.sglang.test_pool_layout import SLOTS, perturbation
@@ -73,14 +76,16 @@ def test_the_usual_call_is_one_write_and_one_generate(engine):
     assert request["lora_path"] == [name for name in names for _ in PROMPTS]
 
 
-def test_each_slot_holds_its_variant(engine):
-    engine.generate(CENTRES, PERTURBATION, rows(*MANY))
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule("linear", 0.25, over=3)])
+def test_each_slot_holds_its_variant(engine, schedule):
+    members = replace(PERTURBATION, schedule=schedule)
+    engine.generate(CENTRES, members, rows(*MANY))
     assert engine.fake.calls == ["write_adapters"] * 4 + ["finite"]
     for slot, variant in enumerate(variant for variant in MANY if variant.member != BASE):
         centre = CENTRES[variant.centre]
         wanted = centre
         if variant.member != CENTRE:
-            wanted = PERTURBATION.member(centre, variant.generation, variant.member, variant.sigma_factor)
+            wanted = members.member(centre, variant.generation, variant.member, variant.sigma_factor)
         found = engine.fake.managers[0].matrices(adapter_name(slot))
         for name, pair in LAYOUT.matrices(wanted).items():
             for mine, right in zip(found[name], pair, strict=True):
