@@ -21,6 +21,7 @@ from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
 from es_ray.judge.evaluate import compare
+from es_ray.lora.noise_report import NoiseReport, noise_report
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.environment import environment
@@ -64,9 +65,11 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
         config = resolve_config(config)
         if config.cluster.workers != 0:
             log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
+        experiment = Experiment(config).with_batch_size()
+        config = experiment.config
         with locked_run_dir(config, resume) as directory:
             try:
-                results = _run(config, directory, resume, listeners)
+                results = _run(experiment, directory, resume, listeners)
             except KeyboardInterrupt as error:
                 raise type(error)(_how_to_resume(directory, error)) from None
     finally:
@@ -74,11 +77,10 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     return RunResult(directory.path, results)
 
 
-def _run(config: Config, directory: RunDir, resume: bool, listeners: CallbackList) -> dict[str, Any]:
-    experiment = Experiment(config)
+def _run(experiment: Experiment, directory: RunDir, resume: bool, listeners: CallbackList) -> dict[str, Any]:
     experiment.check()
     start = last_intact(directory, experiment) if resume else None
-    with open_pool(config.replace(output__dir=str(directory.path)), experiment.workload) as pool:
+    with open_pool(experiment.config.replace(output__dir=str(directory.path)), experiment.workload) as pool:
         results = _evolve(pool, experiment, directory, resume, start, listeners)
     listeners.on_run_end(results)
     return results
@@ -95,23 +97,26 @@ def _evolve(
     config = experiment.config
     info = pool.start()
     if start is not None:
-        check_weights(directory, start.generation, experiment.source, info.mean_abs)
+        check_weights(directory, start.generation, experiment.source, info)
     inputs = Inputs(
         mean_abs=start.mean_abs if start else info.mean_abs,
         dtype=info.dtype,
         weights=experiment.source.weight_digests,
         examples=experiment.fingerprints,
+        frobenius=start.frobenius if start and start.frobenius else info.frobenius,
     )
-    strategy = experiment.strategy(inputs.mean_abs)
+    strategy = experiment.strategy(inputs.mean_abs, inputs.frobenius)
     first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
     state: State = start.state if start else strategy.initial()
     base = _recorded_base(directory) if first > 0 else None
     old_form = resume and directory.is_in_form_of_0_1_0()
+    noise = noise_report(experiment.layout, strategy.perturbation, config.init, inputs.frobenius)
+    started = environment(config.engine.kind) | {"noise": noise.as_json()}
     if resume:
-        directory.resume(config, environment(config.engine.kind), first - 1)
+        directory.resume(config, started, first - 1)
     else:
-        directory.create(config, environment(config.engine.kind))
-    listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first))
+        directory.create(config, started)
+    listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first, noise))
     if base is not None:
         listeners.on_base_evaluated(base)
     with Recorder(directory, experiment, strategy, inputs, old_form) as recorder:
@@ -221,7 +226,9 @@ def next_state(
     return strategy.step(state, generation, pool.noise_sum(strategy.perturbation, generation, advantages))
 
 
-def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: str, first: int) -> RunInfo:
+def _run_info(
+    experiment: Experiment, run: RunDir, engine: EngineInfo, where: str, first: int, noise: NoiseReport
+) -> RunInfo:
     layout = experiment.layout
     return RunInfo(
         path=run.path,
@@ -235,6 +242,7 @@ def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: st
         modules=len(layout.modules),
         layers=len(layout.layers),
         notes=[note for note in (experiment.source.note,) if note],
+        noise=noise,
     )
 
 

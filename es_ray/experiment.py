@@ -13,7 +13,7 @@ from es_ray.evolution.perturbation import Perturbation
 from es_ray.evolution.strategy import Strategy
 from es_ray.imports import instance_of, resolve
 from es_ray.lora.layout import LoraLayout, lora_layout
-from es_ray.lora.scales import first_scale, initial_scale, noise_scale
+from es_ray.lora.scales import WeightSizes, first_scale, initial_scale, noise_scale, unit_rows
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch, Workload
@@ -23,6 +23,8 @@ from es_ray.tasks.loading import load_task
 SPLITS = ("train", "test", "validation")
 MOST_TOKENISED = 1000
 """How many of a split's longest and of its shortest prompts are tokenised before a run."""
+AUTO_BATCH = 32
+"""Training examples drawn for each generation by `task.batch: auto`, where there are more."""
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
 
@@ -110,20 +112,36 @@ class Experiment:
         """Token ids of all prompts, by split: for tools and engines of small data."""
         return {split: list(map(self.token_ids, examples)) for split, examples in self.examples.items()}
 
+    @cached_property
+    def batch_size(self) -> int | None:
+        """Training examples drawn for each generation; None: all of them are asked, `auto` is resolved."""
+        size = self.config.task.batch
+        if size == "auto":
+            return AUTO_BATCH if self.prompts["train"] > AUTO_BATCH else None
+        return size
+
+    def with_batch_size(self) -> "Experiment":
+        """With `task.batch: auto` resolved in the configuration, and the examples that were read for it."""
+        if self.config.task.batch != "auto":
+            return self
+        resolved = replace(self, config=self.config.replace(task__batch=self.batch_size))
+        vars(resolved).update(task=self.task, examples=self.examples)  # as their cached_property does
+        return resolved
+
     def batch(self, generation: int) -> Batch:
         """What the candidates of a generation answer: drawn from the seed, or all that there is.
 
         Of the other splits, the first `evaluation.examples`.
         """
-        task = self.config.task
-        if task.batch is None:
+        task, size = self.config.task, self.batch_size
+        if size is None:
             return self._undrawn
         if task.batch_by == "generation":
-            drawn = [self._order.numbers(generation * task.batch, task.batch)]
+            drawn = [self._order.numbers(generation * size, size)]
         else:
             pairs = self.config.evolution.population // 2
-            starts = [(generation * pairs + pair) * task.batch for pair in range(pairs)]
-            drawn = [self._order.numbers(start, task.batch) for start in starts]
+            starts = [(generation * pairs + pair) * size for pair in range(pairs)]
+            drawn = [self._order.numbers(start, size) for start in starts]
         asked = {number: self.examples["train"][number] for numbers in drawn for number in numbers}
         return replace(
             self._undrawn,
@@ -161,7 +179,7 @@ class Experiment:
     @cached_property
     def _undrawn(self) -> Batch:
         """What is asked in each generation alike. One object: workers are sent it once."""
-        most, drawn = self.config.evaluation.examples, self.config.task.batch is not None
+        most, drawn = self.config.evaluation.examples, self.batch_size is not None
         counts = {split: min(count, most or count) for split, count in self.prompts.items()}
         return self._first(counts | {"train": 0 if drawn else self.prompts["train"]})
 
@@ -176,12 +194,17 @@ class Experiment:
             samples=self.config.task.samples,
         )
 
-    def strategy(self, mean_abs: Sequence[float]) -> Strategy:
-        """The evolution strategy; mean_abs: mean|W| of each adapted module, in the layout's order."""
+    def strategy(self, mean_abs: Sequence[float], frobenius: Sequence[float] = ()) -> Strategy:
+        """The evolution strategy.
+
+        mean_abs, frobenius: mean|W| and ||W||_F of each adapted module, in the layout's order, as engines
+        report them. Raises UserError for relative noise without the latter.
+        """
+        weights = WeightSizes(mean_abs, frobenius)
         evolution, init = self.config.evolution, self.config.init
         perturbation = Perturbation(
             noise=Noise(evolution.seed, evolution.antithetic),
-            sigma=noise_scale(self.layout, evolution.noise, mean_abs),
+            sigma=noise_scale(self.layout, evolution.noise, weights, init),
             first_sigma=first_scale(self.layout, init),
         )
         return Strategy(
@@ -192,6 +215,7 @@ class Experiment:
             shaping=evolution.shaping,
             update_scale=evolution.update_scale,
             optimizer=self.optimizer,
+            unit_rows=unit_rows(self.layout),
         )
 
     @cached_property
@@ -217,7 +241,7 @@ class Experiment:
         the rest.
         """
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
-        batch, train = self.config.task.batch, self.prompts["train"]
+        batch, train = self.batch_size, self.prompts["train"]
         if batch is not None and batch > train:
             raise UserError(f"task.batch: {batch} is more than the {train} training examples")
         for split, examples in self.examples.items():

@@ -32,7 +32,8 @@ class Strategy:
     """How a run evolves. It stays in the driver; only the perturbation is sent to workers.
 
     initial_std: the initial values' standard deviation for each entry; learning_rate: alpha; update_scale:
-    the factor s of a step's entries, 1 (`absolute`) or sigma (`sigma`).
+    the factor s of a step's entries, 1 (`absolute`) or sigma (`sigma`); unit_rows: pieces [start, stop) of
+    the initial values that are scaled to rows of length 1, with the entries of a row.
     """
 
     perturbation: Perturbation
@@ -42,6 +43,7 @@ class Strategy:
     shaping: str = "zscore"
     update_scale: str = "absolute"
     optimizer: Optimizer = field(default_factory=Sgd)
+    unit_rows: tuple[tuple[int, int, int], ...] = ()
 
     def initial(self) -> dict[str, NDArray[Any]]:
         """The state before the first generation, from the seed alone.
@@ -50,7 +52,11 @@ class Strategy:
         """
         size = self.perturbation.size
         drawn = normals(self.perturbation.noise.seed, 0, 0, STREAM_INITIAL, 0, size)
-        return self._state(self.initial_std.dense(0, size) * drawn, self.optimizer.initial(size), UserError)
+        theta = self.initial_std.dense(0, size) * drawn
+        for start, stop, row in self.unit_rows:
+            rows = theta[start:stop].astype(np.float64).reshape(-1, row)
+            theta[start:stop] = (rows / np.sqrt(np.square(rows).sum(axis=1, keepdims=True))).ravel()
+        return self._state(theta, self.optimizer.initial(size), UserError)
 
     def ask(self, generation: int) -> list[int]:
         """The indices of the members to evaluate: with their generation, all that is sent to workers."""
@@ -85,7 +91,10 @@ class Strategy:
             shapes = f"{direction.vector.shape} for theta of {theta.shape}"
             raise RunError(f"{self._rule}: its direction has the shape {shapes}")
         step = np.float32(self.learning_rate / direction.divisor)
-        scale = self.perturbation.scale(generation) if self.update_scale == "sigma" else None
+        sigma = self.perturbation.scale(generation)
+        scale = sigma if self.update_scale == "sigma" else None
+        if scale is None and 0.0 in sigma.values:  # what no member perturbs stays, whatever the rule says
+            scale = PiecewiseConstant(sigma.ends, tuple(float(value != 0) for value in sigma.values))
         after = np.empty_like(theta)
         for start in range(0, len(theta), _CHUNK):
             stop = min(start + _CHUNK, len(theta))
