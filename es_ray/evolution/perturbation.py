@@ -74,8 +74,9 @@ class Perturbation:
         self, theta: Vector, generation: int, indices: Sequence[int], factors: Sequence[float] = ()
     ) -> Vector:
         """Several members, shape [N, P]; factors: multiply each sigma, 1 by default."""
-        ranges = _batches(self.scale(generation).nonzero(0, self.size))
-        if ranges == [(0, self.size)]:
+        scale = self.scale(generation)
+        ranges = _batches(scale.nonzero(0, self.size))
+        if 0.0 not in scale.values or ranges == [(0, self.size)]:
             return self._moved(theta, generation, indices, factors, 0, self.size)
         members = np.empty((len(indices), self.size), dtype=np.float32)
         members[:] = theta
@@ -109,13 +110,15 @@ class Perturbation:
         """
         total = np.zeros(stop - start, dtype=np.float32)
         scale = self.scale(generation)
-        for low, high in _batches(scale.nonzero(start, stop)):
+        fixed = 0.0 in scale.values
+        for low, high in _batches(scale.nonzero(start, stop)) if fixed else [(start, stop)]:
             part = total[low - start : high - start]
             for some in member_slices(len(advantages), high - low):
                 noise = self.noise.members(generation, range(some.start, some.stop), low, high)
                 for advantage, row in zip(advantages[some], noise, strict=True):
                     part += np.float32(advantage) * row
-            part[scale.dense(low, high) == 0] = 0
+            if fixed:
+                part[scale.dense(low, high) == 0] = 0
         return total
 
 
