@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from es_ray.config import Config
+from es_ray.config import load
 from es_ray.engines.base import BASE, CENTRE
 from es_ray.errors import UserError
 from es_ray.evolution.draws import PromptOrder
@@ -32,7 +32,7 @@ def questions(tmp_path_factory):
 
 
 def experiment(questions, **values) -> Experiment:
-    config = Config().replace(task__train=str(questions), evolution__antithetic=True, evolution__population=6)
+    config = load().replace(task__train=str(questions), evolution__antithetic=True, evolution__population=6)
     return Experiment(config.replace(**values))
 
 
@@ -86,7 +86,7 @@ def test_a_worker_prepares_its_engine_without_the_data(questions, tmp_path):
     made = experiment(questions, engine__shard=3)
     assert made.workload.rows == 3 * QUESTIONS + 2 * 8
     assert made.workload.prompt_ids == made.token_ids(made.examples["train"][0])
-    elsewhere = Config().replace(task__train=str(tmp_path / "not-on-this-node.jsonl"))
+    elsewhere = load().replace(task__train=str(tmp_path / "not-on-this-node.jsonl"))
     assert Experiment(elsewhere, made.workload).workload == made.workload
     with pytest.raises(UserError, match="not-on-this-node"):
         _ = Experiment(elsewhere).workload

@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 import es_ray
 from es_ray.callbacks.lines import generation_line, no_spread, prose, rows
-from es_ray.config import Config
+from es_ray.config import load
 from es_ray.judge.table import formatted
 from es_ray.workers.pool import idle_workers
 from tests.listeners import listening
@@ -179,7 +179,7 @@ def test_equal_rewards_have_no_spread_whatever_their_rounding():
 
 @pytest.mark.parametrize("width", [20, 60, 80])
 def test_rows_lose_no_word_and_break_none(width):
-    config = Config().replace(evolution__population=7, engine__shard=8)
+    config = load().replace(evolution__population=7, engine__shard=8)
     text = f"  warning: {idle_workers(config, 2)} 語語語 /a/path/that/is/longer/than/any/{'x' * 90}"
     shown = list(rows(prose(text), width))
     assert " ".join(shown).split() == text.split()
@@ -211,7 +211,7 @@ APART = {"changed_members": 0.9, "distinct_members": 20}
     ],
 )  # fmt: skip
 def test_why_there_is_no_step_is_judged_by_the_answers(config, metrics, words, others):
-    text = printed(no_spread(generation(zero_variance=True, **metrics), Config().replace(**config)))
+    text = printed(no_spread(generation(zero_variance=True, **metrics), load().replace(**config)))
     for word in words:
         assert word in text
     for word in others:
@@ -222,7 +222,7 @@ def test_where_answers_differ_by_themselves_their_difference_says_nothing():
     """Sampled, or to prompts of each pair's own: without the counts of differing answers."""
     metrics = generation(zero_variance=True, members_correct=0.5)
     del metrics["changed_members"], metrics["distinct_members"]
-    text = printed(no_spread(metrics, Config()))
+    text = printed(no_spread(metrics, load()))
     for words in (
         "does not tell their answers apart",
         "raise evolution.noise.multiplier",
@@ -236,7 +236,7 @@ def test_where_answers_differ_by_themselves_their_difference_says_nothing():
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_greedy_answers_alone_are_compared_with_the_centres(tmp_path, temperature):
     seen = []
-    config = Config().replace(
+    config = load().replace(
         evolution__generations=1, evolution__population=2, output__dir=str(tmp_path / "run"),
         cluster__workers=0, engine__kind="transformers",
         task__max_new_tokens=2, task__temperature=temperature,
@@ -250,7 +250,7 @@ def test_greedy_answers_alone_are_compared_with_the_centres(tmp_path, temperatur
 def test_without_metrics_nothing_is_said_to_be_learnt():
     metrics = generation(zero_variance=True, **DEAD)
     del metrics["members_correct"]
-    assert "noise is too small" in printed(no_spread(metrics, Config()))
+    assert "noise is too small" in printed(no_spread(metrics, load()))
 
 
 TASKS = """\

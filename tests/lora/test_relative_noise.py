@@ -21,9 +21,7 @@ MODULES = ["q_proj", "k_proj", "o_proj", "down_proj"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model whose matrices have different norms."""
-    path = small_model(tmp_path_factory.mktemp("model"), "llama", tie_word_embeddings=True)
-    return path
+    return small_model(tmp_path_factory.mktemp("model"), "llama", tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="module")
