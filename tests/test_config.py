@@ -1,4 +1,5 @@
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
@@ -277,6 +278,19 @@ def test_the_bundled_models_preset_is_the_default_of_a_run():
     assert load(preset="tiny-chat") == load() == load(flags={"model.path": "bundled"})
 
 
+def test_the_default_of_0_1_0_is_a_preset():
+    """As tests/data/run_0_1_0 records it, but for what that run was told."""
+    recorded = load(Path(__file__).parent / "data/run_0_1_0/run/config.yaml")
+    told = {"population": 30, "generations": 50, "seed": 0}
+    told["noise"] = recorded.evolution.noise.model_dump() | {"multiplier": 22.0}
+    former = load(preset="tiny-chat-0.1.0")
+    assert former.evolution == recorded.replace(**{f"evolution__{k}": v for k, v in told.items()}).evolution
+    assert (former.lora, former.init) == (recorded.lora, recorded.init)
+    assert former.task == recorded.replace(task__max_new_tokens=64).task
+    changed = load(preset="tiny-chat").replace(evolution__noise__multiplier=22.0)
+    assert changed == former, "their noise alone differs"
+
+
 GENERAL = {
     "lora.form": "b",
     "lora.rank": 1,
@@ -356,7 +370,7 @@ def test_initial_values_that_form_b_does_not_have_are_refused(key, value, tmp_pa
 
 def test_a_file_of_a_run_keeps_what_its_missing_keys_meant(tmp_path):
     """The keys of this list were added, or given another default, after such files were written."""
-    tree = yaml.safe_load(load(preset="tiny-chat", flags={"model.path": "owner/name"}).to_yaml())
+    tree = yaml.safe_load(load(preset="tiny-chat-0.1.0", flags={"model.path": "owner/name"}).to_yaml())
     tree["evolution"]["noise"] = {"kind": "per-layer", "fraction": 0.1, "multiplier": 3.0, "std": None}
     del tree["lora"]["form"], tree["task"]["batch"]
     for key in ("learning_rate", "update_scale", "antithetic"):
@@ -439,10 +453,15 @@ def test_the_noises_origin_is_told_from_the_configuration(preset, sets, origin):
             "tiny-chat",
             {
                 "model.path": "bundled",
+                "lora.form": "both",
                 "lora.rank": 1,
                 "lora.alpha": 2,
                 "evolution.population": 30,
                 "evolution.generations": 50,
+                "evolution.learning_rate": 0.05,
+                "evolution.update_scale": "absolute",
+                "evolution.noise.kind": "relative",
+                "evolution.noise.relative": 0.3,
             },
         ),
     ],

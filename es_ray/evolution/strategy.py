@@ -56,6 +56,8 @@ class Strategy:
         for start, stop, row in self.unit_rows:
             rows = theta[start:stop].astype(np.float64).reshape(-1, row)
             theta[start:stop] = (rows / np.sqrt(np.square(rows).sum(axis=1, keepdims=True))).ravel()
+        if self.unit_rows:
+            theta += np.float32(0)  # 0 x a negative normal is -0
         return self._state(theta, self.optimizer.initial(size), UserError)
 
     def ask(self, generation: int) -> list[int]:
