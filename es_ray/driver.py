@@ -4,7 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
 from es_ray.judge.evaluate import compare
-from es_ray.lora.noise_report import NoiseReport, noise_report
+from es_ray.lora.noise_report import noise_report
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.environment import environment
@@ -62,12 +62,11 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
         raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
-        config = resolve_config(config)
-        if config.cluster.workers != 0:
+        experiment = Experiment(resolve_config(config))
+        if experiment.config.cluster.workers != 0:
             log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
-        experiment = Experiment(config).with_batch_size()
-        config = experiment.config
-        with locked_run_dir(config, resume) as directory:
+        experiment = experiment.with_batch_size()
+        with locked_run_dir(experiment.config, resume) as directory:
             try:
                 results = _run(experiment, directory, resume, listeners)
             except KeyboardInterrupt as error:
@@ -116,7 +115,7 @@ def _evolve(
         directory.resume(config, started, first - 1)
     else:
         directory.create(config, started)
-    listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first, noise))
+    listeners.on_run_start(replace(_run_info(experiment, directory, info, pool.where, first), noise=noise))
     if base is not None:
         listeners.on_base_evaluated(base)
     with Recorder(directory, experiment, strategy, inputs, old_form) as recorder:
@@ -172,8 +171,7 @@ def step(
     listeners: CallbackList,
 ) -> GenerationRecord:
     """One generation: evaluate its members and the centre they start from, and compute the next state."""
-    lost = pool.redispatched
-    started = time.perf_counter()
+    lost, started = pool.redispatched, time.perf_counter()
     candidates = [Candidate(index) for index in strategy.ask(generation)]
     tested = generation % experiment.config.evaluation.every == 0
     splits = tuple(experiment.prompts)
@@ -226,9 +224,7 @@ def next_state(
     return strategy.step(state, generation, pool.noise_sum(strategy.perturbation, generation, advantages))
 
 
-def _run_info(
-    experiment: Experiment, run: RunDir, engine: EngineInfo, where: str, first: int, noise: NoiseReport
-) -> RunInfo:
+def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: str, first: int) -> RunInfo:
     layout = experiment.layout
     return RunInfo(
         path=run.path,
@@ -242,7 +238,6 @@ def _run_info(
         modules=len(layout.modules),
         layers=len(layout.layers),
         notes=[note for note in (experiment.source.note,) if note],
-        noise=noise,
     )
 
 

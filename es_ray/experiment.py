@@ -1,12 +1,11 @@
 """What is fixed during a run: from the configuration, and in workers what the driver sends of the data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from es_ray.config import Config, EngineConfig
 from es_ray.errors import RunError, UserError
-from es_ray.evolution.draws import PromptOrder
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import OPTIMIZERS, Optimizer
 from es_ray.evolution.perturbation import Perturbation
@@ -18,13 +17,12 @@ from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch, Workload
 from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data, shortest_prompts
+from es_ray.tasks.draws import ExampleDraws
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
 MOST_TOKENISED = 1000
 """How many of a split's longest and of its shortest prompts are tokenised before a run."""
-AUTO_BATCH = 32
-"""Training examples drawn for each generation by `task.batch: auto`, where there are more."""
 OPTIMIZER_KEYS = ("momentum", "beta1", "beta2", "eps")
 """Keys of the `evolution` section that only some optimizers take."""
 
@@ -113,42 +111,20 @@ class Experiment:
         return {split: list(map(self.token_ids, examples)) for split, examples in self.examples.items()}
 
     @cached_property
-    def batch_size(self) -> int | None:
-        """Training examples drawn for each generation; None: all of them are asked, `auto` is resolved."""
-        size = self.config.task.batch
-        if size == "auto":
-            return AUTO_BATCH if self.prompts["train"] > AUTO_BATCH else None
-        return size
+    def _draws(self) -> ExampleDraws:
+        return ExampleDraws(self.config, self.examples)
 
     def with_batch_size(self) -> "Experiment":
         """With `task.batch: auto` resolved in the configuration, and the examples that were read for it."""
         if self.config.task.batch != "auto":
             return self
-        resolved = replace(self, config=self.config.replace(task__batch=self.batch_size))
+        resolved = replace(self, config=self.config.replace(task__batch=self._draws.size))
         vars(resolved).update(task=self.task, examples=self.examples)  # as their cached_property does
         return resolved
 
     def batch(self, generation: int) -> Batch:
-        """What the candidates of a generation answer: drawn from the seed, or all that there is.
-
-        Of the other splits, the first `evaluation.examples`.
-        """
-        task, size = self.config.task, self.batch_size
-        if size is None:
-            return self._undrawn
-        if task.batch_by == "generation":
-            drawn = [self._order.numbers(generation * size, size)]
-        else:
-            pairs = self.config.evolution.population // 2
-            starts = [(generation * pairs + pair) * size for pair in range(pairs)]
-            drawn = [self._order.numbers(start, size) for start in starts]
-        asked = {number: self.examples["train"][number] for numbers in drawn for number in numbers}
-        return replace(
-            self._undrawn,
-            examples={**self._undrawn.examples, "train": asked},
-            numbers={**self._undrawn.numbers, "train": drawn[0]},
-            pairs=drawn if task.batch_by == "member" else None,
-        )
+        """What the candidates of a generation answer: drawn from the seed, or all that there is."""
+        return self._draws.batch(generation)
 
     @cached_property
     def workload(self) -> Workload:
@@ -170,29 +146,7 @@ class Experiment:
 
     def whole_split(self, split: str) -> Batch:
         """All examples of a split."""
-        return self._first({split: self.prompts[split]})
-
-    @cached_property
-    def _order(self) -> PromptOrder:
-        return PromptOrder(self.config.evolution.seed, self.prompts["train"])
-
-    @cached_property
-    def _undrawn(self) -> Batch:
-        """What is asked in each generation alike. One object: workers are sent it once."""
-        most, drawn = self.config.evaluation.examples, self.batch_size is not None
-        counts = {split: min(count, most or count) for split, count in self.prompts.items()}
-        return self._first(counts | {"train": 0 if drawn else self.prompts["train"]})
-
-    def _first(self, counts: Mapping[str, int]) -> Batch:
-        examples = {
-            split: {number: self.examples[split][number] for number in range(count)}
-            for split, count in counts.items()
-        }
-        return Batch(
-            examples,
-            {split: list(asked) for split, asked in examples.items()},
-            samples=self.config.task.samples,
-        )
+        return self._draws.first({split: self.prompts[split]})
 
     def strategy(self, mean_abs: Sequence[float], frobenius: Sequence[float] = ()) -> Strategy:
         """The evolution strategy.
@@ -241,7 +195,7 @@ class Experiment:
         the rest.
         """
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
-        batch, train = self.batch_size, self.prompts["train"]
+        batch, train = self._draws.size, self.prompts["train"]
         if batch is not None and batch > train:
             raise UserError(f"task.batch: {batch} is more than the {train} training examples")
         for split, examples in self.examples.items():

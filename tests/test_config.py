@@ -572,7 +572,10 @@ def test_noise_of_another_kind_replaces_that_of_the_layer_below(preset, sets, ki
         ("{kind: per-layer, std: 0.1}", "evolution.noise.std: 0.1 has no effect on noise of kind per-layer"),
         ("{kind: constant, multiplier: 2}", "evolution.noise.multiplier: 2 has no effect"),
         ("{relative: 0.1, std: 0.1}", "evolution.noise.relative: 0.1 has no effect on noise of kind const"),
-        ("{relative: 0.1, fraction: 0.1}", "evolution.noise.relative: 0.1 has no effect on noise of kind per"),
+        (
+            "{relative: 0.1, fraction: 0.1}",
+            "evolution.noise.relative: 0.1 has no effect on noise of kind",
+        ),
         ("{kind: relative, multiplier: 2}", "evolution.noise.multiplier: 2 .* for per-layer or per-module"),
         (
             "{std: 0.1, fraction: 0.5}",

@@ -12,10 +12,11 @@ from es_ray.config import Config
 from es_ray.engines import create_engine
 from es_ray.engines.base import BASE, Row, Variant
 from es_ray.errors import EvaluationError, RunError, UserError
-from es_ray.experiment import AUTO_BATCH, Experiment
+from es_ray.experiment import Experiment
 from es_ray.imports import short_name
 from es_ray.tasks.base import Data, Example, Score, Task, example_name
 from es_ray.tasks.data import examples_of, own_data
+from es_ray.tasks.draws import AUTO_BATCH
 from es_ray.workers.scorer import Scorer
 from es_ray.workers.scoring import is_coroutine_function, overrides_score_batch
 

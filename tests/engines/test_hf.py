@@ -216,7 +216,7 @@ def test_deterministic_algorithms_give_the_same_answers(tmp_path):
 def test_logits_that_are_not_finite_are_an_error_with_the_members_name(tmp_path):
     s = setting(small_model(tmp_path / "model"), {"rank": 1})
     wild = s.experiment.config.replace(evolution__noise={"kind": "constant", "std": 1e25})
-    s = s._replace(perturbation=Experiment(wild).strategy(s.engine.info.mean_abs, s.engine.info.frobenius).perturbation)
+    s = s._replace(perturbation=Experiment(wild).strategy(s.engine.info.mean_abs).perturbation)
     centre, base, member = (Row(Variant(index, GENERATION), (100, 101, 102)) for index in (CENTRE, BASE, 3))
     fine = s.generate([centre, base])
     assert len(fine) == 2

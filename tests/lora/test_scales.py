@@ -21,7 +21,12 @@ def folder(request, tmp_path_factory):
 
 
 def strategy_and_layout(folder, **values):
-    values = {"lora__form": "both", "lora__layers": "0,2", "lora__target_modules": MODULES, "lora__rank": 2} | values
+    values = {
+        "lora__form": "both",
+        "lora__layers": "0,2",
+        "lora__target_modules": MODULES,
+        "lora__rank": 2,
+    } | values
     experiment = Experiment(Config().replace(model__path=str(folder), **values))
     engine = create_engine(experiment)
     made = experiment.strategy(engine.info.mean_abs, engine.info.frobenius), experiment.layout
