@@ -30,6 +30,7 @@ from transformers import AutoModelForCausalLM
 
 from es_ray import driver
 from es_ray.config import Config
+from es_ray.config import load as load_config
 from es_ray.engines.base import Row, Variant
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.engine import TransformersEngine
@@ -51,12 +52,8 @@ def main(
     ),
 ) -> None:
     """Measure, print a table, and write it to files."""
-    config = Config.parse(
-        {
-            "evolution": {"population": members},
-            "task": {"max_new_tokens": tokens},
-            "engine": {"threads": threads},
-        }
+    config = load_config(preset="tiny-chat-0.1.0").replace(
+        evolution__population=members, task__max_new_tokens=tokens, engine__threads=threads
     )
     cpu, wall = measure(config, rounds)
     phases = generation_seconds(config)

@@ -24,6 +24,7 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+import es_ray
 from es_ray.callbacks.base import CallbackList
 from es_ray.config import Config
 from es_ray.driver import step
@@ -169,7 +170,9 @@ def main(
 
 def measure(workers: int, cases: list[tuple[int, int, int]], rounds: int) -> list[dict[str, Any]]:
     """A point for each (population, prompts, parameters) on that many actors."""
-    config = Config().replace(cluster__workers=workers, cluster__address="local", engine__kind="transformers")
+    config = es_ray.load(preset="tiny-chat-0.1.0").replace(
+        cluster__workers=workers, cluster__address="local", engine__kind="transformers"
+    )
     with LightRayPool(config, Experiment(config).workload) as pool:
         pool.start()
         deadline = time.monotonic() + config.cluster.wait_timeout
@@ -219,7 +222,7 @@ class LightPool(LocalPool):
 
 def record_seconds(population: int, prompts: int) -> float:
     """Seconds of writing one generation, on the bundled model's layout: texts and JSON above all."""
-    config = Config().replace(
+    config = es_ray.load(preset="tiny-chat-0.1.0").replace(
         evolution__population=population, evolution__generations=9, output__plots_every=10**6
     )
     with tempfile.TemporaryDirectory() as folder, LightPool(config, Experiment(config).workload) as pool:

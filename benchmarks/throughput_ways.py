@@ -34,14 +34,22 @@ def config_of(spec: Spec) -> Config:
     return Config.parse(
         {
             "model": {"path": spec["model"]},
-            "lora": {"rank": spec["rank"], "alpha": 2 * spec["rank"], "layers": spec["layers"]},
+            "lora": {
+                "rank": spec["rank"],
+                "alpha": 2 * spec["rank"],
+                "layers": spec["layers"],
+                "form": "both",
+            },
             "evolution": {
                 "population": max(spec["members"], 2),
                 "generations": spec["generations"],
                 "learning_rate": 0.01,
+                "update_scale": "absolute",
+                "antithetic": False,
                 "noise": {"kind": "constant", "std": 0.02},
             },
             "task": {
+                "batch": None,
                 "max_new_tokens": spec["tokens"],
                 "train": f"{spec['model']}/data.jsonl",
                 "test": f"{spec['model']}/data.jsonl",

@@ -4,7 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
 from es_ray.judge.evaluate import compare
+from es_ray.lora.noise_report import noise_report
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.environment import environment
@@ -61,12 +62,13 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
         raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
-        config = resolve_config(config)
-        if config.cluster.workers != 0:
+        experiment = Experiment(resolve_config(config))
+        if experiment.config.cluster.workers != 0:
             log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
-        with locked_run_dir(config, resume) as directory:
+        experiment = experiment.with_batch_size()
+        with locked_run_dir(experiment.config, resume) as directory:
             try:
-                results = _run(config, directory, resume, listeners)
+                results = _run(experiment, directory, resume, listeners)
             except KeyboardInterrupt as error:
                 raise type(error)(_how_to_resume(directory, error)) from None
     finally:
@@ -74,11 +76,10 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     return RunResult(directory.path, results)
 
 
-def _run(config: Config, directory: RunDir, resume: bool, listeners: CallbackList) -> dict[str, Any]:
-    experiment = Experiment(config)
+def _run(experiment: Experiment, directory: RunDir, resume: bool, listeners: CallbackList) -> dict[str, Any]:
     experiment.check()
     start = last_intact(directory, experiment) if resume else None
-    with open_pool(config.replace(output__dir=str(directory.path)), experiment.workload) as pool:
+    with open_pool(experiment.config.replace(output__dir=str(directory.path)), experiment.workload) as pool:
         results = _evolve(pool, experiment, directory, resume, start, listeners)
     listeners.on_run_end(results)
     return results
@@ -95,23 +96,26 @@ def _evolve(
     config = experiment.config
     info = pool.start()
     if start is not None:
-        check_weights(directory, start.generation, experiment.source, info.mean_abs)
+        check_weights(directory, start.generation, experiment.source, info)
     inputs = Inputs(
         mean_abs=start.mean_abs if start else info.mean_abs,
         dtype=info.dtype,
         weights=experiment.source.weight_digests,
         examples=experiment.fingerprints,
+        frobenius=start.frobenius if start and start.frobenius else info.frobenius,
     )
-    strategy = experiment.strategy(inputs.mean_abs)
+    strategy = experiment.strategy(inputs.mean_abs, inputs.frobenius)
     first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
     state: State = start.state if start else strategy.initial()
     base = _recorded_base(directory) if first > 0 else None
     old_form = resume and directory.is_in_form_of_0_1_0()
+    noise = noise_report(experiment.layout, strategy.perturbation, config.init, inputs.frobenius)
+    started = environment(config.engine.kind) | {"noise": noise.as_json()}
     if resume:
-        directory.resume(config, environment(config.engine.kind), first - 1)
+        directory.resume(config, started, first - 1)
     else:
-        directory.create(config, environment(config.engine.kind))
-    listeners.on_run_start(_run_info(experiment, directory, info, pool.where, first))
+        directory.create(config, started)
+    listeners.on_run_start(replace(_run_info(experiment, directory, info, pool.where, first), noise=noise))
     if base is not None:
         listeners.on_base_evaluated(base)
     with Recorder(directory, experiment, strategy, inputs, old_form) as recorder:
@@ -167,8 +171,7 @@ def step(
     listeners: CallbackList,
 ) -> GenerationRecord:
     """One generation: evaluate its members and the centre they start from, and compute the next state."""
-    lost = pool.redispatched
-    started = time.perf_counter()
+    lost, started = pool.redispatched, time.perf_counter()
     candidates = [Candidate(index) for index in strategy.ask(generation)]
     tested = generation % experiment.config.evaluation.every == 0
     splits = tuple(experiment.prompts)

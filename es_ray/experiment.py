@@ -1,23 +1,23 @@
 """What is fixed during a run: from the configuration, and in workers what the driver sends of the data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from es_ray.config import Config, EngineConfig
 from es_ray.errors import RunError, UserError
 from es_ray.evolution.configured import configured_optimizer, configured_schedule
-from es_ray.evolution.draws import PromptOrder
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import Optimizer
 from es_ray.evolution.perturbation import Perturbation
 from es_ray.evolution.strategy import Strategy
 from es_ray.lora.layout import LoraLayout, lora_layout
-from es_ray.lora.scales import first_scale, initial_scale, noise_scale
+from es_ray.lora.scales import WeightSizes, first_scale, initial_scale, noise_scale, unit_rows
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch, Workload
 from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, own_data, shortest_prompts
+from es_ray.tasks.draws import ExampleDraws
 from es_ray.tasks.loading import load_task
 
 SPLITS = ("train", "test", "validation")
@@ -108,27 +108,21 @@ class Experiment:
         """Token ids of all prompts, by split: for tools and engines of small data."""
         return {split: list(map(self.token_ids, examples)) for split, examples in self.examples.items()}
 
-    def batch(self, generation: int) -> Batch:
-        """What the candidates of a generation answer: drawn from the seed, or all that there is.
+    @cached_property
+    def _draws(self) -> ExampleDraws:
+        return ExampleDraws(self.config, self.examples)
 
-        Of the other splits, the first `evaluation.examples`.
-        """
-        task = self.config.task
-        if task.batch is None:
-            return self._undrawn
-        if task.batch_by == "generation":
-            drawn = [self._order.numbers(generation * task.batch, task.batch)]
-        else:
-            pairs = self.config.evolution.population // 2
-            starts = [(generation * pairs + pair) * task.batch for pair in range(pairs)]
-            drawn = [self._order.numbers(start, task.batch) for start in starts]
-        asked = {number: self.examples["train"][number] for numbers in drawn for number in numbers}
-        return replace(
-            self._undrawn,
-            examples={**self._undrawn.examples, "train": asked},
-            numbers={**self._undrawn.numbers, "train": drawn[0]},
-            pairs=drawn if task.batch_by == "member" else None,
-        )
+    def with_batch_size(self) -> "Experiment":
+        """With `task.batch: auto` resolved in the configuration, and the examples that were read for it."""
+        if self.config.task.batch != "auto":
+            return self
+        resolved = replace(self, config=self.config.replace(task__batch=self._draws.size))
+        vars(resolved).update(task=self.task, examples=self.examples)  # as their cached_property does
+        return resolved
+
+    def batch(self, generation: int) -> Batch:
+        """What the candidates of a generation answer: drawn from the seed, or all that there is."""
+        return self._draws.batch(generation)
 
     @cached_property
     def workload(self) -> Workload:
@@ -150,36 +144,19 @@ class Experiment:
 
     def whole_split(self, split: str) -> Batch:
         """All examples of a split."""
-        return self._first({split: self.prompts[split]})
+        return self._draws.first({split: self.prompts[split]})
 
-    @cached_property
-    def _order(self) -> PromptOrder:
-        return PromptOrder(self.config.evolution.seed, self.prompts["train"])
+    def strategy(self, mean_abs: Sequence[float], frobenius: Sequence[float] = ()) -> Strategy:
+        """The evolution strategy.
 
-    @cached_property
-    def _undrawn(self) -> Batch:
-        """What is asked in each generation alike. One object: workers are sent it once."""
-        most, drawn = self.config.evaluation.examples, self.config.task.batch is not None
-        counts = {split: min(count, most or count) for split, count in self.prompts.items()}
-        return self._first(counts | {"train": 0 if drawn else self.prompts["train"]})
-
-    def _first(self, counts: Mapping[str, int]) -> Batch:
-        examples = {
-            split: {number: self.examples[split][number] for number in range(count)}
-            for split, count in counts.items()
-        }
-        return Batch(
-            examples,
-            {split: list(asked) for split, asked in examples.items()},
-            samples=self.config.task.samples,
-        )
-
-    def strategy(self, mean_abs: Sequence[float]) -> Strategy:
-        """The evolution strategy; mean_abs: mean|W| of each adapted module, in the layout's order."""
+        mean_abs, frobenius: mean|W| and ||W||_F of each adapted module, in the layout's order, as engines
+        report them. Raises UserError for relative noise without the latter.
+        """
+        weights = WeightSizes(mean_abs, frobenius)
         evolution, init = self.config.evolution, self.config.init
         perturbation = Perturbation(
             noise=Noise(evolution.seed, evolution.antithetic),
-            sigma=noise_scale(self.layout, evolution.noise, mean_abs),
+            sigma=noise_scale(self.layout, evolution.noise, weights, init),
             first_sigma=first_scale(self.layout, init),
             schedule=configured_schedule(evolution.noise.schedule),
         )
@@ -196,6 +173,7 @@ class Experiment:
             prompt_normalization=evolution.prompt_normalization,
             tie_correction=evolution.tie_correction,
             min_spread=evolution.min_spread,
+            unit_rows=unit_rows(self.layout),
         )
 
     @cached_property
@@ -210,7 +188,7 @@ class Experiment:
         the rest.
         """
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
-        batch, train = self.config.task.batch, self.prompts["train"]
+        batch, train = self._draws.size, self.prompts["train"]
         if batch is not None and batch > train:
             raise UserError(f"task.batch: {batch} is more than the {train} training examples")
         for split, examples in self.examples.items():

@@ -42,7 +42,9 @@ ANSWERS: Table = {
 """A short and a long answer to each prompt of the task `conciseness`."""
 
 MEAN_ABS = 0.02
-"""Stands for mean|W| of each adapted layer, with which the noise is scaled."""
+"""Stands for mean|W| of each adapted layer, with which per-layer noise is scaled."""
+NORM = 1.0
+"""Stands for ||W||_F of each, with which relative noise is scaled."""
 
 
 class TableEngine(Engine):
@@ -60,7 +62,13 @@ class TableEngine(Engine):
             for answers in table.values()
         ]
         modules = experiment.layout.modules
-        self.info = EngineInfo((MEAN_ABS,) * len(modules), parameters=0, device="cpu", dtype="float32")
+        self.info = EngineInfo(
+            mean_abs=(MEAN_ABS,) * len(modules),
+            frobenius=(NORM,) * len(modules),
+            parameters=0,
+            device="cpu",
+            dtype="float32",
+        )
 
     def generate(
         self,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from es_ray.config import Config
+from es_ray.config import load
 from es_ray.engines.base import BASE, CENTRE
 from es_ray.errors import UserError
 from es_ray.evolution.draws import PromptOrder
@@ -32,7 +32,7 @@ def questions(tmp_path_factory):
 
 
 def experiment(questions, **values) -> Experiment:
-    config = Config().replace(task__train=str(questions), evolution__antithetic=True, evolution__population=6)
+    config = load().replace(task__train=str(questions), evolution__antithetic=True, evolution__population=6)
     return Experiment(config.replace(**values))
 
 
@@ -41,6 +41,36 @@ def test_without_a_batch_all_prompts_are_asked_and_travel_once(questions):
     assert made.batch(0) is made.batch(5)
     assert made.batch(0).asked(3, "train") == list(range(QUESTIONS))
     assert made.batch(0).rows(CENTRE, ("train", "test")) == QUESTIONS + 8
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, None), (32, None), (33, 32)])
+def test_an_automatic_batch_is_32_of_more_than_32(count, size, tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{n}?", "target": "x"}) + "\n" for n in range(count)))
+    made = Experiment(load(preset="general").replace(task__train=str(file), evolution__seed=7))
+    assert made.config.task.batch == "auto"
+    numbers = made.batch(3).asked(0, "train")
+    assert numbers == (PromptOrder(7, count).numbers(3 * 32, 32) if size else list(range(count)))
+    resolved = made.with_batch_size()
+    assert resolved.config == made.config.replace(task__batch=size)
+    assert resolved.batch(3).asked(0, "train") == numbers
+    assert resolved.with_batch_size() is resolved
+
+
+def test_an_automatic_batch_is_recorded_printed_and_resumed(tmp_path, cli):
+    file, run = tmp_path / "train.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps({"prompt": f"{n}?", "target": "x"}) + "\n" for n in range(40)))
+    options = ("--preset", "general", "--train", file, "--population", 2, "--set", "task.max_new_tokens=1")
+    dry = cli("run", "--local", *options, "--dry-run")
+    assert "\n  batch: 32\n" in dry.out
+    ended = cli("run", "--local", *options, "--generations", 1, "--output", run)
+    assert ended.code == 0, ended.err
+    assert "32 of 40 training prompts drawn each generation" in ended.out
+    assert load(run / "config.yaml").task.batch == 32
+    (tmp_path / "mine.yaml").write_text((run / "config.yaml").read_text().replace("batch: 32", "batch: auto"))
+    again = ("run", "--resume", "--config", tmp_path / "mine.yaml", "--output", run, "--generations", 2)
+    assert cli(*again).code == 0
+    assert load(run / "config.yaml").task.batch == 32
 
 
 def test_a_batch_is_drawn_for_all_members_alike(questions):
@@ -86,7 +116,7 @@ def test_a_worker_prepares_its_engine_without_the_data(questions, tmp_path):
     made = experiment(questions, engine__shard=3)
     assert made.workload.rows == 3 * QUESTIONS + 2 * 8
     assert made.workload.prompt_ids == made.token_ids(made.examples["train"][0])
-    elsewhere = Config().replace(task__train=str(tmp_path / "not-on-this-node.jsonl"))
+    elsewhere = load().replace(task__train=str(tmp_path / "not-on-this-node.jsonl"))
     assert Experiment(elsewhere, made.workload).workload == made.workload
     with pytest.raises(UserError, match="not-on-this-node"):
         _ = Experiment(elsewhere).workload

@@ -1,10 +1,21 @@
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
 
-from es_ray.config import Config, changed_bytes, differences, layer_numbers, load, preset_names
+from es_ray.config import (
+    Config,
+    NoiseConfig,
+    changed_bytes,
+    differences,
+    layer_numbers,
+    load,
+    noise_origin,
+    preset_names,
+)
 from es_ray.config.format import FORMAT
+from es_ray.config.loading import PRESETS_DIR
 from es_ray.errors import UserError
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -129,6 +140,9 @@ def test_sets_are_read_as_yaml(item, key, value):
         ("lora.layers=1-", ["lora.layers", "1-"]),
         ("lora.layers=-1", ["lora.layers", "-1"]),
         ("lora.layers=", ["lora.layers", "all"]),
+        ("evolution.noise.relative=0", ["evolution.noise.relative", "0"]),
+        ("lora.form=merged", ["lora.form", "merged", "both", "b"]),
+        ("task.batch=few", ["task.batch", "few", "1", "auto", "null"]),
         ("lora.target_modules=[]", ["lora.target_modules"]),
         ("lora.target_modules=q_proj", ["lora.target_modules", "q_proj", "list"]),
         ("lora.target_modules=[q_proj, q_proj]", ["lora.target_modules", "once"]),
@@ -320,7 +334,7 @@ def test_a_missing_file_and_an_unknown_preset_are_named(tmp_path):
 
 
 def test_an_empty_file_leaves_the_defaults(tmp_path):
-    assert load(write(tmp_path / "c.yaml", "# nothing\n")) == Config()
+    assert load(write(tmp_path / "c.yaml", "# nothing\n")) == load()
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -335,8 +349,131 @@ def test_all_presets_are_listed():
     )
 
 
-def test_the_bundled_models_preset_is_the_default_configuration():
-    assert load(preset="tiny-chat") == Config()
+def test_the_bundled_models_preset_is_the_default_of_a_run():
+    assert load(preset="tiny-chat") == load() == load(flags={"model.path": "bundled"})
+
+
+def test_the_default_of_0_1_0_is_a_preset():
+    """As tests/data/run_0_1_0 records it, but for what that run was told."""
+    recorded = load(Path(__file__).parent / "data/run_0_1_0/run/config.yaml")
+    told = {"population": 30, "generations": 50, "seed": 0}
+    told["noise"] = recorded.evolution.noise.model_dump() | {"multiplier": 22.0}
+    former = load(preset="tiny-chat-0.1.0")
+    assert former.evolution == recorded.replace(**{f"evolution__{k}": v for k, v in told.items()}).evolution
+    assert (former.lora, former.init) == (recorded.lora, recorded.init)
+    assert former.task == recorded.replace(task__max_new_tokens=64).task
+    changed = load(preset="tiny-chat").replace(evolution__noise__multiplier=22.0)
+    assert changed == former, "their noise alone differs"
+
+
+GENERAL = {
+    "lora.form": "b",
+    "lora.rank": 1,
+    "lora.layers": "all",
+    "lora.target_modules": SEVEN,
+    "evolution.population": 30,
+    "evolution.learning_rate": 1.0,
+    "evolution.optimizer": "sgd",
+    "evolution.shaping": "zscore",
+    "evolution.update_scale": "sigma",
+    "evolution.antithetic": True,
+    "evolution.noise.kind": "relative",
+    "evolution.noise.relative": 0.03,
+    "evolution.noise.multiplier": None,
+    "task.batch": "auto",
+}
+
+
+def test_another_model_and_python_get_the_general_defaults(tmp_path):
+    file = write(tmp_path / "c.yaml", "model: {path: owner/name}\n")
+    ways = [
+        load(flags={"model.path": "owner/name"}),
+        load(sets=["model.path=owner/name"]),
+        load(file),
+        Config().replace(model__path="owner/name"),
+        load(preset="general", flags={"model.path": "owner/name"}),
+    ]
+    for config in ways:
+        assert {key: get(config, key) for key in GENERAL} == GENERAL
+        assert config == ways[0]
+    assert load(preset="general") == Config()
+
+
+def test_the_size_of_relative_noise_is_by_the_form_unless_it_is_set():
+    both = load(flags={"model.path": "owner/name"}, sets=["lora.form=both"])
+    assert both.evolution.noise.relative == 0.0125
+    assert Config().replace(lora__form="both") == load(preset="general", sets=["lora.form=both"])
+    chosen = Config().replace(evolution__noise__relative=0.05)
+    assert chosen.replace(lora__form="both").evolution.noise.relative == 0.05
+    assert load(sets=["evolution.noise.kind=relative", "model.path=a/b"]).evolution.noise.relative == 0.03
+    assert load(preset="seed-conciseness", sets=["evolution.noise.relative=0.2"]).evolution.noise == (
+        Config().replace(evolution__noise__relative=0.2).evolution.noise
+    )
+
+
+def test_the_bundled_models_multiplier_is_for_the_bundled_model_alone():
+    for path, multiplier in (("bundled", 22.0), ("owner/name", 1.0)):
+        config = load(sets=["evolution.noise.fraction=0.2", f"model.path={path}"])
+        assert (config.evolution.noise.kind, config.evolution.noise.fraction) == ("per-layer", 0.2)
+        assert config.evolution.noise.multiplier == multiplier
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_names_every_key_of_what_is_evolved(preset):
+    """So that it keeps its meaning when a default changes."""
+    tree = yaml.safe_load((PRESETS_DIR / f"{preset}.yaml").read_text(encoding="utf-8"))
+    for section in ("lora", "init", "evolution"):
+        assert set(tree[section]) == set(Config.model_fields[section].annotation.model_fields)
+    assert set(tree["evolution"]["noise"]) == set(NoiseConfig.model_fields)
+    assert "batch" in tree["task"]
+
+
+INIT = [("std", 0.5), ("scale", 2.0), ("b", "zeros"), ("mode", "population")]
+
+
+@pytest.mark.parametrize(("key", "value"), INIT)
+def test_initial_values_that_form_b_does_not_have_are_refused(key, value, tmp_path):
+    words = rf"^init\.{key}: {value!r} has no effect on lora\.form b; it is for both$"
+    file = write(tmp_path / "c.yaml", f"init: {{{key}: {value}}}\nlora: {{form: b}}\n")
+    with pytest.raises(UserError, match=words):
+        load(file)
+    with pytest.raises(UserError, match=words):
+        load(preset="general", sets=[f"init.{key}={value}"])
+    assert getattr(load(file, sets=["lora.form=both"]).init, key) == value
+    assert load(preset="seed-conciseness", sets=["lora.form=b"]).lora.form == "b", "the preset's own stay"
+
+
+def test_a_file_of_a_run_keeps_what_its_missing_keys_meant(tmp_path):
+    """The keys of this list were added, or given another default, after such files were written."""
+    tree = yaml.safe_load(load(preset="tiny-chat-0.1.0", flags={"model.path": "owner/name"}).to_yaml())
+    tree["evolution"]["noise"] = {"kind": "per-layer", "fraction": 0.1, "multiplier": 3.0, "std": None}
+    del tree["lora"]["form"], tree["task"]["batch"]
+    for key in ("learning_rate", "update_scale", "antithetic"):
+        del tree["evolution"][key]
+    recorded = write(tmp_path / "run.yaml", yaml.safe_dump(tree))
+    for config in (load(recorded), load(recorded, preset="general")):
+        assert (config.lora.form, config.task.batch) == ("both", None)
+        assert (config.evolution.learning_rate, config.evolution.update_scale) == (0.05, "absolute")
+        assert not config.evolution.antithetic
+        assert (config.evolution.noise.kind, config.evolution.noise.multiplier) == ("per-layer", 3.0)
+    del tree["evolution"]["noise"]
+    noise = load(write(tmp_path / "bare.yaml", yaml.safe_dump(tree))).evolution.noise
+    assert (noise.kind, noise.fraction, noise.multiplier) == ("per-layer", 0.1, 22.0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "sets", "origin"),
+    [
+        (None, ["model.path=owner/name"], "general default"),
+        (None, ["model.path=owner/name", "lora.form=both"], "general default"),
+        (None, [], "as in preset tiny-chat"),
+        ("seed-conciseness", ["model.path=owner/name"], "as in preset seed-conciseness"),
+        (None, ["model.path=owner/name", "evolution.noise.relative=0.02"], "set by you"),
+        ("seed-conciseness", ["evolution.noise.multiplier=7"], "set by you"),
+    ],
+)
+def test_the_noises_origin_is_told_from_the_configuration(preset, sets, origin):
+    assert noise_origin(load(preset=preset, sets=sets)) == origin
 
 
 @pytest.mark.parametrize(
@@ -357,6 +494,7 @@ def test_the_bundled_models_preset_is_the_default_configuration():
                 "evolution.population": 30,
                 "evolution.generations": 5,
                 "evolution.learning_rate": 0.01,
+                "lora.form": "both",
                 "evolution.update_scale": "absolute",
                 "evolution.shaping": "zscore",
                 "evolution.antithetic": False,
@@ -390,10 +528,15 @@ def test_the_bundled_models_preset_is_the_default_configuration():
             "tiny-chat",
             {
                 "model.path": "bundled",
+                "lora.form": "both",
                 "lora.rank": 1,
                 "lora.alpha": 2,
                 "evolution.population": 30,
                 "evolution.generations": 50,
+                "evolution.learning_rate": 0.05,
+                "evolution.update_scale": "absolute",
+                "evolution.noise.kind": "relative",
+                "evolution.noise.relative": 0.3,
             },
         ),
     ],
@@ -456,7 +599,8 @@ def test_it_may_change_a_batch_at_the_price_of_other_bytes(change, keys):
     ],
 )
 def test_any_other_difference_is_named(change, key):
-    named = differences(Config(), Config().replace(**change))
+    before = load(preset="seed-conciseness")
+    named = differences(before, before.replace(**change))
     assert named
     assert all(text.startswith(key) for text in named)
 
@@ -478,6 +622,9 @@ def test_layers_are_numbers_and_ranges(text, numbers):
         ("tiny-chat", ["noise.kind=per-module"], "per-module", (0.1, 22.0, None)),
         ("tiny-chat", ["noise.multiplier=3"], "per-layer", (0.1, 3.0, None)),
         ("paper-conciseness", ["noise.kind=per-layer", "noise.multiplier=2"], "per-layer", (0.1, 2.0, None)),
+        ("general", ["noise.std=0.5"], "constant", (None, None, 0.5)),
+        ("general", ["noise.multiplier=2"], "per-layer", (0.1, 2.0, None)),
+        ("general", ["noise.kind=per-module", "noise.multiplier=2"], "per-module", (0.1, 2.0, None)),
         ("paper-conciseness", ["noise.multiplier=2"], "per-layer", (0.1, 2.0, None)),
         ("paper-conciseness", ["noise.std=0.5"], "constant", (None, None, 0.5)),
     ],
@@ -499,6 +646,12 @@ def test_noise_of_another_kind_replaces_that_of_the_layer_below(preset, sets, ki
     [
         ("{kind: per-layer, std: 0.1}", "evolution.noise.std: 0.1 has no effect on noise of kind per-layer"),
         ("{kind: constant, multiplier: 2}", "evolution.noise.multiplier: 2 has no effect"),
+        ("{relative: 0.1, std: 0.1}", "evolution.noise.relative: 0.1 has no effect on noise of kind const"),
+        (
+            "{relative: 0.1, fraction: 0.1}",
+            "evolution.noise.relative: 0.1 has no effect on noise of kind",
+        ),
+        ("{kind: relative, multiplier: 2}", "evolution.noise.multiplier: 2 .* for per-layer or per-module"),
         (
             "{std: 0.1, fraction: 0.5}",
             "evolution.noise.fraction: 0.5 has no effect on noise of kind constant",
@@ -516,7 +669,7 @@ def test_a_section_without_keys_changes_nothing(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("model:\nlora:\noutput:\n")
     assert load(preset="seed-conciseness", file=file) == load(preset="seed-conciseness")
-    assert load(file=file) == Config()
+    assert load(file=file) == load()
 
 
 @pytest.mark.parametrize(

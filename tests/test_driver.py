@@ -342,7 +342,7 @@ def config(path: Path, **values) -> Config:
         "cluster__workers": 0,
         "output__dir": str(path),
     }
-    return Config().replace(**small | values)
+    return load().replace(**small | values)
 
 
 def test_the_python_api_runs_and_returns_the_results(tmp_path):

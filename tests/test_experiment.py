@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from es_ray.config import Config
+from es_ray.config import load
 from es_ray.errors import RunError
 from es_ray.experiment import Experiment
 from tests.small_models import small_model
@@ -151,14 +151,14 @@ def test_the_largest_batch_is_a_shard_with_the_tests_of_centre_and_base_model(tm
         lines = [f'{{"prompt": "{name} {number}", "target": "So."}}\n' for number in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
-    config = Config().replace(
+    config = load().replace(
         engine={"shard": 4, "rows": most}, task=files | {"batch": 6, "samples": 3, "temperature": 1.0}
     )
     assert Experiment(config).workload.rows == rows
 
 
 def test_a_worker_knows_the_workload_but_not_the_examples():
-    config = Config()
+    config = load()
     workload = Experiment(config).workload
     worker = Experiment(config.replace(task={"train": "/nowhere.jsonl", "test": "/nowhere.jsonl"}), workload)
     assert worker.workload is workload

@@ -10,6 +10,7 @@ from typing import Any
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
+from es_ray.lora.noise_report import NoiseReport
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class RunInfo:
     path: the run directory; config: resolved, as in config.yaml; first: the first generation to evaluate;
     engine: what the engines report; where: a description of the workers; model: its name; prompts: how many
     each split has; parameters, modules, layers: how many LoRA entries evolve, and in how many of these;
-    notes: what might surprise about the run, a line each.
+    notes: what might surprise about the run, a line each; noise: how large it is.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class RunInfo:
     modules: int
     layers: int
     notes: Sequence[str] = ()
+    noise: NoiseReport | None = None
 
 
 class Callback:

@@ -6,10 +6,11 @@ from typing import Any
 from rich.cells import cell_len
 
 from es_ray.callbacks.base import RunInfo
-from es_ray.config import BUNDLED, Config, ScheduleConfig
+from es_ray.config import BUNDLED, Config, ScheduleConfig, noise_origin
 from es_ray.engines.registry import engine_spec
 from es_ray.imports import short_name
 from es_ray.judge.table import formatted, watched_metric
+from es_ray.lora.noise_report import NoiseReport, Spread
 
 Line = Sequence[str]
 INDENT = "    "
@@ -37,17 +38,16 @@ def head(run: RunInfo) -> list[Line]:
     """What runs where, and where it writes."""
     config, engine, evolution = run.config, run.engine, run.config.evolution
     bundled = " (bundled)" if config.model.path == BUNDLED else ""
-    key, value = _noise_scale(config)
     unit = " in units of sigma" if evolution.update_scale == "sigma" else ""
     rule = "" if evolution.optimizer == "sgd" else f", {short_name(evolution.optimizer)}"
     lines = [
         f"es-ray: {run.model}{bundled}, {_si(engine.parameters)} parameters in {engine.dtype}",
         f"engine: {engine_spec(config.engine.kind).name} on {engine.device}, {run.where}",
         f"LoRA: {run.parameters:,} entries of rank {config.lora.rank} in {run.modules} modules, "
-        f"{run.layers} layers",
-        f"noise: {evolution.noise.kind}, {key.rpartition('.')[2]} {value:g}"
-        f"{_schedule(evolution.noise.schedule)}; learning rate {evolution.learning_rate:g}{unit}"
-        f"{_schedule(evolution.learning_rate_schedule)}{rule}",
+        f"{run.layers} layers" + (", of which B evolves" if config.lora.form == "b" else ""),
+        f"noise: {_noise_kind(config)}{_schedule(evolution.noise.schedule)} ({noise_origin(config)}); "
+        f"learning rate {evolution.learning_rate:g}{unit}{_schedule(evolution.learning_rate_schedule)}{rule}",
+        *_noise_sizes(run.noise),
         f"task: {config.task.name}, {_prompts(run)}",
         f"run: population {evolution.population}, {_generations(run.first, evolution.generations)}, "
         f"seed {evolution.seed}",
@@ -129,7 +129,7 @@ def _noise_scale(config: Config, generation: int | None = None) -> tuple[str, fl
     if generation == 0 and config.init.mode == "population":
         return "init.scale", config.init.scale
     noise = config.evolution.noise
-    key = "std" if noise.kind == "constant" else "multiplier"
+    key = {"constant": "std", "relative": "relative"}.get(noise.kind, "multiplier")
     return f"evolution.noise.{key}", getattr(noise, key)
 
 
@@ -137,6 +137,28 @@ def _schedule(schedule: ScheduleConfig) -> str:
     if schedule.kind == "constant":
         return ""
     return f" ({schedule.kind} to {schedule.to:g} x over {schedule.over} generations)"
+
+
+def _noise_kind(config: Config) -> str:
+    """The kind of noise, with the value that scales it."""
+    kind, (key, value) = config.evolution.noise.kind, _noise_scale(config)
+    name = key.rpartition(".")[2]
+    return f"{kind} {value:g}" if name == kind else f"{kind}, {name} {value:g}"
+
+
+def _noise_sizes(report: NoiseReport | None) -> Iterator[str]:
+    """How large the noise is: median and range over the adapted matrices."""
+    sizes = [] if report is None else [("", report.usual), ("generation 0: ", report.first)]
+    for which, size in sizes:
+        if size is not None:
+            change = size.relative_size
+            share = f", a member changes a matrix by {_spread(change)} of it" if change is not None else ""
+            yield f"  {which}sigma {_spread(size.sigma)}{share}"
+
+
+def _spread(values: Spread) -> str:
+    low, middle, high = (f"{value:.3g}" for value in (values.min, values.median, values.max))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _prompts(run: RunInfo) -> str:

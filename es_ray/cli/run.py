@@ -98,7 +98,7 @@ def _notes(config: Config, chosen: bool) -> list[str]:
     if not chosen and config.model.path != BUNDLED:
         notes.append(
             "no preset or file was given: noise and step are general defaults, not tuned for this model "
-            "(choose others with --preset, or --set evolution.noise.multiplier=...)"
+            "(choose others with --preset, or --set evolution.noise.relative=...)"
         )
     if config.task.train is not None and config.task.test is None:
         notes.append(
@@ -126,9 +126,9 @@ def _dry_run(config: Config, resume: bool) -> None:
     from es_ray.preparation import resolve_config
     from es_ray.runs.opening import new_run_dir, open_for_resume
 
-    resolved = resolve_config(config)
+    experiment = Experiment(resolve_config(config)).with_batch_size()
+    resolved = experiment.config
     _ = open_for_resume(resolved) if resume else new_run_dir(resolved)
-    experiment = Experiment(resolved)
     typer.echo(resolved.to_yaml(), nl=False)
     _ = experiment.task, experiment.optimizer
     prompts = experiment.prompts

@@ -10,6 +10,7 @@ from es_ray.config.loading import (
     preset_names,
 )
 from es_ray.config.model import BUNDLED, InitConfig, LoraConfig, ModelConfig, layer_numbers
+from es_ray.config.origin import noise_origin
 from es_ray.config.schedule import ScheduleConfig
 from es_ray.config.sections import ClusterConfig, Config, EngineConfig, EvolutionConfig, NoiseConfig
 from es_ray.config.task import ColumnsConfig, EvaluationConfig, TaskConfig
@@ -35,5 +36,6 @@ __all__ = [
     "differences",
     "layer_numbers",
     "load",
+    "noise_origin",
     "preset_names",
 ]

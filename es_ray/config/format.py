@@ -51,6 +51,19 @@ def _is_of_0_1_0(tree: dict[str, Any]) -> bool:
     return "format" not in tree and tree.get("tracking", ()) in ({}, None)
 
 
+FORMER_DEFAULTS: Final[dict[str, Any]] = {
+    "lora": {"form": "both"},
+    "evolution": {
+        "learning_rate": 0.05,
+        "update_scale": "absolute",
+        "antithetic": False,
+        "noise": {"kind": "per-layer", "fraction": 0.1, "multiplier": 22.0},
+    },
+    "task": {"batch": None},
+}
+"""What keys that a run's file may lack meant when it was written, where the default is another one today."""
+
+
 UNBOUNDED: Final = 1_000_000_000
 """Rows of a batch in 0.1.0: a shard was one batch, and another one would round differently."""
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import yaml
 
-from es_ray.config.format import is_recorded, migrated
+from es_ray.config.format import FORMER_DEFAULTS, is_recorded, migrated
 from es_ray.config.model import BUNDLED
-from es_ray.config.noise import layered
+from es_ray.config.noise import layered_trees
 from es_ray.config.sections import Config
-from es_ray.config.tree import flat, merge, put
+from es_ray.config.tree import flat, put
 from es_ray.config.unused import refuse_unused
 from es_ray.errors import UserError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESET, GENERAL_PRESET = "tiny-chat", "general"
-"""The preset of a run without preset and file: for the bundled model, and for any other."""
+"""The preset of a run without one: for the bundled model, and for any other."""
 RESUMABLE = (
     "evolution.generations",
     "cluster.",
@@ -47,46 +47,35 @@ def load(
 ) -> Config:
     """A configuration from a preset, overridden by a YAML file, by sets, and by flags.
 
-    Without preset and file: the bundled model's preset, or the general one for any other model.
+    Without a preset: the bundled model's, or the general one for any other model. What a file that a run has
+    written lacks gets the value that was built in when it was written.
 
     file: a path; preset: one of `preset_names`; sets: "section.key=value" each; flags: values by
     dotted key, None for unset ones. Raises UserError of one line that names the key, its value
     and what is allowed.
     """
     given = as_tree(sets, flags)
-    path = given.get("model", {}).get("path", BUNDLED) if isinstance(given.get("model"), dict) else BUNDLED
-    if preset is None and file is None:
+    read = _read_yaml(Path(file)) if file is not None else {}
+    layer = migrated(read, file) if file is not None else {}
+    path = _model_path(given) or _model_path(layer) or BUNDLED
+    if preset is None:
         preset = DEFAULT_PRESET if path == BUNDLED else GENERAL_PRESET
-    tree: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in preset_names():
-            raise UserError(f"--preset {preset}: no such preset; choose from {', '.join(preset_names())}")
-        tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
-    if file is not None:
-        read = _read_yaml(Path(file))
-        layer = migrated(read, file)
-        tree = _layered(tree, layer)
-        if not is_recorded(read):  # by a run, whose layers are one there
-            refuse_unused(layer, tree, _layered(tree, given))
-    tree = _layered(tree, given)
+    if preset not in preset_names():
+        raise UserError(f"--preset {preset}: no such preset; choose from {', '.join(preset_names())}")
+    tree = _read_yaml(PRESETS_DIR / f"{preset}.yaml")
+    if is_recorded(read):  # by a run, whose layers are one there
+        tree = layered_trees(layered_trees(tree, FORMER_DEFAULTS), layer)
+    else:
+        tree = layered_trees(tree, layer)
+        refuse_unused(layer, tree, layered_trees(tree, given))
+    tree = layered_trees(tree, given)
     refuse_unused(given, tree, tree)
     return Config.parse(tree)
 
 
-def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two layers merged; noise of another kind replaces the lower layer's, whose keys do not apply to it."""
-    merged = merge(below, above)
-    lower, upper = (_noise(tree) for tree in (below, above))
-    if lower and upper:
-        merged["evolution"] = merged["evolution"] | {"noise": layered(lower, upper)}
-    return merged
-
-
-def _noise(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The section evolution.noise of a tree; empty unless it is a mapping."""
-    evolution = tree.get("evolution")
-    found = evolution.get("noise") if isinstance(evolution, dict) else None
-    return found if isinstance(found, dict) else {}
+def _model_path(tree: Mapping[str, Any]) -> Any:
+    model = tree.get("model")
+    return model.get("path") if isinstance(model, dict) else None
 
 
 def as_tree(sets: Sequence[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:

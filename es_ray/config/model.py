@@ -25,7 +25,10 @@ class ModelConfig(Section):
 
 
 class LoraConfig(Section):
-    """The adapters: rank, scaling alpha / rank, and which linear layers have one."""
+    """The adapters: rank, scaling alpha / rank, which linear layers have one, and what of it evolves.
+
+    form: `both`, A and B; `b`, B alone, from zero: A is random, with rows of length 1, and fixed.
+    """
 
     rank: Annotated[int, Field(ge=1, le=256)] = 1
     alpha: Positive = 2.0
@@ -33,6 +36,7 @@ class LoraConfig(Section):
     target_modules: Annotated[list[str], Field(min_length=1)] = [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     ]  # fmt: skip
+    form: Literal["both", "b"] = "b"
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -50,7 +54,10 @@ class LoraConfig(Section):
 
 
 class InitConfig(Section):
-    """Initial A and B: normal with standard deviation std x scale; mode `population` starts at theta = 0."""
+    """Initial A and B: normal with standard deviation std x scale; mode `population` starts at theta = 0.
+
+    All for lora.form `both`: the other form's initial values are what it is.
+    """
 
     std: Positive = 0.02
     scale: Positive = 1.0

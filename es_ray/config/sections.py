@@ -10,7 +10,7 @@ from es_ray.config.fields import Count, Positive, Section
 from es_ray.config.format import FORMAT
 from es_ray.config.messages import one_line
 from es_ray.config.model import InitConfig, LoraConfig, ModelConfig
-from es_ray.config.noise import ALL, KEYS, kind_of, layered, set_keys
+from es_ray.config.noise import ALL, KEYS, default, kind_of, layered, set_keys
 from es_ray.config.schedule import ScheduleConfig
 from es_ray.config.task import EvaluationConfig, TaskConfig
 from es_ray.config.tree import flat, put
@@ -18,15 +18,19 @@ from es_ray.errors import UserError
 
 
 class NoiseConfig(Section):
-    """The perturbations' scale: multiplier x fraction x mean|W| of a layer or module, or std (`constant`).
+    """The perturbations' scale.
 
-    Without a kind, std means `constant`. A key of another kind is an error: it would have no effect.
-    schedule: what multiplies that scale in each generation.
+    relative: the size of a member's change of a matrix, as a share of it (see `lora.scales`); multiplier x
+    fraction x mean|W| of a layer or module (`per-layer`, `per-module`); or std (`constant`). Without a kind,
+    multiplier and fraction mean `per-layer`, std means `constant`. A key of another kind is an error: it
+    would have no effect. Those of the kind that are None get their values in a `Config`. schedule: what
+    multiplies that scale in each generation.
     """
 
-    kind: Literal["per-layer", "per-module", "constant"] = "per-layer"
-    fraction: Positive | None = 0.1
-    multiplier: Positive | None = 22.0
+    kind: Literal["relative", "per-layer", "per-module", "constant"] = "relative"
+    relative: Positive | None = None
+    fraction: Positive | None = None
+    multiplier: Positive | None = None
     std: Positive | None = None
     schedule: ScheduleConfig = ScheduleConfig()
 
@@ -46,7 +50,15 @@ class NoiseConfig(Section):
                 raise ValueError(
                     f"{key}: {given[key]} has no effect on noise of kind {kind}; it is for {kinds}"
                 )
-        return dict.fromkeys(ALL) | own | given | {"kind": kind}
+        return given | {"kind": kind}
+
+    def completed(self, form: str, path: str) -> "NoiseConfig":
+        """With defaults for the kind's keys that are not set, which still count as not set."""
+        noise = self.model_copy()
+        for key in KEYS[self.kind]:
+            if getattr(self, key) is None:
+                noise.__dict__[key] = default(key, form, path)  # not by `update`, which would set it
+        return noise
 
     @model_validator(mode="after")
     def _never_without_noise(self) -> "NoiseConfig":
@@ -67,7 +79,7 @@ class EvolutionConfig(Section):
 
     population: Annotated[int, Field(ge=2, le=1_000_000)] = 30
     generations: Count = 50
-    learning_rate: Positive = 0.05
+    learning_rate: Positive = 1.0
     learning_rate_schedule: ScheduleConfig = ScheduleConfig()
     optimizer: str = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -79,8 +91,8 @@ class EvolutionConfig(Section):
     prompt_normalization: Literal["none", "zscore"] = "none"
     tie_correction: bool = False
     min_spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    update_scale: Literal["absolute", "sigma"] = "absolute"
-    antithetic: bool = False
+    update_scale: Literal["absolute", "sigma"] = "sigma"
+    antithetic: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     noise: NoiseConfig = NoiseConfig()
 
@@ -164,7 +176,7 @@ class OutputConfig(Section):
 
 
 class Config(Section):
-    """The configuration of a run. The defaults are those of the bundled model."""
+    """The configuration of a run. The defaults suit any model; the bundled one has a preset of its own."""
 
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -175,6 +187,12 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _complete_noise(self) -> "Config":
+        noise = self.evolution.noise.completed(self.lora.form, self.model.path)
+        self.__dict__["evolution"] = self.evolution.model_copy(update={"noise": noise})
+        return self
 
     @model_validator(mode="after")
     def _prompts_fit_the_update(self) -> "Config":
@@ -191,11 +209,12 @@ class Config(Section):
     def replace(self, **values: Any) -> "Config":
         """A copy with some dotted keys changed, with `__` for the dot: `replace(evolution__seed=1)`."""
         tree, changes = self.model_dump(), dict[str, Any]()
+        noise = self.evolution.noise.model_dump(exclude_unset=True)  # defaults follow what is changed
         for key, value in values.items():
             put(tree, key.split("__"), value)
             put(changes, key.split("__"), value)
         changed = changes.get("evolution", {}).get("noise", {})
-        tree["evolution"]["noise"] = layered(self.evolution.noise.model_dump(), changed)
+        tree["evolution"]["noise"] = layered(noise, changed)
         return Config.parse(tree)
 
     @classmethod

@@ -27,10 +27,10 @@ class TaskConfig(Section):
 
     name: a name in es_ray.tasks or of an entry point, package.module:attribute, or path/to/file.py:attribute;
     options: keyword arguments of the task; train, test, validation: data files, or hf:NAME[@CONFIG]:SPLIT;
-    None for the task's own. batch: training examples drawn for each generation (None: all); batch_by: the
-    same for all members, or other ones for each antithetic pair. samples: completions for each prompt;
-    temperature 0 is greedy. timeout: seconds that a score may take; processes: of a worker that compute
-    scores (0: none).
+    None for the task's own. batch: training examples drawn for each generation (None: all; auto: 32, or all
+    where there are no more); batch_by: the same for all members, or other ones for each antithetic pair.
+    samples: completions for each prompt; temperature 0 is greedy. timeout: seconds that a score may take;
+    processes: of a worker that compute scores (0: none).
     """
 
     name: str = "conciseness"
@@ -40,7 +40,7 @@ class TaskConfig(Section):
     validation: str | None = None
     columns: ColumnsConfig = ColumnsConfig()
     system_prompt: str | None = None
-    batch: Count | None = None
+    batch: Count | Literal["auto"] | None = "auto"
     batch_by: Literal["generation", "member"] = "generation"
     samples: Annotated[int, Field(ge=1, le=10_000)] = 1
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
@@ -57,6 +57,13 @@ class TaskConfig(Section):
                 raise ValueError(f"{name!r} is no name of an argument")
         return value
 
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _batch(cls, value: object) -> object:
+        if value is not None and value != "auto" and not (isinstance(value, int) and value >= 1):
+            raise ValueError("must be a whole number of at least 1, auto, or null for all")
+        return value
+
     @model_validator(mode="after")
     def _fit(self) -> "TaskConfig":
         if self.temperature == 0 and self.samples > 1:
@@ -66,7 +73,7 @@ class TaskConfig(Section):
             )
         if self.temperature == 0 and self.top_p < 1:
             raise ValueError(f"top_p: {self.top_p:g} has no effect at temperature 0")
-        if self.batch_by == "member" and self.batch is None:
+        if self.batch_by == "member" and not isinstance(self.batch, int):
             raise ValueError("batch_by: member needs a batch to draw for each pair")
         return self
 

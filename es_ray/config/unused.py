@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from es_ray.config.model import BUNDLED
+from es_ray.config.model import BUNDLED, LoraConfig
 from es_ray.errors import UserError
 
 NOT_SGLANG: Final = ("transformers",)
@@ -31,6 +31,10 @@ def _unused(layer: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, str]
         for key, value in sglang.items():
             name = f"engine.sglang.{key}"
             found[name] = f"{name}: {value!r} has no effect on engine.kind {kind}; it is for sglang"
+    form, init = _get(tree, "lora", "form") or LoraConfig().form, layer.get("init")
+    if isinstance(init, dict) and form == "b":
+        for key, value in init.items():
+            found[f"init.{key}"] = f"init.{key}: {value!r} has no effect on lora.form b; it is for both"
     path, revision = _get(tree, "model", "path") or BUNDLED, _get(layer, "model", "revision")
     if revision is None or not isinstance(path, str):
         return found

@@ -77,18 +77,20 @@ OnCompletion = Callable[[int, Completion], None]
 class EngineInfo:
     """What an engine reports about itself after loading its weights.
 
-    mean_abs: mean|W| of each adapted module's base weight, in the layout's order; parameters: how many the
-    model has; device, dtype: names for display, dtype as torch spells it.
+    mean_abs, frobenius: mean|W| and ||W||_F of each adapted module's base weight, in the layout's order, the
+    latter for relative noise (an engine without it runs with other kinds); parameters: how many the model
+    has; device, dtype: names for display, dtype as torch spells it.
     """
 
     mean_abs: tuple[float, ...]
     parameters: int
     device: str
     dtype: str
+    frobenius: tuple[float, ...] = ()
 
 
 def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether mean|W| of two engines agrees, up to the order of summation on their devices."""
+    """Whether mean|W|, or ||W||_F, of two engines agrees, up to the order of summation on their devices."""
     return len(one) == len(other) and np.allclose(one, other, rtol=1e-4, atol=0)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,18 @@ class PiecewiseConstant:
             return positive[0] if positive else 0.0
         return math.exp(math.fsum(map(math.log, positive)) / len(positive))
 
+    def nonzero(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The ranges of [start, stop) in which values are not 0, adjacent ones joined."""
+        found: list[tuple[int, int]] = []
+        first = 0
+        for end, value in zip(self.ends, self.values, strict=True):
+            low, high = max(first, start), min(end, stop)
+            if value != 0 and low < high:
+                joined = bool(found) and found[-1][1] == low
+                found[-1:] = [(found[-1][0], high)] if joined else [*found[-1:], (low, high)]
+            first = end
+        return found
+
 
 @dataclass(frozen=True)
 class Perturbation:
@@ -79,23 +92,62 @@ class Perturbation:
         self, theta: Vector, generation: int, indices: Sequence[int], factors: Sequence[float] = ()
     ) -> Vector:
         """Several members, shape [N, P]; factors: multiply each sigma, 1 by default."""
-        members = self.noise.members(generation, indices, 0, self.size)
+        scale = self.scale(generation)
+        ranges = _batches(scale.nonzero(0, self.size))
+        if 0.0 not in scale.values or ranges == [(0, self.size)]:
+            return self._moved(theta, generation, indices, factors, 0, self.size)
+        members = np.empty((len(indices), self.size), dtype=np.float32)
+        members[:] = theta
+        for start, stop in ranges:
+            members[:, start:stop] = self._moved(theta, generation, indices, factors, start, stop)
+        return members
+
+    def _moved(
+        self,
+        theta: Vector,
+        generation: int,
+        indices: Sequence[int],
+        factors: Sequence[float],
+        start: int,
+        stop: int,
+    ) -> Vector:
+        """Entries [start, stop) of members, shape [N, stop - start]."""
+        moved = self.noise.members(generation, indices, start, stop)
         for row, factor in enumerate(factors):
             if factor != 1.0:
-                members[row] *= np.float32(factor)
-        members *= self.scale(generation).dense(0, self.size)
-        members += theta
-        return members
+                moved[row] *= np.float32(factor)
+        moved *= self.scale(generation).dense(start, stop)
+        moved += theta[start:stop]
+        return moved
 
     def noise_sum(self, generation: int, advantages: NDArray[np.float64], start: int, stop: int) -> Vector:
         """Entries [start, stop) of sum_i Z_i noise_i over all members, float32, shape [stop - start].
 
         advantages: Z, shape [N]. Summed in member order for each entry, so that the bits do not depend on how
-        the entries are sliced.
+        the entries are sliced. 0 where sigma is 0: no member differs there.
         """
         total = np.zeros(stop - start, dtype=np.float32)
-        for some in member_slices(len(advantages), stop - start):
-            noise = self.noise.members(generation, range(some.start, some.stop), start, stop)
-            for advantage, row in zip(advantages[some], noise, strict=True):
-                total += np.float32(advantage) * row
+        scale = self.scale(generation)
+        fixed = 0.0 in scale.values
+        for low, high in _batches(scale.nonzero(start, stop)) if fixed else [(start, stop)]:
+            part = total[low - start : high - start]
+            for some in member_slices(len(advantages), high - low):
+                noise = self.noise.members(generation, range(some.start, some.stop), low, high)
+                for advantage, row in zip(advantages[some], noise, strict=True):
+                    part += np.float32(advantage) * row
+            if fixed:
+                part[scale.dense(low, high) == 0] = 0
         return total
+
+
+_GAP: Final = 4096
+"""Entries between two ranges that take no longer to draw than another call; never changes a result."""
+
+
+def _batches(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges to draw noise for at once: those that are close as one."""
+    found: list[tuple[int, int]] = []
+    for low, high in ranges:
+        close = bool(found) and low - found[-1][1] < _GAP
+        found[-1:] = [(found[-1][0], high)] if close else [*found[-1:], (low, high)]
+    return found

@@ -37,7 +37,8 @@ class Strategy:
     initial_std: the initial values' standard deviation for each entry; learning_rate: alpha, which
     learning_rate_schedule multiplies; update_scale: the factor s of a step's entries, 1 (`absolute`) or sigma
     (`sigma`); weight_decay: lambda. prompt_normalization, tie_correction and min_spread: see
-    `es_ray.evolution.fitness`.
+    `es_ray.evolution.fitness`. unit_rows: pieces [start, stop) of the initial values that are scaled to rows
+    of length 1, with the entries of a row.
     """
 
     perturbation: Perturbation
@@ -52,6 +53,7 @@ class Strategy:
     prompt_normalization: str = "none"
     tie_correction: bool = False
     min_spread: float = 0.0
+    unit_rows: tuple[tuple[int, int, int], ...] = ()
 
     def initial(self) -> dict[str, NDArray[Any]]:
         """The state before the first generation, from the seed alone.
@@ -65,7 +67,13 @@ class Strategy:
         """The initial values, shape [P], from the seed alone."""
         size = self.perturbation.size
         drawn = normals(self.perturbation.noise.seed, 0, 0, STREAM_INITIAL, 0, size)
-        return self.initial_std.dense(0, size) * drawn
+        theta = self.initial_std.dense(0, size) * drawn
+        for start, stop, row in self.unit_rows:
+            rows = theta[start:stop].astype(np.float64).reshape(-1, row)
+            theta[start:stop] = (rows / np.sqrt(np.square(rows).sum(axis=1, keepdims=True))).ravel()
+        if self.unit_rows:
+            theta += np.float32(0)  # 0 x a negative normal is -0
+        return theta
 
     def learning_rate_at(self, generation: int) -> float:
         """Alpha in a generation."""
@@ -124,7 +132,10 @@ class Strategy:
             raise RunError(f"{self._rule}: its direction has the shape {shapes}")
         step = np.float32(self.learning_rate_at(generation) / direction.divisor)
         decay = np.float32(self.weight_decay)
-        scale = self.perturbation.scale(generation) if self.update_scale == "sigma" else None
+        sigma = self.perturbation.scale(generation)
+        scale = sigma if self.update_scale == "sigma" else None
+        if scale is None and 0.0 in sigma.values:  # what no member perturbs stays, whatever the rule says
+            scale = PiecewiseConstant(sigma.ends, tuple(float(value != 0) for value in sigma.values))
         after = np.empty_like(theta)
         for start in range(0, len(theta), _CHUNK):
             stop = min(start + _CHUNK, len(theta))

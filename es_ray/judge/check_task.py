@@ -16,6 +16,7 @@ from es_ray.experiment import Experiment
 from es_ray.imports import short_name
 from es_ray.tasks.base import Data, Example, Score, Task, example_name
 from es_ray.tasks.data import examples_of, own_data
+from es_ray.tasks.draws import AUTO_BATCH
 from es_ray.workers.scorer import Scorer
 from es_ray.workers.scoring import is_coroutine_function, overrides_score_batch
 
@@ -119,7 +120,7 @@ def _made_up(examples: Sequence[Example]) -> Iterator[Checked]:
 def _answered(experiment: Experiment, examples: Sequence[Example]) -> Iterator[Checked]:
     engine = create_engine(experiment)
     try:
-        perturbation = experiment.strategy(engine.info.mean_abs).perturbation
+        perturbation = experiment.strategy(engine.info.mean_abs, engine.info.frobenius).perturbation
         ids = [experiment.token_ids(example) for example in examples]
         for tokens, example in zip(ids, examples, strict=True):
             experiment.check_length(len(tokens), example, "a prompt")
@@ -205,7 +206,8 @@ def _check_use(check: TaskCheck, task: Task, config: Config, examples: int) -> N
             "there is nothing to learn"
         )
     waits = is_coroutine_function(task.score_batch if overrides_score_batch(task) else task.score)
-    prompts = min(config.task.batch or examples, examples)
+    batch = config.task.batch
+    prompts = min(AUTO_BATCH if batch == "auto" else batch or examples, examples)
     scores = config.evolution.population * prompts * config.task.samples
     total = check.seconds * scores / max(config.task.processes, 1)
     if total > SLOW_SECONDS and not waits:

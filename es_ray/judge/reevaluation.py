@@ -66,7 +66,7 @@ def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
     batch = past.experiment.whole_split(split)
     rows = 2 * batch.rows(CENTRE, (split,))  # base model and centre; the best member comes after them
     with open_pool(config, past.experiment.workload_of(config.engine, rows)) as pool:
-        past.check_weights(pool.start().mean_abs)
+        past.check_weights(pool.start())
         return compare(pool, past.run, past.strategy, batch, past.generation, split)
 
 
@@ -79,7 +79,7 @@ def member_answers(past: PastRun, config: Config, index: int) -> dict[str, Any]:
     batch = past.experiment.batch(past.generation)
     rows = batch.rows(index, ("train",))
     with open_pool(config, past.experiment.workload_of(config.engine, rows)) as pool:
-        past.check_weights(pool.start().mean_abs)
+        past.check_weights(pool.start())
         outcomes = pool.evaluate(
             past.centre_before(),
             past.strategy.perturbation,

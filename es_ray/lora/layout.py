@@ -35,11 +35,12 @@ class LoraTensor:
 
 @dataclass(frozen=True)
 class LoraLayout:
-    """Names, shapes and offsets of the flat vector."""
+    """Names, shapes and offsets of the flat vector, the same in every form (`lora.form`)."""
 
     rank: int
     alpha: float
     modules: tuple[AdaptedModule, ...]
+    form: str = "both"
 
     @cached_property
     def tensors(self) -> tuple[LoraTensor, ...]:
@@ -121,7 +122,7 @@ def lora_layout(model: Any, config: LoraConfig) -> LoraLayout:
         raise UserError(
             f"lora.layers: {config.layers}: none of them has one of {', '.join(config.target_modules)}"
         )
-    return LoraLayout(config.rank, config.alpha, chosen)
+    return LoraLayout(config.rank, config.alpha, chosen, config.form)
 
 
 def _layer(name: str) -> int | None:

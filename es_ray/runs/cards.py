@@ -3,16 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
+ONLY_B = (
+    "\nOnly its B was evolved: A is random and fixed, the same in all adapters of the run (lora.form b).\n"
+)
 
-def how_to_load(base: str, dtype: str | None) -> str:
-    """The end of each card; base: the base model's folder or name; dtype: of the recorded answers."""
+
+def how_to_load(base: str, dtype: str | None, form: str = "both") -> str:
+    """The end of each card.
+
+    base: the base model's folder or name; dtype: of the recorded answers; form: `lora.form`.
+    """
+    evolved = ONLY_B if form == "b" else ""
     recorded = (
         f"Its recorded answers were made in {dtype}. In another dtype near ties between tokens may be broken "
         "differently, and greedy answers with them."
         if dtype is not None
         else "Load it in the dtype of its recorded answers: in another one greedy answers may differ."
     )
-    return f"""
+    return f"""{evolved}
 Load it with PEFT; the tokenizer, with its chat template, is the base model's:
 
 ```python

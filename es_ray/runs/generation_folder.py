@@ -85,6 +85,11 @@ class GenerationFolder:
         return tuple(self._description["mean_abs"])
 
     @property
+    def frobenius(self) -> tuple[float, ...]:
+        """||W||_F of the adapted base weights; none in runs from before there was relative noise."""
+        return tuple(self._description.get("frobenius", ()))
+
+    @property
     def dtype(self) -> str | None:
         """What the engines computed in; None in runs of 0.1.0."""
         found: str | None = self._description.get("dtype")
@@ -150,14 +155,16 @@ class GenerationFolder:
 class Inputs:
     """What a run was made from, the same in each of its generations.
 
-    mean_abs: mean|W| of the adapted base weights, from which the noise's scale follows; dtype: what the
-    engines computed in; weights: digests of the model's weight files by name; examples: hashes by split.
+    mean_abs, frobenius: mean|W| and ||W||_F of the adapted base weights, from which the noise's scale
+    follows; dtype: what the engines computed in; weights: digests of the model's weight files by name;
+    examples: hashes by split.
     """
 
     mean_abs: tuple[float, ...]
     dtype: str
     weights: Mapping[str, str]
     examples: Mapping[str, str]
+    frobenius: tuple[float, ...] = ()
 
 
 def write_state(
@@ -173,6 +180,7 @@ def write_state(
         "generation": generation,
         "size": len(state[THETA]),
         "mean_abs": list(inputs.mean_abs),
+        "frobenius": list(inputs.frobenius),
         "dtype": inputs.dtype,
         "weights": dict(inputs.weights),
         "examples": dict(inputs.examples),

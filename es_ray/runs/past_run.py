@@ -1,10 +1,9 @@
 """A past run, from which any member and centre can be rebuilt without loading weights."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from es_ray.config import Config
-from es_ray.engines.base import same_weights
+from es_ray.engines.base import EngineInfo, same_weights
 from es_ray.errors import RunError, UserError
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import Strategy
@@ -42,12 +41,12 @@ class PastRun:
             raise UserError(f"--index {index}: the population has members 0-{population - 1}")
         return self.strategy.perturbation.member(self.centre_before(), self.generation, index)
 
-    def check_weights(self, mean_abs: Sequence[float] | None = None) -> None:
+    def check_weights(self, info: EngineInfo | None = None) -> None:
         """Raise RunError if the model has other weights than the one that was evolved.
 
-        mean_abs: as for the function of that name.
+        info: as for the function of that name.
         """
-        check_weights(self.run, self.generation, self.experiment.source, mean_abs)
+        check_weights(self.run, self.generation, self.experiment.source, info)
 
     def rebuilt_note(self, index: int | None) -> str | None:
         """How a member, or the centre (None), differs from the engine's own; None where it does not."""
@@ -63,7 +62,8 @@ class PastRun:
 
     def how_to_load(self) -> str:
         """The end of an adapter's card."""
-        return how_to_load(self.experiment.source.path, self.run.generation_folder(self.generation).dtype)
+        dtype = self.run.generation_folder(self.generation).dtype
+        return how_to_load(self.experiment.source.path, dtype, self.config.lora.form)
 
     def writer(self) -> AdapterWriter:
         """Writes vectors as adapters of the run's model."""
@@ -71,23 +71,23 @@ class PastRun:
         return AdapterWriter(self.experiment.layout, source.path, source.revision)
 
 
-def check_weights(
-    run: RunDir, generation: int, source: ModelSource, mean_abs: Sequence[float] | None
-) -> None:
+def check_weights(run: RunDir, generation: int, source: ModelSource, info: EngineInfo | None) -> None:
     """Raise RunError if the model's weights are not those that were recorded with a generation.
 
-    Compares digests of the files that both have or, without any, mean|W| as engines report it; None where no
-    engine has loaded them.
+    Compares digests of the files that both have or, without any, mean|W| and ||W||_F if both have them.
+    info: what an engine reports of itself; None where none has loaded the weights.
     """
     recorded, digests = run.generation_folder(generation), source.weight_digests
     both = sorted(recorded.weights.keys() & digests.keys())
     other = [name for name in both if recorded.weights[name] != digests[name]]
     if other:
         raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
-    if both or mean_abs is None:
+    if both or info is None:
         return
-    if not same_weights(recorded.mean_abs, mean_abs):  # other files may hold the same weights
+    if not same_weights(recorded.mean_abs, info.mean_abs):  # other files may hold the same weights
         raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
+    if recorded.frobenius and info.frobenius and not same_weights(recorded.frobenius, info.frobenius):
+        raise RunError(f"{run.path} was started on a model with other weights: ||W||_F differs")
 
 
 def open_past_run(run: RunDir, generation: int | None) -> PastRun:
@@ -103,10 +103,11 @@ def open_past_run(run: RunDir, generation: int | None) -> PastRun:
         raise UserError(f"--generation {chosen}: {run.path} has generations {complete[0]}-{complete[-1]}")
     config = run.config()
     experiment = Experiment(config)
-    mean_abs, modules = run.generation_folder(chosen).mean_abs, experiment.layout.modules
+    folder, modules = run.generation_folder(chosen), experiment.layout.modules
+    mean_abs = folder.mean_abs
     if len(mean_abs) != len(modules):
         raise RunError(
             f"{run.path} was started on another model than {experiment.source.path} is now: "
             f"with {len(mean_abs)} adapted layers, now {len(modules)}"
         )
-    return PastRun(run, config, experiment, experiment.strategy(mean_abs), chosen)
+    return PastRun(run, config, experiment, experiment.strategy(mean_abs, folder.frobenius), chosen)

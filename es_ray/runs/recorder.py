@@ -65,7 +65,7 @@ class Recorder:
         self._old_form = old_form
         self._strategy = strategy
         self._inputs = inputs
-        self._reproduce = how_to_load(experiment.source.path, inputs.dtype)
+        self._reproduce = how_to_load(experiment.source.path, inputs.dtype, experiment.config.lora.form)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._last: Future[None] | None = None
 

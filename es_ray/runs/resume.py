@@ -15,11 +15,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """The generation to resume after, its state, and mean|W| of the weights that were evolved."""
+    """The generation to resume after, its state, and mean|W| and ||W||_F of the weights that were evolved."""
 
     generation: int
     state: State
     mean_abs: tuple[float, ...]
+    frobenius: tuple[float, ...]
 
 
 def last_intact(run: RunDir, experiment: Experiment) -> Start | None:
@@ -33,8 +34,9 @@ def last_intact(run: RunDir, experiment: Experiment) -> Start | None:
     for generation in reversed(complete):
         try:
             run.check(generation)
-            mean_abs = run.generation_folder(generation).mean_abs
-            state = state_after(run, experiment.strategy(mean_abs), generation)
+            folder = run.generation_folder(generation)
+            mean_abs, frobenius = folder.mean_abs, folder.frobenius
+            state = state_after(run, experiment.strategy(mean_abs, frobenius), generation)
         except RunError as error:
             damaged.append(error)
             continue
@@ -42,7 +44,7 @@ def last_intact(run: RunDir, experiment: Experiment) -> Start | None:
         _check_examples(run, generation, experiment)
         if damaged:
             log.warning("%s; resuming after generation %d", _summary(damaged), generation)
-        return Start(generation, state, mean_abs)
+        return Start(generation, state, mean_abs, frobenius)
     if damaged:
         raise RunError(f"{_summary(damaged)}; no generation of {run.path} is intact, and nothing was removed")
     return None

@@ -2,16 +2,26 @@ import json
 import logging
 import re
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
+from safetensors.numpy import load_file
 
 import es_ray
 from es_ray.callbacks.lines import generation_line, no_spread, prose, rows
-from es_ray.config import Config
+from es_ray.config import load
 from es_ray.judge.table import formatted
+from es_ray.paths import data_dir
 from es_ray.workers.pool import idle_workers
 from tests.listeners import listening
 from tests.short_runs import GENERATIONS, MULTIPLIER, POPULATION, SETTINGS, json_lines
+
+WEIGHTS = {
+    name: weight.astype(np.float64)
+    for name, weight in load_file(data_dir() / "tiny_chat" / "model.safetensors").items()
+    if name.endswith("_proj.weight")
+}
+"""The bundled model's adapted weights."""
 
 
 def head(text: str) -> list[str]:
@@ -32,8 +42,40 @@ def test_the_first_lines_say_what_is_evolved(finished):
     first = "\n".join(head(finished.out))
     for words in ("conciseness", "2 training", "8 test", f"population {POPULATION}", "seed 12345678901"):
         assert words in first
-    assert f"multiplier {MULTIPLIER:g}" in first
+    assert f"noise: per-layer, multiplier {MULTIPLIER:g} (set by you)" in first
     assert str(finished.path) in first
+
+
+def test_the_first_lines_say_how_large_the_noise_is(finished):
+    first = "\n".join(head(finished.out))
+    told = re.search(r"sigma (\S+) \((\S+) to (\S+)\), a member changes a matrix by (\S+) \(", first)
+    noise = json.loads((finished.path / "environment.json").read_text())["noise"]
+    means = [
+        np.abs(np.concatenate([w.ravel() for name, w in WEIGHTS.items() if f".{layer}." in name])).mean()
+        for layer in range(4)
+    ]
+    sigmas = 0.1 * MULTIPLIER * np.array(means)
+    for number, name, wanted in ((1, "median", np.median), (2, "min", np.min), (3, "max", np.max)):
+        assert noise["sigma"][name] == pytest.approx(wanted(sigmas), rel=1e-5)
+        assert float(told[number]) == pytest.approx(wanted(sigmas), rel=6e-3)
+    assert float(told[4]) == pytest.approx(noise["relative_size"]["median"], rel=6e-3)
+
+
+def test_relative_noise_is_said_to_be_the_general_default_or_a_presets(tmp_path, cli):
+    run = ("run", "--local", "--generations", 1, "--population", 2, "--set", "task.max_new_tokens=2")
+    for more, words in (
+        (("--preset", "general"), "relative 0.03 (general default)"),
+        (("--preset", "general", "--set", "lora.form=both"), "relative 0.0125 (general default)"),
+        ((), "relative 0.3 (as in preset tiny-chat)"),
+    ):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        ended = cli(*run, *more, "--output", folder)
+        assert ended.code == 0, ended.err
+        assert f"noise: {words}; learning rate" in ended.out
+        size = float(words.split()[1])
+        assert f"a member changes a matrix by {size:g} of it" in " ".join(ended.out.split())
+        noise = json.loads((folder / "environment.json").read_text())["noise"]
+        assert list(noise["relative_size"].values()) == [pytest.approx(size)] * 3
 
 
 def test_the_base_model_is_there_to_be_compared_with(finished):
@@ -179,7 +221,7 @@ def test_equal_rewards_have_no_spread_whatever_their_rounding():
 
 @pytest.mark.parametrize("width", [20, 60, 80])
 def test_rows_lose_no_word_and_break_none(width):
-    config = Config().replace(evolution__population=7, engine__shard=8)
+    config = load().replace(evolution__population=7, engine__shard=8)
     text = f"  warning: {idle_workers(config, 2)} 語語語 /a/path/that/is/longer/than/any/{'x' * 90}"
     shown = list(rows(prose(text), width))
     assert " ".join(shown).split() == text.split()
@@ -188,6 +230,7 @@ def test_rows_lose_no_word_and_break_none(width):
     assert all(row.startswith("    ") for row in shown[1:])
 
 
+PER_LAYER = {"evolution__noise": {"multiplier": 22}}
 DEAD = {"changed_members": 0.0, "distinct_members": 1}
 ALIKE = {"changed_members": 1.0, "distinct_members": 1}
 APART = {"changed_members": 0.9, "distinct_members": 20}
@@ -196,11 +239,12 @@ APART = {"changed_members": 0.9, "distinct_members": 20}
 @pytest.mark.parametrize(
     ("config", "metrics", "words", "others"),
     [
-        ({}, DEAD, ["warning", "too small", "raise evolution.noise.multiplier (now 22)"], ["std", "left"]),
+        ({}, DEAD, ["warning", "too small", "raise evolution.noise.relative (now 0.3)"], ["std", "left"]),
+        (PER_LAYER, DEAD, ["too small", "raise evolution.noise.multiplier (now 22)"], ["std", "relative"]),
         ({"evolution__noise": {"std": 0.01}}, DEAD, ["raise evolution.noise.std (now 0.01)"], ["multiplier"]),
         ({"evolution__noise": {"kind": "per-module"}}, DEAD, ["raise evolution.noise.multiplier"], ["std"]),
         ({"init__mode": "population"}, DEAD | {"generation": 0}, ["raise init.scale (now 1)"], ["noise.m"]),
-        ({"init__mode": "population"}, DEAD, ["raise evolution.noise.multiplier"], ["init.scale"]),
+        ({"init__mode": "population"}, DEAD, ["raise evolution.noise.relative"], ["init.scale"]),
         ({}, DEAD | {"members_correct": 1.0, "members_exact": 0.0}, ["noise is too small"], ["left"]),
         ({}, DEAD | {"members_correct": 1.0, "members_exact": 1.0}, ["exact", "left"], ["raise", "warning"]),
         ({}, DEAD | {"members_correct": 1.0}, ["correct", "left", "raise evolution"], ["warning"]),
@@ -211,7 +255,7 @@ APART = {"changed_members": 0.9, "distinct_members": 20}
     ],
 )  # fmt: skip
 def test_why_there_is_no_step_is_judged_by_the_answers(config, metrics, words, others):
-    text = printed(no_spread(generation(zero_variance=True, **metrics), Config().replace(**config)))
+    text = printed(no_spread(generation(zero_variance=True, **metrics), load().replace(**config)))
     for word in words:
         assert word in text
     for word in others:
@@ -222,10 +266,10 @@ def test_where_answers_differ_by_themselves_their_difference_says_nothing():
     """Sampled, or to prompts of each pair's own: without the counts of differing answers."""
     metrics = generation(zero_variance=True, members_correct=0.5)
     del metrics["changed_members"], metrics["distinct_members"]
-    text = printed(no_spread(metrics, Config()))
+    text = printed(no_spread(metrics, load()))
     for words in (
         "does not tell their answers apart",
-        "raise evolution.noise.multiplier",
+        "raise evolution.noise.relative",
         "generations/0012",
     ):
         assert words in text
@@ -236,7 +280,7 @@ def test_where_answers_differ_by_themselves_their_difference_says_nothing():
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_greedy_answers_alone_are_compared_with_the_centres(tmp_path, temperature):
     seen = []
-    config = Config().replace(
+    config = load().replace(
         evolution__generations=1, evolution__population=2, output__dir=str(tmp_path / "run"),
         cluster__workers=0, engine__kind="transformers",
         task__max_new_tokens=2, task__temperature=temperature,
@@ -250,7 +294,7 @@ def test_greedy_answers_alone_are_compared_with_the_centres(tmp_path, temperatur
 def test_without_metrics_nothing_is_said_to_be_learnt():
     metrics = generation(zero_variance=True, **DEAD)
     del metrics["members_correct"]
-    assert "noise is too small" in printed(no_spread(metrics, Config()))
+    assert "noise is too small" in printed(no_spread(metrics, load()))
 
 
 TASKS = """\

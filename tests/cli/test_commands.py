@@ -8,6 +8,7 @@ import pytest
 
 import es_ray
 from es_ray.config import load, preset_names
+from es_ray.experiment import Experiment
 from tests.short_runs import GENERATIONS, SETTINGS
 from tests.short_runs import es_ray as command
 
@@ -19,7 +20,9 @@ def test_every_preset_dry_runs(preset, tmp_path, monkeypatch, cli):
     assert ended.code == 0, ended.err
     assert ended.err == ""
     (tmp_path / "printed.yaml").write_text(ended.out)
-    printed, wanted = load(tmp_path / "printed.yaml"), load(preset=preset)
+    printed = load(tmp_path / "printed.yaml")
+    wanted = Experiment(load(preset=preset)).with_batch_size().config
+    assert printed.task.batch is None, "there are two training prompts"
     for section in ("model", "lora", "init", "evolution", "task", "evaluation", "output"):
         assert getattr(printed, section) == getattr(wanted, section)
     assert [p.name for p in tmp_path.iterdir()] == ["printed.yaml"]

@@ -38,7 +38,7 @@ def setting(folder: Path, lora: dict, **values) -> Setting:
     """Members far enough from the centre, and the centre from the base, that answers differ."""
     usual = {
         "model__path": str(folder),
-        "lora": lora,
+        "lora": {"form": "both"} | lora,
         "init__std": 0.15,
         "evolution__seed": 4,
         "evolution__noise": {"kind": "constant", "std": 0.25},
@@ -46,7 +46,7 @@ def setting(folder: Path, lora: dict, **values) -> Setting:
     }
     experiment = Experiment(Config().replace(**usual | values))
     engine = create_engine(experiment)
-    strategy = experiment.strategy(engine.info.mean_abs)
+    strategy = experiment.strategy(engine.info.mean_abs, engine.info.frobenius)
     return Setting(experiment, engine, strategy.perturbation, strategy.initial()[THETA])
 
 

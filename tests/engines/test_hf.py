@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,6 +177,10 @@ def test_without_generation_config_the_models_own_stop_id_counts(tmp_path):
         assert (answer.token_ids[-1] in STOP_IDS) == (answer.finish_reason == "stop")
 
 
+def plain_norm(weight: torch.Tensor) -> float:
+    return float(np.linalg.norm(weight.detach().double().numpy()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_engine_reports_mean_weights_size_and_dtype(tmp_path, dtype):
     folder = small_model(tmp_path / "model", dtype=dtype)
@@ -185,6 +190,8 @@ def test_the_engine_reports_mean_weights_size_and_dtype(tmp_path, dtype):
         model.get_submodule(m.name).weight.double().abs().mean().item() for m in s.experiment.layout.modules
     ]
     assert s.engine.info.mean_abs == pytest.approx(wanted, rel=1e-9)
+    norms = [plain_norm(model.get_submodule(m.name).weight) for m in s.experiment.layout.modules]
+    assert s.engine.info.frobenius == pytest.approx(norms, rel=1e-9)
     assert s.engine.info.parameters == model.num_parameters()
     assert s.engine.info.dtype == str(dtype).removeprefix("torch.")
 

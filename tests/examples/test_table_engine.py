@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from es_ray.config import Config
+from es_ray.config import Config, load
 from es_ray.engines import create_engine
 from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.errors import EvaluationError, UserError
@@ -63,7 +63,7 @@ def test_a_relative_path_is_recorded_as_absolute_and_the_run_resumes_elsewhere(r
 
 
 def experiment(kind: str = SPEC, **values) -> Experiment:
-    return Experiment(Config().replace(engine__kind=kind, **values))
+    return Experiment(load().replace(engine__kind=kind, **values))
 
 
 def prompt_ids(e: Experiment, number: int) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ def prompt_ids(e: Experiment, number: int) -> tuple[int, ...]:
 def test_a_variants_vector_decides_its_answers():
     e = experiment()
     engine = create_engine(e)
-    perturbation = e.strategy(engine.info.mean_abs).perturbation
+    perturbation = e.strategy(engine.info.mean_abs, engine.info.frobenius).perturbation
     theta = np.random.default_rng(3).normal(0, 0.02, perturbation.size).astype(np.float32)
     other = -theta
     variants = [
@@ -101,7 +101,7 @@ def test_a_variants_vector_decides_its_answers():
 def test_what_it_cannot_do_is_an_error():
     e = experiment(task__max_new_tokens=3)
     engine = create_engine(e)
-    perturbation = e.strategy(engine.info.mean_abs).perturbation
+    perturbation = e.strategy(engine.info.mean_abs, engine.info.frobenius).perturbation
     theta = np.zeros(perturbation.size, dtype=np.float32)
     row = Row(Variant(CENTRE), prompt_ids(e, 0))
     (cut,) = engine.generate([theta], perturbation, [row])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from es_ray.config import Config
+from es_ray.config import Config, load
 from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.engines.sglang import compat
 from es_ray.engines.sglang.probe import score
@@ -50,7 +50,8 @@ SETTINGS = {
 
 
 def config(**values) -> Config:
-    return Config().replace(
+    return load(preset="tiny-chat-0.1.0").replace(
+        lora={"form": "both"} | values.pop("lora", {}),
         engine__kind="sglang",
         engine__shard=10,
         engine__deterministic=True,

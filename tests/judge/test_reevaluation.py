@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from es_ray.config import ClusterConfig, Config
+from es_ray.config import ClusterConfig, Config, load
 from es_ray.errors import UserError
 from es_ray.judge.reevaluation import reevaluation_config
 
@@ -27,7 +27,7 @@ def own(tmp_path, monkeypatch) -> Path:
 
 def recorded(kind: str, **values) -> Config:
     """A run on somebody's cluster."""
-    return Config().replace(
+    return load().replace(
         engine__kind=kind, engine__shard=5, engine__rows=64, engine__threads=2, cluster__workers=4,
         cluster__address="auto", cluster__heartbeat=7.0, **values,
     )  # fmt: skip

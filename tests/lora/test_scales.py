@@ -21,10 +21,15 @@ def folder(request, tmp_path_factory):
 
 
 def strategy_and_layout(folder, **values):
-    values = {"lora__layers": "0,2", "lora__target_modules": MODULES, "lora__rank": 2} | values
+    values = {
+        "lora__form": "both",
+        "lora__layers": "0,2",
+        "lora__target_modules": MODULES,
+        "lora__rank": 2,
+    } | values
     experiment = Experiment(Config().replace(model__path=str(folder), **values))
     engine = create_engine(experiment)
-    made = experiment.strategy(engine.info.mean_abs), experiment.layout
+    made = experiment.strategy(engine.info.mean_abs, engine.info.frobenius), experiment.layout
     engine.close()
     return made
 
@@ -101,8 +106,9 @@ def test_b_can_start_at_zero(folder):
 
 
 def test_mode_population_starts_with_independent_random_adapters(folder):
+    noise = {"evolution__noise": {"kind": "per-layer"}, "evolution__antithetic": False, "evolution__seed": 77}
     strategy, layout = strategy_and_layout(
-        folder, init__mode="population", init__std=0.02, init__scale=20.0, evolution__seed=77
+        folder, init__mode="population", init__std=0.02, init__scale=20.0, **noise
     )
     theta = strategy.initial()["theta"]
     assert not theta.any()
@@ -110,5 +116,5 @@ def test_mode_population_starts_with_independent_random_adapters(folder):
     for index in (0, 3):
         wanted = 0.4 * np.array(philox.normals(77, 0, index, 0, layout.size))
         assert np.allclose(strategy.perturbation.member(theta, 0, index), wanted, atol=1e-6)
-    centred, _ = strategy_and_layout(folder, evolution__seed=77)
+    centred, _ = strategy_and_layout(folder, **noise)
     assert np.array_equal(sigma(strategy, 1), sigma(centred, 1))

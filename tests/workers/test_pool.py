@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 import es_ray
-from es_ray.config import Config
+from es_ray.config import load
 from es_ray.workers.pool import idle_workers
 from tests.listeners import listening
 from tests.short_runs import SETTINGS
@@ -36,7 +36,7 @@ def cluster():
 def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers):
     """Two shards, so anything but three values comes from within them."""
     (tmp_path / "slow.py").write_text(SLOW)
-    config = Config().replace(
+    config = load().replace(
         task__name=f"{tmp_path / 'slow.py'}:Slow",
         task__max_new_tokens=4,
         evolution__population=8,
@@ -82,7 +82,7 @@ def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers
     ],
 )  # fmt: skip
 def test_workers_without_a_shard_are_named_with_the_setting_that_shares(population, shard, workers, words):
-    config = Config().replace(evolution__population=population, engine__shard=shard)
+    config = load().replace(evolution__population=population, engine__shard=shard)
     said = idle_workers(config, workers)
     assert said is None if words is None else words in said
 

@@ -76,7 +76,7 @@ def test_a_killed_worker_is_replaced_and_changes_no_number(finished, cluster, tm
 
 def test_the_update_by_slices_has_the_same_bytes_everywhere(cluster, tmp_path):
     """More entries than one slice, antithetic pairs, centred ranks and steps in units of sigma."""
-    config = Config().replace(
+    config = load().replace(
         lora__rank=8,
         lora__alpha=16.0,
         evolution__population=POPULATION,

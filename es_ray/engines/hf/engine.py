@@ -1,5 +1,6 @@
 """The transformers engine: any Hugging Face causal model with linear projections."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from es_ray.engines.base import (
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
 from es_ray.engines.hf.population_linear import PopulationAdapters
+from es_ray.engines.weight_sums import abs_sum, square_sum
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
@@ -64,8 +66,10 @@ class TransformersEngine(Engine):
         self.stop_ids = source.stop_ids()
         self._max_new_tokens = config.task.max_new_tokens
         names = [module.name for module in self._layout.modules]
+        weights = [self._model.get_submodule(name).weight for name in names]
         self.info = EngineInfo(
-            mean_abs=tuple(_mean_abs(self._model.get_submodule(name).weight) for name in names),
+            mean_abs=tuple(abs_sum(weight) / weight.numel() for weight in weights),
+            frobenius=tuple(math.sqrt(square_sum(weight)) for weight in weights),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
@@ -162,7 +166,3 @@ def variant_vectors(
             [variants[number].sigma_factor for number in numbers],
         )
     return vectors
-
-
-def _mean_abs(weight: torch.Tensor) -> float:
-    return float(weight.abs().sum(dtype=torch.float64)) / weight.numel()

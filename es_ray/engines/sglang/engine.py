@@ -36,7 +36,8 @@ class SGLangEngine(Engine):
         root = compat.package()
         compat.check(root)
         layout = experiment.layout
-        for module in layout.modules:
+        self._modules = layout.modules
+        for module in self._modules:
             fused_name(module)
         self.slots = config.engine.shard
         self.stop_ids = experiment.source.stop_ids()
@@ -164,6 +165,7 @@ class SGLangEngine(Engine):
             high = min(low + SLICE, stop)
             answers = self._client.call("noise_sum", Message(noise | {"start": low, "stop": high}, arrays))
             found[low - start : high - start] = answers[0].arrays["noise_sum"]
+        found[perturbation.scale(generation).dense(start, stop) == 0] = 0  # no member differs there
         return found
 
     def write_adapters(
@@ -247,10 +249,13 @@ class SGLangEngine(Engine):
 
     def _describe(self) -> EngineInfo:
         answers = self._client.call("describe")
-        sums = np.sum([answer.arrays["abs_sums"] for answer in answers], axis=0)
-        entries = np.sum([answer.arrays["entries"] for answer in answers], axis=0)
+        names = ("abs_sums", "square_sums", "entries")
+        sums, squares, entries = (np.sum([a.arrays[name] for a in answers], axis=0) for name in names)
+        # by the mean, as several ranks may hold the same heads of k and v
+        norms = np.sqrt(squares / entries * [m.in_features * m.out_features for m in self._modules])
         return EngineInfo(
             mean_abs=tuple(float(value) for value in sums / entries),
+            frobenius=tuple(float(value) for value in norms),
             parameters=sum(answer.values["parameters"] for answer in answers),
             device=answers[0].values["device"],
             dtype=answers[0].values["dtype"],

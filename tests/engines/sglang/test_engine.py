@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from es_ray.config import Config
 from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
@@ -12,9 +13,11 @@ from es_ray.engines.sglang import engine as engine_module
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.engine import SGLangEngine
 from es_ray.errors import EvaluationError
+from es_ray.evolution.noise import Noise
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.evolution.schedules import Schedule
 from es_ray.experiment import Experiment
-from tests.engines.sglang.fake_sglang import LAYOUT, VOCABULARY, FakeEngine
+from tests.engines.sglang.fake_sglang import LAYOUT, VOCABULARY, WEIGHTS, FakeEngine
 from tests.engines.sglang.test_pool_layout import SLOTS, perturbation
 
 CENTRES = [np.random.default_rng(seed).normal(size=LAYOUT.size).astype(np.float32) for seed in (0, 1)]
@@ -242,3 +245,27 @@ def test_the_noise_sum_is_the_perturbations_and_does_not_depend_on_slices(engine
     for start, stop in [(0, LAYOUT.size), (3, 257), (100, 101)]:
         part = engine.noise_sum(p, 3, advantages, start, stop)
         assert part.tobytes() == total[start:stop].tobytes()
+
+
+def test_it_reports_the_norms_of_the_weights(engine):
+    wanted = [float(torch.linalg.norm(WEIGHTS[m.name].double())) for m in LAYOUT.modules]
+    assert engine.info.frobenius == pytest.approx(wanted, rel=1e-6)
+
+
+def test_norms_do_not_count_heads_that_several_ranks_hold(engine):
+    """As two ranks report them that both hold all of k and v."""
+    call = engine._client.call
+    engine._client.call = lambda what: call(what) * 2
+    assert engine._describe().frobenius == pytest.approx(engine.info.frobenius, rel=1e-12)
+
+
+def test_the_noise_sum_is_0_where_no_member_differs(engine):
+    """In form b, A."""
+    sigma = PiecewiseConstant(
+        tuple(part.stop for part in LAYOUT.tensors),
+        tuple(0.0 if part.matrix == "A" else 0.5 for part in LAYOUT.tensors),
+    )
+    s, advantages = Perturbation(Noise(3), sigma), np.random.default_rng(0).normal(size=6)
+    found = engine.noise_sum(s, 2, advantages, 5, LAYOUT.size)
+    assert not found[sigma.dense(5, LAYOUT.size) == 0].any()
+    assert np.abs(found - s.noise_sum(2, advantages, 5, LAYOUT.size)).max() < 1e-5

@@ -194,6 +194,27 @@ def test_factors_on_sigma_are_the_perturbations(antithetic, triton):
 
 
 @pytest.mark.parametrize("triton", [False, True])
+def test_where_sigma_is_0_every_member_is_theta_to_the_bit(triton):
+    """A in form b."""
+    lay = layout(2)
+    values = tuple(0.0 if part.matrix == "A" else 0.5 for part in lay.tensors)
+    sigma = PiecewiseConstant(tuple(part.stop for part in lay.tensors), values)
+    s, theta = Perturbation(Noise(7, True), sigma), np.random.default_rng(1).normal(size=lay.size)
+    theta = theta.astype(np.float16).astype(np.float32)
+    writer, buffers = writers(lay, triton)
+    dense = torch.from_numpy(sigma.dense(0, lay.size))
+    writer.write_adapters(torch.from_numpy(theta), dense, s.noise, 4, [0, 1, 5, -1], list(range(4)))
+    fixed = dense.numpy() == 0
+    for slot, member in enumerate([0, 1, 5]):
+        found = pieces(lay, buffers, slot).float().numpy()
+        assert np.array_equal(found[fixed], theta[fixed])
+        wanted = s.member(theta, 4, member)
+        assert np.array_equal(wanted[fixed], theta[fixed])
+        assert np.allclose(found, wanted, rtol=2**-10, atol=1e-5)
+    assert np.array_equal(pieces(lay, buffers, 3).float().numpy(), theta)
+
+
+@pytest.mark.parametrize("triton", [False, True])
 def test_a_factor_of_one_leaves_every_bit(triton):
     lay, members = layout(2), [0, 3, -1, 5]
     s, theta = perturbation(lay.size, True), torch.randn(lay.size)

@@ -72,7 +72,7 @@ class SchedulerClient:
 
 
 def size_of_layout(segments: int) -> int:
-    """Space for two numbers per adapted module, with a margin for alignment."""
+    """Space for what is reported of each adapted module: three numbers of its four, and a margin."""
     return segments + 64
 
 

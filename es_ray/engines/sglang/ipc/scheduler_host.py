@@ -17,8 +17,9 @@ from es_ray.engines.sglang.ipc.shm_channel import Message, ReplyChannel, ShmChan
 from es_ray.engines.sglang.ipc.shm_vector import ShmVector
 from es_ray.engines.sglang.lora.pool_layout import Buffer, TPSlice, extents, fused_name
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
+from es_ray.engines.weight_sums import abs_sum, square_sum
 from es_ray.evolution.noise import Noise
-from es_ray.lora.layout import LoraLayout
+from es_ray.lora.layout import AdaptedModule, LoraLayout
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,8 @@ class SchedulerHost:
         answer.write(self._rank, number, result)
 
     def do_describe(self, _: Message) -> Message:
-        """Describe the engine: sums of |W| of the adapted modules, entries, parameters, device, dtype."""
-        sums = [self._abs_sum(module) for module in self._layout.modules]
+        """Describe the engine: sums over the adapted modules' weights, entries, parameters, device, dtype."""
+        parts = [self._weight(module) for module in self._layout.modules]
         return Message(
             {
                 "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
@@ -81,8 +82,9 @@ class SchedulerHost:
                 "dtype": str(self._manager.dtype).removeprefix("torch."),
             },
             {
-                "abs_sums": np.array([total for total, _ in sums], dtype=np.float64),
-                "entries": np.array([count for _, count in sums], dtype=np.int64),
+                "abs_sums": np.array([abs_sum(part) for part in parts], dtype=np.float64),
+                "square_sums": np.array([square_sum(part) for part in parts], dtype=np.float64),
+                "entries": np.array([part.numel() for part in parts], dtype=np.int64),
             },
         )
 
@@ -148,8 +150,8 @@ class SchedulerHost:
             found[fused, module.layer] = matching[0]
         return found
 
-    def _abs_sum(self, module: Any) -> tuple[float, int]:
-        """The sum of |W| over this rank's part of a projection, and how many weights those are."""
+    def _weight(self, module: AdaptedModule) -> Tensor:
+        """A projection's weight as far as this rank has it, shape [out, in] there."""
         fused, index = fused_name(module)
         tp_slice = self._tp_slices[fused, module.layer]
         before = sum(tp_slice.outputs[:index])
@@ -159,8 +161,8 @@ class SchedulerHost:
             raise TypeError(
                 f"the weight of {module.name} is not a plain matrix; quantised models are not supported"
             )
-        part = weight[int(mine[0]) : int(mine[-1]) + 1]
-        return float(part.abs().sum(dtype=torch.float64)), part.numel()
+        part: Tensor = weight[int(mine[0]) : int(mine[-1]) + 1]
+        return part
 
     def _pool_writer(self) -> PoolWriter:
         if self._writer is None:
