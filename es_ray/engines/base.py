@@ -78,13 +78,15 @@ class EngineInfo:
     """What an engine reports about itself after loading its weights.
 
     mean_abs: mean|W| of each adapted module's base weight, in the layout's order; parameters: how many the
-    model has; device, dtype: names for display, dtype as torch spells it.
+    model has; device, dtype: names for display, dtype as torch spells it; norms: ||W||_F of each adapted
+    module's base weight, in the layout's order, or none from an engine that does not know them.
     """
 
     mean_abs: tuple[float, ...]
     parameters: int
     device: str
     dtype: str
+    norms: tuple[float, ...] = ()
 
 
 def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:

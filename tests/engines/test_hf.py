@@ -185,6 +185,8 @@ def test_the_engine_reports_mean_weights_size_and_dtype(tmp_path, dtype):
         model.get_submodule(m.name).weight.double().abs().mean().item() for m in s.experiment.layout.modules
     ]
     assert s.engine.info.mean_abs == pytest.approx(wanted, rel=1e-9)
+    norms = [model.get_submodule(m.name).weight.double().norm().item() for m in s.experiment.layout.modules]
+    assert s.engine.info.norms == pytest.approx(norms, rel=1e-9)
     assert s.engine.info.parameters == model.num_parameters()
     assert s.engine.info.dtype == str(dtype).removeprefix("torch.")
 

@@ -1,5 +1,6 @@
 """The transformers engine: any Hugging Face causal model with linear projections."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,11 +65,13 @@ class TransformersEngine(Engine):
         self.stop_ids = source.stop_ids()
         self._max_new_tokens = config.task.max_new_tokens
         names = [module.name for module in self._layout.modules]
+        weights = [self._model.get_submodule(name).weight for name in names]
         self.info = EngineInfo(
-            mean_abs=tuple(_mean_abs(self._model.get_submodule(name).weight) for name in names),
+            mean_abs=tuple(map(_mean_abs, weights)),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
+            norms=tuple(map(_norm, weights)),
         )
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
 
@@ -166,3 +169,8 @@ def variant_vectors(
 
 def _mean_abs(weight: torch.Tensor) -> float:
     return float(weight.abs().sum(dtype=torch.float64)) / weight.numel()
+
+
+def _norm(weight: torch.Tensor) -> float:
+    # in pieces: a copy of a large matrix in float64 may not fit into memory
+    return math.sqrt(sum(float(rows.double().square().sum()) for rows in weight.split(1024)))

@@ -33,7 +33,7 @@ class SGLangEngine(Engine):
         config = experiment.config
         root = compat.package()
         compat.check(root)
-        layout = experiment.layout
+        layout = self._layout = experiment.layout
         for module in layout.modules:
             fused_name(module)
         self.slots = config.engine.shard
@@ -236,10 +236,14 @@ class SGLangEngine(Engine):
     def _describe(self) -> EngineInfo:
         answers = self._client.call("describe")
         sums = np.sum([answer.arrays["abs_sums"] for answer in answers], axis=0)
+        squares = np.sum([answer.arrays["square_sums"] for answer in answers], axis=0)
         entries = np.sum([answer.arrays["entries"] for answer in answers], axis=0)
+        # not sqrt(squares): ranks may hold copies of the same rows
+        sizes = [m.in_features * m.out_features for m in self._layout.modules]
         return EngineInfo(
             mean_abs=tuple(float(value) for value in sums / entries),
             parameters=sum(answer.values["parameters"] for answer in answers),
             device=answers[0].values["device"],
             dtype=answers[0].values["dtype"],
+            norms=tuple(np.sqrt(squares / entries * sizes).tolist()),
         )

@@ -44,6 +44,9 @@ def test_it_describes_the_model(client):
     counts = np.sum([a.arrays["entries"] for a in answers], axis=0)
     wanted = [WEIGHTS[m.name].abs().double().mean().item() for m in LAYOUT.modules]
     assert (sums / counts).tolist() == pytest.approx(wanted, rel=1e-6)
+    squares = np.sum([a.arrays["square_sums"] for a in answers], axis=0)
+    means = [WEIGHTS[m.name].double().square().mean().item() for m in LAYOUT.modules]
+    assert (squares / counts).tolist() == pytest.approx(means, rel=1e-6)
     assert answers[0].values["dtype"] == "float16"
 
 

@@ -72,8 +72,8 @@ class SchedulerHost:
         answer.write(self._rank, number, result)
 
     def do_describe(self, _: Message) -> Message:
-        """Describe the engine: sums of |W| of the adapted modules, entries, parameters, device, dtype."""
-        sums = [self._abs_sum(module) for module in self._layout.modules]
+        """Describe the engine: sums of |W| and W^2 of the adapted modules, entries, parameters, device, dtype."""
+        sums = [self._weight_sums(module) for module in self._layout.modules]
         return Message(
             {
                 "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
@@ -81,8 +81,9 @@ class SchedulerHost:
                 "dtype": str(self._manager.dtype).removeprefix("torch."),
             },
             {
-                "abs_sums": np.array([total for total, _ in sums], dtype=np.float64),
-                "entries": np.array([count for _, count in sums], dtype=np.int64),
+                "abs_sums": np.array([total for total, _, _ in sums], dtype=np.float64),
+                "square_sums": np.array([squares for _, squares, _ in sums], dtype=np.float64),
+                "entries": np.array([count for _, _, count in sums], dtype=np.int64),
             },
         )
 
@@ -148,8 +149,8 @@ class SchedulerHost:
             found[fused, module.layer] = matching[0]
         return found
 
-    def _abs_sum(self, module: Any) -> tuple[float, int]:
-        """The sum of |W| over this rank's part of a projection, and how many weights those are."""
+    def _weight_sums(self, module: Any) -> tuple[float, float, int]:
+        """Sums of |W| and W^2 over this rank's part of a projection, and how many weights those are."""
         fused, index = fused_name(module)
         tp_slice = self._tp_slices[fused, module.layer]
         before = sum(tp_slice.outputs[:index])
@@ -160,7 +161,8 @@ class SchedulerHost:
                 f"the weight of {module.name} is not a plain matrix; quantised models are not supported"
             )
         part = weight[int(mine[0]) : int(mine[-1]) + 1]
-        return float(part.abs().sum(dtype=torch.float64)), part.numel()
+        squares = sum(float(rows.double().square().sum()) for rows in part.split(1024))
+        return float(part.abs().sum(dtype=torch.float64)), squares, part.numel()
 
     def _pool_writer(self) -> PoolWriter:
         if self._writer is None:
