@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from es_ray.config.fields import Count, Positive, Section
 from es_ray.config.format import FORMAT
+from es_ray.config.guard import GuardConfig
 from es_ray.config.messages import one_line
 from es_ray.config.model import InitConfig, LoraConfig, ModelConfig
 from es_ray.config.noise import ALL, KEYS, kind_of, layered, set_keys
@@ -145,6 +146,7 @@ class Config(Section):
     evolution: EvolutionConfig = EvolutionConfig()
     task: TaskConfig = TaskConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    guard: GuardConfig = GuardConfig()
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
@@ -153,6 +155,15 @@ class Config(Section):
     def _pairs_to_draw_for(self) -> "Config":
         if self.task.batch_by == "member" and not self.evolution.antithetic:
             raise ValueError("task.batch_by: member draws for each pair; set evolution.antithetic=true")
+        return self
+
+    @model_validator(mode="after")
+    def _kl_to_limit(self) -> "Config":
+        if self.guard.max_kl is not None and self.evaluation.kl_every is None:
+            raise ValueError(
+                f"guard.max_kl: {self.guard.max_kl:g} has no effect where no KL is measured; "
+                "set evaluation.kl_every"
+            )
         return self
 
     def replace(self, **values: Any) -> "Config":

@@ -143,11 +143,13 @@ class RayPool(Pool):
             for actor in actors.idle:
                 if waiting:
                     fair = math.ceil(len(calls) / actors.ready)
-                    method = calls[0].method
-                    numbers = self._pace.next_chunk(waiting, failed, method, actors.ready, fair)
+                    method = calls[waiting[0]].method
+                    taken = self._pace.next_chunk(waiting, failed, method, actors.ready, fair)
+                    numbers = tuple(n for n in taken if calls[n].method == method)
+                    waiting.extendleft(reversed(taken[len(numbers) :]))
                     actors.submit(actor, numbers, method, [calls[n].arguments for n in numbers], *refs)
             for ended in self._next(actors):
-                self._pace.note(calls[0].method, ended.seconds / len(ended.numbers))
+                self._pace.note(calls[ended.numbers[0]].method, ended.seconds / len(ended.numbers))
                 returned = [] if isinstance(ended.result, Failure) else ended.result
                 failure = ended.result if isinstance(ended.result, Failure) else None
                 for number, result in zip(ended.numbers, returned, strict=False):
