@@ -10,6 +10,7 @@ from typing import Any
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
+from es_ray.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,24 @@ class RunInfo:
     notes: Sequence[str] = ()
 
 
+def run_info(experiment: Experiment, path: Path, engine: EngineInfo, where: str, first: int) -> RunInfo:
+    """The RunInfo of an experiment; path: the run directory; the rest as there."""
+    layout = experiment.layout
+    return RunInfo(
+        path=path,
+        config=experiment.config,
+        first=first,
+        engine=engine,
+        where=where,
+        model=experiment.source.name,
+        prompts=experiment.prompts,
+        parameters=layout.size,
+        modules=len(layout.modules),
+        layers=len(layout.layers),
+        notes=[note for note in (experiment.source.note,) if note],
+    )
+
+
 class Callback:
     """Listens to a run: override any of the methods. They are called in the driver's main thread.
 
@@ -61,8 +80,9 @@ class Callback:
 
         metrics: its line of metrics.jsonl, without seconds.record: generation, reward_mean, reward_std,
         reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
-        centre_<metric>, test_reward and test_<metric> (None where not asked), update_norm, zero_variance,
-        redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the file:
+        centre_<metric>, test_reward and test_<metric> (None where not asked), kl (absent where not measured),
+        drift, verdicts (of the guard on that centre), rollback (the generation gone back to; else absent),
+        update_norm, zero_variance, redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the file:
         changed_members, the share of members that answer differently from the centre, and distinct_members,
         how many different sets of answers the members have; both only where the answers can be compared, so
         not where they are sampled, nor with task.batch_by: member.
@@ -75,7 +95,7 @@ class Callback:
         """
 
     def on_final_evaluation(self) -> None:
-        """The last generation is recorded; now base, centre and best member answer the test prompts."""
+        """The last generation is recorded; now base, last and selected centre and best member answer the test prompts."""
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """The run is complete; results: as in test_results.json."""

@@ -13,7 +13,7 @@ LONGEST_UNIT: Final = 32
 SHORTEST_LOOP: Final = 24
 """Characters that a loop has at least: `ha ha ha` is an answer."""
 FEWEST_REPEATS: Final = 4
-FEWEST_WORDS, WORDS_FOR_EACH: Final = 24, 8
+FEWEST_WORDS, WORDS_FOR_EACH = 24, 8
 """A text of so many words loops too if at most one word in so many is a new one."""
 
 
@@ -21,7 +21,7 @@ class AnswerCounts(NamedTuple):
     """Of a candidate's answers: how many there are, and how many are empty, looping, the same, or cut.
 
     empty: nothing but white space, and not right; looping: see `loops`, unless the text is the target; same:
-    the most of the answers that are not right and equal one another, where at least two prompts were asked;
+    the most of those that are not right and equal one another, 0 for a single prompt;
     truncated: ended by task.max_new_tokens. Right is what the task calls `correct`, and the target itself.
     """
 
@@ -53,12 +53,13 @@ def count_answers(answers: Sequence[Answer]) -> AnswerCounts:
             wrong[text] += 1
             empty += not text
         looping += not is_target and loops(text)
+    same = max(wrong.values(), default=0)
     several = len({answer.prompt for answer in answers}) > 1
     return AnswerCounts(
         answers=len(answers),
         empty=empty,
         looping=looping,
-        same=max(wrong.values(), default=0) if several else 0,
+        same=same if several and same > 1 else 0,
         truncated=sum(answer.truncated for answer in answers),
     )
 

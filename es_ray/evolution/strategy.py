@@ -1,7 +1,8 @@
 """The Evolution Strategy: the population to evaluate, and the step from its advantages.
 
 Salimans et al. 2017 (arXiv 1703.03864) in the form of arXiv 2509.24372. The state is a dict of named arrays:
-`theta`, the centre, float32, shape [P], and the optimizer's arrays, as `optimizer.<name>`.
+`theta`, the centre, float32, shape [P], the optimizer's arrays, as `optimizer.<name>`, and after a rollback
+`learning_rate_factor`.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vecto
 State = Mapping[str, NDArray[Any]]
 
 THETA: Final = "theta"
+LEARNING_RATE_FACTOR: Final = "learning_rate_factor"
+"""By which the learning rate is multiplied, float64; not in the state before the first rollback."""
 _OPTIMIZER: Final = "optimizer."
 STORABLE: Final = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 """Dtypes of arrays that an optimizer may keep."""
@@ -84,7 +87,9 @@ class Strategy:
         if direction.vector.shape != theta.shape:
             shapes = f"{direction.vector.shape} for theta of {theta.shape}"
             raise RunError(f"{self._rule}: its direction has the shape {shapes}")
-        step = np.float32(self.learning_rate / direction.divisor)
+        factor = state.get(LEARNING_RATE_FACTOR)
+        rate = self.learning_rate if factor is None else self.learning_rate * float(factor)
+        step = np.float32(rate / direction.divisor)
         scale = self.perturbation.scale(generation) if self.update_scale == "sigma" else None
         after = np.empty_like(theta)
         for start in range(0, len(theta), _CHUNK):
@@ -93,7 +98,16 @@ class Strategy:
             if scale is not None:
                 moved = moved * scale.dense(start, stop)
             after[start:stop] = theta[start:stop] + step * moved
-        return self._state(after, arrays, RunError)
+        return self._state(after, arrays, RunError) | _kept(factor)
+
+    def rolled_back(self, state: State, theta: Vector) -> dict[str, NDArray[Any]]:
+        """The state of a run that goes on from an earlier centre, with half the learning rate.
+
+        state: before the rollback, of which only the learning rate's factor matters; theta: that centre,
+        shape [P]. The optimizer starts anew.
+        """
+        factor = float(state.get(LEARNING_RATE_FACTOR, np.float64(1.0))) / 2
+        return self._state(theta, self.optimizer.initial(len(theta)), RunError) | _kept(np.float64(factor))
 
     @property
     def _rule(self) -> str:
@@ -116,3 +130,8 @@ class Strategy:
                 raise error(f"{self._rule}: {name.removeprefix(_OPTIMIZER)!r} is not finite after a step")
             array.setflags(write=False)
         return state
+
+
+def _kept(factor: Any) -> dict[str, NDArray[Any]]:
+    """The learning rate's factor in a state; none before the first rollback."""
+    return {} if factor is None else {LEARNING_RATE_FACTOR: np.asarray(factor, dtype=np.float64)}

@@ -1,0 +1,40 @@
+"""The command that finds noise which fits a run's model and task."""
+
+import shlex
+from typing import Any
+
+from es_ray.config import BUNDLED, Config
+from es_ray.config.tree import flat
+
+FLAGS = {
+    "model.path": "--model",
+    "task.name": "--task",
+    "task.train": "--train",
+    "task.test": "--test",
+    "engine.kind": "--engine",
+}
+SECTIONS = ("model.", "lora.", "task.")
+"""Keys of these are given with --set where they are not the default: they change what noise does."""
+
+
+def calibrate_command(config: Config) -> str:
+    """`es-ray calibrate` with what a run has of its options."""
+    values, defaults = flat(config.model_dump()), flat(Config().model_dump())
+    words = ["es-ray", "calibrate"]
+    for key, flag in FLAGS.items():
+        unset = (BUNDLED,) if key == "model.path" else (None, "auto")
+        if values[key] not in unset:
+            words += [flag, str(values[key])]
+    for key, value in values.items():
+        if key.startswith(SECTIONS) and key not in FLAGS and value != defaults.get(key):
+            words += ["--set", f"{key}={_text(value)}"]
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    """As YAML reads it in `--set`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value)
