@@ -82,10 +82,10 @@ class Callback:
         reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
         centre_<metric>, test_reward and test_<metric> (None where not asked), kl (absent where not measured),
         drift, verdicts (of the guard on that centre), rollback (the generation gone back to; else absent),
-        update_norm, zero_variance, redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the file:
-        changed_members, the share of members that answer differently from the centre, and distinct_members,
-        how many different sets of answers the members have; both only where the answers can be compared, so
-        not where they are sampled, nor with task.batch_by: member.
+        update_norm, zero_variance, redispatched, workers, tokens, seconds, tokens_per_second. Beside
+        these, not in the file: changed_members, the share of members that answer differently from the centre,
+        and distinct_members, how many different sets of answers the members have; both only where the answers
+        can be compared, so not where they are sampled, nor with task.batch_by: member.
         """
 
     def on_generation_recorded(self, generation: int) -> None:
@@ -95,7 +95,7 @@ class Callback:
         """
 
     def on_final_evaluation(self) -> None:
-        """The last generation is recorded; now base, last and selected centre and best member answer the test prompts."""
+        """The last generation is recorded; the final evaluation on the test prompts begins."""
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """The run is complete; results: as in test_results.json."""

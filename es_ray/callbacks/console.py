@@ -10,7 +10,17 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from es_ray.callbacks.base import Callback, RunInfo
-from es_ray.callbacks.lines import Line, base_lines, generation_line, head, no_spread, prose, rows, selected_lines, watched_lines
+from es_ray.callbacks.lines import (
+    Line,
+    base_lines,
+    generation_line,
+    head,
+    no_spread,
+    prose,
+    rows,
+    selected_lines,
+    watched_lines,
+)
 from es_ray.callbacks.progress_bars import ProgressBars
 from es_ray.judge.table import comparison_table
 

@@ -84,8 +84,8 @@ def generation_line(metrics: Mapping[str, Any]) -> Line:
 
 
 def watched_lines(metrics: Mapping[str, Any], before: Sequence[str]) -> list[Line]:
-    """KL and drift where they are due, and the guard's verdicts that are new; before: the last generation's."""
-    found = []
+    """KL and drift where they are due, and the verdicts that are new; before: the last generation's."""
+    found: list[Line] = []
     if "drift" in metrics and ("kl" in metrics or metrics["generation"] % DRIFT_EVERY == 0):
         kl = [f"KL to base {metrics['kl']:.3g},"] if "kl" in metrics else []
         found.append([f"  centre{_centre(metrics)}:", *kl, f"drift {metrics['drift']:.2%}"])

@@ -29,12 +29,12 @@ class KlPrompts:
 
 
 def kl_terms(base: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
-    """rho - 1 - log rho of each token, from log-probabilities of the tokens that the centre sampled."""
+    """Each token's rho - 1 - log rho, from log-probabilities of the tokens that the centre sampled."""
     log_rho = base.astype(np.float64) - centre.astype(np.float64)
     return np.maximum(np.expm1(log_rho) - log_rho, 0.0)  # rounding may leave it at -1e-17
 
 
 def kl_of(sums: NDArray[np.float64]) -> float:
-    """The mean over all tokens; sums: of each prompt the sum of its terms, and its tokens, shape [prompts, 2]."""
+    """The mean over all tokens; sums: of each prompt that of its terms, and its tokens, [prompts, 2]."""
     terms, tokens = sums.T.tolist()
     return math.fsum(terms) / math.fsum(tokens)

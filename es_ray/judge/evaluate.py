@@ -36,9 +36,7 @@ def compare(
     both = [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
     each = batch.rows(CENTRE, (split,))
     total = each * (3 if selected in (None, generation) else 4)
-    pair = pool.evaluate(
-        theta, noise, generation + 1, both, batch, lambda done, _: on_progress(done, total)
-    )
+    pair = pool.evaluate(theta, noise, generation + 1, both, batch, lambda done, _: on_progress(done, total))
     before = centre_after(run, strategy, born - 1)
     best = pool.evaluate(
         before,

@@ -70,9 +70,7 @@ def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
         selected = past.run.selected()
         if selected is not None and selected > past.generation:
             selected = None  # there was no such centre yet
-        return compare(
-            pool, past.run, past.strategy, batch, past.generation, split, selected=selected
-        )
+        return compare(pool, past.run, past.strategy, batch, past.generation, split, selected=selected)
 
 
 @interrupts_once()

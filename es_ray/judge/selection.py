@@ -1,4 +1,4 @@
-"""The selected centre of a run: the one to use, which need not be the last one. Never chosen by test prompts."""
+"""The selected centre of a run: the one to use, not always the last. Never chosen by test prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

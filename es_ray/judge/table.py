@@ -1,4 +1,4 @@
-"""Base, centre, best member and selected centre side by side, for a terminal; and how metrics are shown everywhere."""
+"""The results of a run side by side, for a terminal; and how metrics are shown everywhere."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -72,7 +72,7 @@ def broken(now: AnswerCounts, base: AnswerCounts) -> list[str]:
     rules = (
         ("empty", now.empty, base.empty, MORE, FEWEST, "of the answers"),
         ("loops", now.looping, base.looping, MORE, FEWEST, "of the answers repeat themselves"),
-        ("same", now.same, base.same, MORE_SAME, FEWEST_SAME, "of the prompts get one and the same wrong answer"),
+        ("same", now.same, base.same, MORE_SAME, FEWEST_SAME, "of the prompts get the same wrong answer"),
         ("cut", now.truncated, base.truncated, MORE, FEWEST, "of the answers end at task.max_new_tokens"),
     )  # fmt: skip
     found = []

@@ -25,5 +25,5 @@ def relative_drift(layout: LoraLayout, theta: NDArray[np.float32], norms: Sequen
 
 def _product_square(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """||B A||_F^2 from the Gram matrices of both, which are only rank x rank."""
-    a, b = a.astype(np.float64), b.astype(np.float64)  # type: ignore[assignment]
-    return max(float(((a @ a.T) * (b.T @ b)).sum()), 0.0)
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    return max(float(((wide_a @ wide_a.T) * (wide_b.T @ wide_b)).sum()), 0.0)

@@ -74,7 +74,9 @@ def open_for_resume(config: Config) -> RunDir:
             + f"; only {', '.join(key + '*' * key.endswith('.') for key in RESUMABLE)} may change"
         )
     if config.guard != GuardConfig() and run.is_in_form_of_0_1_0():
-        raise UserError(f"guard: {run.path} goes on in the form of version 0.1.0, which had no guard; leave it out")
+        raise UserError(
+            f"guard: {run.path} goes on in the form of version 0.1.0, which had no guard; leave it out"
+        )
     last = run.last_complete()
     if last >= config.evolution.generations:
         raise UserError(

@@ -26,7 +26,7 @@ LATER: Final = ("kl", "drift", "verdicts")
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of metrics.jsonl as 0.1.0 wrote it: without what later versions added, `kl` before `update_norm`."""
+    """A line of metrics.jsonl as 0.1.0 wrote it: without what was added later, `kl` before `update_norm`."""
     line: dict[str, Any] = {}
     for key, value in metrics.items():
         if key == "update_norm":

@@ -112,9 +112,7 @@ class Worker:
             for number, seed in zip(numbers, seeds, strict=True)
         ]
         positions = getattr(self._experiment.source.architecture, "max_position_embeddings", None)
-        return kl_sums(
-            self._engine, theta, perturbation, rows, self._rows_at_once, positions, self.on_rows
-        )
+        return kl_sums(self._engine, theta, perturbation, rows, self._rows_at_once, positions, self.on_rows)
 
     @property
     def _rows_at_once(self) -> int:

@@ -72,7 +72,7 @@ class SchedulerHost:
         answer.write(self._rank, number, result)
 
     def do_describe(self, _: Message) -> Message:
-        """Describe the engine: sums of |W| and W^2 of the adapted modules, entries, parameters, device, dtype."""
+        """Describe the engine: sums of |W| and W^2 of the adapted modules, entries, the model's size."""
         sums = [self._weight_sums(module) for module in self._layout.modules]
         return Message(
             {
