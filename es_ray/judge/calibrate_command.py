@@ -5,13 +5,13 @@ from typing import Any
 
 from es_ray.config import BUNDLED, Config
 from es_ray.config.tree import flat
+from es_ray.engines.registry import AUTO, ENGINES
 
 FLAGS = {
     "model.path": "--model",
     "task.name": "--task",
     "task.train": "--train",
     "task.test": "--test",
-    "engine.kind": "--engine",
 }
 SECTIONS = ("model.", "lora.", "task.")
 """Keys of these are given with --set where they are not the default: they change what noise does."""
@@ -22,9 +22,11 @@ def calibrate_command(config: Config) -> str:
     values, defaults = flat(config.model_dump()), flat(Config().model_dump())
     words = ["es-ray", "calibrate"]
     for key, flag in FLAGS.items():
-        unset = (BUNDLED,) if key == "model.path" else (None, "auto")
+        unset = (BUNDLED,) if key == "model.path" else (None,)
         if values[key] not in unset:
             words += [flag, str(values[key])]
+    if config.engine.kind not in (AUTO, *ENGINES):  # of those it chooses one itself
+        words += ["--engine", config.engine.kind]
     for key, value in values.items():
         if key.startswith(SECTIONS) and key not in FLAGS and value != defaults.get(key):
             words += ["--set", f"{key}={_text(value)}"]

@@ -74,11 +74,8 @@ class Watch:
         """Say so if the members of generation 0 are mostly broken: the noise is too large."""
         found = self.guard.junk(outcomes)
         if found:
-            log.warning(
-                "most members are broken: %s; the noise is too large for this model. What fits it says: %s",
-                "; ".join(found),
-                calibrate_command(self.experiment.config),
-            )
+            log.warning("most members are broken, the noise is too large: %s", "; ".join(found))
+            log.warning("find noise that fits: %s", calibrate_command(self.experiment.config))
 
     def write_selected(self) -> None:
         """Write selected.json; raises RunError."""

@@ -122,10 +122,10 @@ class Pool(ABC):
             Call("evaluate", shard.packed(), shard, len(shard.candidates), shard.rows(batch))
             for shard in shards
         ]
-        if kl is not None:  # first: it takes two calls of the engine, one after the other
+        if kl is not None:  # last: an engine that fails for it fails for the candidates too, which say whose
             arguments = [generation, kl.split, list(kl.numbers)]
             about = f"{kl} of generation {generation}"
-            calls.insert(0, Call("kl", arguments, about, rows=len(kl.numbers)))
+            calls.append(Call("kl", arguments, about, rows=len(kl.numbers)))
         done, shown, total = 0, 0, sum(call.rows for call in calls)
 
         def show(rows: int) -> None:
@@ -142,7 +142,7 @@ class Pool(ABC):
         results = self._map((theta, perturbation, batch), calls, count, show)
         if kl is None:
             return Outcomes(results)
-        return Outcomes(results[1:], kl_of(results[0]))
+        return Outcomes(results[:-1], kl_of(results[-1]))
 
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]

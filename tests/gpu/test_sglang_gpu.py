@@ -306,7 +306,7 @@ def test_a_run_learns_and_writes_all_files(tmp_path):
     assert len(metrics) == 30
     assert metrics[-1]["centre_reward"] > metrics[0]["centre_reward"]
     results = json.loads((folder / "test_results.json").read_text())
-    assert set(results) == {"base", "centre", "best"}
+    assert set(results) == {"base", "centre", "best", "selected"}
     assert (folder / "plots/latest.png").is_file()
     assert (folder / "generations/0029/adapter/adapter_model.safetensors").is_file()
 
