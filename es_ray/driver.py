@@ -140,10 +140,10 @@ def _evolve(
         recorder.flush()
         if generation >= first:
             listeners.on_generation_recorded(generation)
+        listeners.on_final_evaluation()
         selected = None
         if watch is not None:
-            selected = watch.judge_final(pool, generation, state[THETA], listeners.on_progress)["generation"]
-        listeners.on_final_evaluation()
+            selected = watch.judge_final(pool, generation, state[THETA])["generation"]
         results = compare(
             pool,
             directory,

@@ -17,7 +17,7 @@ from es_ray.runs.atomic_io import writing
 from es_ray.runs.replay import centre_after
 from es_ray.runs.run_dir import RunDir
 from es_ray.tasks.batches import Batch
-from es_ray.workers.pool import OnProgress, Pool
+from es_ray.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +82,7 @@ class Watch:
         with writing(self.run.selected_file):
             self.run.write_selected(self.guard.selected)
 
-    def judge_final(
-        self, pool: Pool, generation: int, theta: Vector, on_progress: OnProgress
-    ) -> dict[str, Any]:
+    def judge_final(self, pool: Pool, generation: int, theta: Vector) -> dict[str, Any]:
         """Judge the centre after the last generation as all others were; returns and writes selected.json."""
         if self.guard.stops:
             log.warning(
@@ -100,8 +98,7 @@ class Watch:
             following,
             [Candidate(CENTRE, (self.guard.split,))],
             batch,
-            on_progress,
-            self._kl_prompts(batch) if measured else None,
+            kl=self._kl_prompts(batch) if measured else None,
         )
         for verdict in self.guard.judge_final(following, outcomes):
             log.warning("the last centre has a verdict: %s", verdict)
