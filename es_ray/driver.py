@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.callbacks.base import Callback, CallbackList, RunInfo
+from es_ray.callbacks.base import Callback, CallbackList, run_info
 from es_ray.callbacks.plots import ProgressPlots
 from es_ray.config import Config
-from es_ray.engines.base import EngineInfo
-from es_ray.errors import RunError
 from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
 from es_ray.judge.evaluate import compare
+from es_ray.judge.watch import Watch
 from es_ray.lora.noise_report import noise_report
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
@@ -30,7 +29,7 @@ from es_ray.runs.generation_metrics import best_above_mean, centre_metrics, popu
 from es_ray.runs.opening import locked_run_dir
 from es_ray.runs.past_run import check_weights
 from es_ray.runs.recorder import GenerationRecord, Recorder
-from es_ray.runs.resume import Start, last_intact
+from es_ray.runs.resume import Start, last_intact, recorded_base
 from es_ray.runs.run_dir import RunDir
 from es_ray.workers import open_pool
 from es_ray.workers.pool import Pool
@@ -40,8 +39,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's directory, and the content of test_results.json: {base, centre, best}, each with its reward,
-    the task's metrics, and examples.
+    """A run's directory, and the content of test_results.json: {base, centre, best, selected}, each with its
+    reward, the task's metrics, and examples.
     """
 
     path: Path
@@ -107,21 +106,27 @@ def _evolve(
     strategy = experiment.strategy(inputs.mean_abs, inputs.frobenius)
     first, last = start.generation + 1 if start else 0, config.evolution.generations - 1
     state: State = start.state if start else strategy.initial()
-    base = _recorded_base(directory) if first > 0 else None
+    base = recorded_base(directory) if first > 0 else None
     old_form = resume and directory.is_in_form_of_0_1_0()
     noise = noise_report(experiment.layout, strategy.perturbation, config.init, inputs.frobenius)
     started = environment(config.engine.kind) | {"noise": noise.as_json()}
+    resumed = None if start is None else start.generation
+    watch = None if old_form else Watch.of(directory, experiment, strategy, inputs.frobenius, resumed)
     if resume:
         directory.resume(config, started, first - 1)
     else:
         directory.create(config, started)
-    listeners.on_run_start(replace(_run_info(experiment, directory, info, pool.where, first), noise=noise))
+    if watch is not None and resumed is not None:
+        watch.write_selected()  # as it was then, before anything is pruned
+    listeners.on_run_start(run_info(experiment, directory.path, info, pool.where, first, noise))
     if base is not None:
         listeners.on_base_evaluated(base)
     with Recorder(directory, experiment, strategy, inputs, old_form) as recorder:
         clock = time.perf_counter()
-        for generation in range(first, last + 1):
-            record = step(pool, strategy, experiment, generation, state, listeners)
+        generation = first - 1
+        while generation < last and not (watch is not None and watch.guard.stops):
+            generation += 1
+            record = step(pool, strategy, experiment, generation, state, listeners, watch)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
             metrics = copy.deepcopy(record.metrics)
@@ -131,35 +136,32 @@ def _evolve(
             if record.base is not None:
                 listeners.on_base_evaluated(record.base)
             listeners.on_generation_end(metrics)
+            if watch is not None and generation == 0:
+                watch.warn_of_junk(record.outcomes)
             if generation > first:
                 listeners.on_generation_recorded(generation - 1)
             state = record.after
         recorder.flush()
-        if last >= first:
-            listeners.on_generation_recorded(last)
+        if generation >= first:
+            listeners.on_generation_recorded(generation)
         listeners.on_final_evaluation()
+        selected = None
+        if watch is not None:
+            selected = watch.judge_final(pool, generation, state[THETA])["generation"]
         results = compare(
             pool,
             directory,
             strategy,
             experiment.whole_split("test"),
-            last,
+            generation,
             "test",
             state[THETA],
             listeners.on_progress,
+            selected,
         )
         with writing(directory.test_results_file):
             write_json(directory.test_results_file, results)
     return results
-
-
-def _recorded_base(directory: RunDir) -> dict[str, Any] | None:
-    """The base model's rewards of a run to resume: a damaged generation 0 must not stop it."""
-    try:
-        return directory.base()
-    except RunError as error:
-        log.warning("%s; the base model's rewards are not shown", error)
-        return None
 
 
 def step(
@@ -169,8 +171,12 @@ def step(
     generation: int,
     state: State,
     listeners: CallbackList,
+    watch: Watch | None = None,
 ) -> GenerationRecord:
-    """One generation: evaluate its members and the centre they start from, and compute the next state."""
+    """One generation: evaluate its members and the centre they start from, and compute the next state.
+
+    With a verdict on that centre, and guard.action rollback, the next state is the selected centre's instead.
+    """
     lost, started = pool.redispatched, time.perf_counter()
     candidates = [Candidate(index) for index in strategy.ask(generation)]
     tested = generation % experiment.config.evaluation.every == 0
@@ -179,38 +185,49 @@ def step(
     if generation == 0:
         candidates.append(Candidate(BASE, splits))
     theta, batch = state[THETA], experiment.batch(generation)
+    kl = None if watch is None else watch.kl_prompts(generation, batch)
     outcomes = pool.evaluate(
-        theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress
+        theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress, kl
     )
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()
     advantages = strategy.advantages(rewards, outcomes.prompt_rewards())
-    after = next_state(pool, strategy, state, generation, advantages)
-    updated = time.perf_counter()
-
     drawn: dict[str, float] = {}
     if experiment.config.task.batch is not None:  # rewards of two generations cannot be compared then
         drawn["best_above_mean"] = best_above_mean(rewards, batch.pairs is not None)
-    seconds = {"evaluate": round(evaluated - started, 4), "update": round(updated - evaluated, 4)}
     metrics: dict[str, Any] = {
         "generation": generation,
         **population_metrics(rewards, outcomes),
         **centre_metrics(outcomes, splits, tested),
         **drawn,
         "sigma": strategy.sigma_at(generation),
-        "learning_rate": strategy.learning_rate_at(generation),
+        "learning_rate": strategy.learning_rate_at(generation, state),
+    }
+    if watch is not None:
+        metrics |= watch.observe(theta, outcomes, metrics)
+    rollback = None if watch is None else watch.rollback(state)
+    if rollback is None:
+        after = next_state(pool, strategy, state, generation, advantages)
+    else:
+        metrics["rollback"], after = rollback
+    updated = time.perf_counter()
+    seconds = {"evaluate": round(evaluated - started, 4), "update": round(updated - evaluated, 4)}
+    metrics |= {
         "update_norm": update_norm(theta, after[THETA]),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,
         "workers": pool.workers,
-    }
-    metrics |= {
         "tokens": outcomes.tokens,
         "seconds": seconds,
         "tokens_per_second": round(outcomes.tokens / (evaluated - started), 1),
     }
-    return GenerationRecord(generation, state, after, outcomes, advantages, metrics)
+    last = generation == experiment.config.evolution.generations - 1
+    record = GenerationRecord(generation, state, after, outcomes, advantages, metrics, last)
+    if watch is None:
+        return record
+    guard, last = watch.guard.record(metrics.get("rollback")), last or watch.guard.stops
+    return replace(record, guard=guard, selected=watch.guard.selected, last=last)
 
 
 def next_state(
@@ -224,23 +241,6 @@ def next_state(
     if not advantages.any():
         return state
     return strategy.step(state, generation, pool.noise_sum(strategy.perturbation, generation, advantages))
-
-
-def _run_info(experiment: Experiment, run: RunDir, engine: EngineInfo, where: str, first: int) -> RunInfo:
-    layout = experiment.layout
-    return RunInfo(
-        path=run.path,
-        config=experiment.config,
-        first=first,
-        engine=engine,
-        where=where,
-        model=experiment.source.name,
-        prompts=experiment.prompts,
-        parameters=layout.size,
-        modules=len(layout.modules),
-        layers=len(layout.layers),
-        notes=[note for note in (experiment.source.note,) if note],
-    )
 
 
 def _how_to_resume(directory: RunDir, error: KeyboardInterrupt) -> str:

@@ -1,5 +1,7 @@
 """From the configuration as requested to the one that runs: `auto` resolved, paths made absolute."""
 
+import logging
+
 from es_ray.config import BUNDLED, Config
 from es_ray.engines.registry import ANYWHERE, AUTO, ENGINES, Machine, automatic, engine_spec, is_installed
 from es_ray.engines.spec import EngineSpec
@@ -7,6 +9,8 @@ from es_ray.errors import UserError
 from es_ray.imports import absolute, forget_changed
 from es_ray.models import ModelSource
 from es_ray.tasks.data import absolute_data
+
+log = logging.getLogger(__name__)
 
 
 def resolve_config(config: Config) -> Config:
@@ -23,6 +27,9 @@ def resolve_config(config: Config) -> Config:
     values: dict[str, object] = {"engine__kind": kind}
     if config.engine.rows == "auto":
         values["engine__rows"] = spec.rows
+    if config.evaluation.kl_every is not None and not spec.log_probs:
+        log.info("engine.kind: %s gives no log-probabilities, so no KL is measured", spec.name)
+        values["evaluation__kl_every"] = None
     if workers == "auto" and config.cluster.address is None:
         values["cluster__workers"] = _workers_here(config, spec)
     elif workers == 0 and config.cluster.address is not None:

@@ -145,7 +145,7 @@ def table_spec(table: Table | Path) -> EngineSpec:
     def gpus(engine: EngineConfig, available: bool) -> int:
         return 0
 
-    return EngineSpec("table", load, gpus, check=check, weights_in_memory=False)
+    return EngineSpec("table", load, gpus, check=check, weights_in_memory=False, log_probs=False)
 
 
 def _is_pair(answers: object) -> bool:

@@ -74,3 +74,16 @@ def test_the_default_run_learns_in_four_of_five_seeds(tmp_path):
             and centre["correct"] >= 6 / 8
         )
     assert sum(learnt.values()) >= 4, learnt
+
+
+def test_the_guard_has_nothing_to_say_of_the_default_run(tmp_path, cli):
+    ended = cli("run", "--local", "--generations", 25, "--output", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    lines = json_lines(tmp_path / "run/metrics.jsonl")
+    assert [line["verdicts"] for line in lines] == [[]] * 25
+    assert lines[-1]["centre_reward"] > lines[0]["centre_reward"] + 50  # it has learnt all the same
+    for word in ("verdict", "broken", "calibrate"):
+        assert word not in ended.out
+    assert [line["generation"] for line in lines if "kl" in line] == [0, 10, 20]
+    assert 0 < lines[0]["kl"] < lines[10]["kl"] < lines[20]["kl"]
+    assert 0 < lines[0]["drift"] < lines[-1]["drift"] < 1

@@ -556,7 +556,9 @@ def test_replace_changes_dotted_keys_and_checks_them():
 def test_yaml_is_plain():
     tree = yaml.safe_load(Config().to_yaml())
     assert tree.pop("format") == FORMAT
-    assert list(tree)[:7] == ["model", "lora", "init", "evolution", "task", "evaluation", "engine"]
+    assert list(tree)[:8] == [
+        "model", "lora", "init", "evolution", "task", "evaluation", "guard", "engine",
+    ]  # fmt: skip
     assert Config.parse(tree) == Config()
 
 

@@ -41,7 +41,7 @@ METRICS = {
     "generation", "reward_mean", "reward_std", "reward_best", "reward_worst", "best_index", "centre_reward",
     "centre_correct", "centre_exact", "test_reward", "test_correct", "test_exact", "completion_length",
     "truncated", "members_correct", "members_exact", "update_norm", "zero_variance", "redispatched",
-    "workers", "tokens", "seconds", "tokens_per_second",
+    "workers", "tokens", "seconds", "tokens_per_second", "drift", "verdicts",
 }  # fmt: skip
 EXAMPLE = {"prompt", "target", "completion", "reward", "correct", "exact", "tokens", "finish"}
 
@@ -107,6 +107,7 @@ def centre_before(rebuilt: Path, generation: int) -> dict[str, np.ndarray]:
 def test_the_run_directory_holds_the_documented_files(finished):
     adapter = {"adapter_model.safetensors", "adapter_config.json", "README.md"}
     wanted = {"config.yaml", "environment.json", "metrics.jsonl", "test_results.json", "plots/latest.png"}
+    wanted.add("selected.json")
     for generation in range(GENERATIONS):
         folder = f"generations/{generation:04d}"
         wanted |= {
@@ -135,7 +136,7 @@ def test_every_generation_has_a_line_with_all_metrics(finished):
     lines = metrics(finished.path)
     assert [line["generation"] for line in lines] == list(range(GENERATIONS))
     for line in lines:
-        assert set(line) == METRICS
+        assert set(line) == METRICS | ({"kl"} if line["generation"] % 10 == 0 else set())
         assert set(line["seconds"]) == {"evaluate", "update", "record", "total"}
         assert (line["workers"], line["redispatched"]) == (1, 0)
         seconds = line["seconds"]
@@ -248,9 +249,9 @@ def test_a_line_of_metrics_describes_the_centre_that_its_members_started_from(fi
         assert rewards_and_correct(model, "test") == (line["test_reward"], line["test_correct"])
 
 
-def test_the_final_results_are_those_of_base_centre_and_best(finished, rebuilt):
+def test_the_final_results_are_those_of_base_centre_best_and_selected(finished, rebuilt):
     results = json.loads((finished.path / "test_results.json").read_text())
-    assert set(results) == {"base", "centre", "best"}
+    assert set(results) == {"base", "centre", "best", "selected"}
     lines = metrics(finished.path)
     generation = max(range(GENERATIONS), key=lambda g: (lines[g]["reward_best"], -g))
     index = lines[generation]["best_index"]
@@ -259,6 +260,11 @@ def test_the_final_results_are_those_of_base_centre_and_best(finished, rebuilt):
         "centre": plain_peft.adapted_model(finished.path / f"generations/{GENERATIONS - 1:04d}/adapter"),
         "best": plain_peft.adapted_model(rebuilt / f"{generation}-{index}"),
     }
+    selected = json.loads((finished.path / "selected.json").read_text())["generation"]
+    assert results["selected"]["generation"] == selected
+    if selected >= 0:  # the start is checked where it is selected, in tests/judge
+        folder = rebuilt / f"{selected}-centre"
+        models["selected"] = plain_peft.adapted_model(folder)
     for name, model in models.items():
         result = results[name]
         assert {"reward", "correct", "exact", "examples"} <= set(result)

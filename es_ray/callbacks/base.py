@@ -10,6 +10,7 @@ from typing import Any
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
+from es_ray.experiment import Experiment
 from es_ray.lora.noise_report import NoiseReport
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,27 @@ class RunInfo:
     noise: NoiseReport | None = None
 
 
+def run_info(
+    experiment: Experiment, path: Path, engine: EngineInfo, where: str, first: int, noise: NoiseReport
+) -> RunInfo:
+    """The RunInfo of an experiment; path: the run directory; the rest as there."""
+    layout = experiment.layout
+    return RunInfo(
+        path=path,
+        config=experiment.config,
+        first=first,
+        engine=engine,
+        where=where,
+        model=experiment.source.name,
+        prompts=experiment.prompts,
+        parameters=layout.size,
+        modules=len(layout.modules),
+        layers=len(layout.layers),
+        notes=[note for note in (experiment.source.note,) if note],
+        noise=noise,
+    )
+
+
 class Callback:
     """Listens to a run: override any of the methods. They are called in the driver's main thread.
 
@@ -64,9 +86,10 @@ class Callback:
         metrics: its line of metrics.jsonl, without seconds.record: generation, reward_mean, reward_std,
         reward_best, reward_worst, best_index, completion_length, truncated, members_<metric>, centre_reward,
         centre_<metric>, test_reward and test_<metric> (None where not asked), sigma (the geometric mean
-        over the adapted matrices), learning_rate, update_norm, zero_variance, redispatched, workers, tokens,
-        seconds, tokens_per_second. Beside these, not in the file:
-        changed_members, the share of members that answer differently from the centre, and distinct_members,
+        over the adapted matrices), learning_rate, kl (absent where not measured), drift, verdicts (of the
+        guard on that centre), rollback (the generation gone back to; else absent), update_norm,
+        zero_variance, redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the
+        file: changed_members, the share of members that answer differently from the centre, and distinct_members,
         how many different sets of answers the members have; both only where the answers can be compared, so
         not where they are sampled, nor with task.batch_by: member.
         """
@@ -78,7 +101,7 @@ class Callback:
         """
 
     def on_final_evaluation(self) -> None:
-        """The last generation is recorded; now base, centre and best member answer the test prompts."""
+        """The last generation is recorded; the final evaluation on the test prompts begins."""
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """The run is complete; results: as in test_results.json."""

@@ -10,7 +10,17 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from es_ray.callbacks.base import Callback, RunInfo
-from es_ray.callbacks.lines import Line, base_lines, generation_line, head, no_spread, prose, rows
+from es_ray.callbacks.lines import (
+    Line,
+    base_lines,
+    generation_line,
+    head,
+    no_spread,
+    prose,
+    rows,
+    selected_lines,
+    watched_lines,
+)
 from es_ray.callbacks.progress_bars import ProgressBars
 from es_ray.judge.table import comparison_table
 
@@ -56,6 +66,8 @@ class TerminalConsole(Callback):
         self._run: RunInfo | None = None
         self._bars: ProgressBars | None = None
         self._explained = False
+        self._verdicts: Sequence[str] = ()
+        self._last = -1
         self._handler = _Lines(self._line)
         self._level_before = logging.NOTSET
         self._listen()  # workers may warn before a run starts
@@ -63,7 +75,7 @@ class TerminalConsole(Callback):
     def on_run_start(self, run: RunInfo) -> None:
         """Print what runs where."""
         self._listen()  # again, for a second run
-        self._run, self._explained = run, False
+        self._run, self._explained, self._verdicts, self._last = run, False, (), run.first - 1
         for line in head(run):
             self._line(line)
         for note in [*self._notes, *run.notes]:
@@ -85,6 +97,9 @@ class TerminalConsole(Callback):
         """Print a line for the generation, and once why there was no step."""
         assert self._run is not None
         self._line(generation_line(metrics))
+        for line in watched_lines(metrics, self._verdicts):
+            self._line(line)
+        self._verdicts, self._last = metrics.get("verdicts", ()), metrics["generation"]
         if metrics["zero_variance"] and not self._explained:
             self._line(no_spread(metrics, self._run.config))
             self._explained = True  # once is enough
@@ -95,17 +110,18 @@ class TerminalConsole(Callback):
 
     def on_final_evaluation(self) -> None:
         """Announce the final evaluation."""
-        self._line(prose("evaluating base, centre and best member on the test prompts"))
+        self._line(prose("evaluating base, last and selected centre and best member on the test prompts"))
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
         """Print the table, what was written, and what to do next."""
         self._end_bars()
         assert self._run is not None
-        path, last = self._run.path, self._run.config.evolution.generations - 1
+        path, last = self._run.path, self._last
         self._out.print(comparison_table(results, "test split"))
         for line in (
             f"wrote {path}",
             f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}",
+            *selected_lines(results, path, last),
             f"  plot    {path / 'plots' / 'latest.png'}",
             f"next: es-ray evaluate {path} --split train",
         ):

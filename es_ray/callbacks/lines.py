@@ -1,6 +1,7 @@
 """The lines that a run prints. A line is its parts: a terminal breaks it between two, never within one."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
@@ -13,6 +14,8 @@ from es_ray.judge.table import formatted, watched_metric
 from es_ray.lora.noise_report import NoiseReport, Spread
 
 Line = Sequence[str]
+DRIFT_EVERY = 10
+"""Generations after which the drift is shown where no KL is measured."""
 INDENT = "    "
 """In front of what does not fit in a line's first row."""
 
@@ -76,10 +79,30 @@ def generation_line(metrics: Mapping[str, Any]) -> Line:
     seconds = metrics["seconds"]["total"]
     end = f"{seconds:.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}s"
     if metrics["test_reward"] is not None:
-        centre = f"@{metrics['generation'] - 1}" if metrics["generation"] else "@start"
         shown = f" {formatted(name, metrics[f'test_{name}'])}" if name is not None else ""
-        end = f"test{centre} {formatted('reward', metrics['test_reward'])}{shown} {end}"
+        end = f"test{_centre(metrics)} {formatted('reward', metrics['test_reward'])}{shown} {end}"
     return [*line, end]
+
+
+def watched_lines(metrics: Mapping[str, Any], before: Sequence[str]) -> list[Line]:
+    """KL and drift where they are due, and the verdicts that are new; before: the last generation's."""
+    found: list[Line] = []
+    if "drift" in metrics and ("kl" in metrics or metrics["generation"] % DRIFT_EVERY == 0):
+        kl = [f"KL to base {metrics['kl']:.3g},"] if "kl" in metrics else []
+        found.append([f"  centre{_centre(metrics)}:", *kl, f"drift {metrics['drift']:.2%}"])
+    known = {verdict.partition(":")[0] for verdict in before}
+    for verdict in metrics.get("verdicts", ()):
+        if verdict.partition(":")[0] not in known:  # once is enough
+            found.append(prose(f"  warning: the centre{_centre(metrics)} has a verdict: {verdict}"))
+    if "rollback" in metrics:
+        where = "start" if metrics["rollback"] < 0 else f"centre after generation {metrics['rollback']}"
+        found.append(prose(f"  back to the {where}, with half the learning rate (guard.action rollback)"))
+    return found
+
+
+def _centre(metrics: Mapping[str, Any]) -> str:
+    """Which centre a generation starts from."""
+    return f"@{metrics['generation'] - 1}" if metrics["generation"] else "@start"
 
 
 def no_spread(metrics: Mapping[str, Any], config: Config) -> Line:
@@ -192,3 +215,17 @@ def _si(number: int) -> str:
         if number >= size:
             return f"{number / size:.2f} {letter}"
     return str(number)
+
+
+def selected_lines(results: Mapping[str, Any], path: Path, last: int) -> list[str]:
+    """Where the selected centre is, if it is not the last one; results: as in test_results.json."""
+    generation = results.get("selected", {}).get("generation", last)
+    if generation == last:
+        return []
+    adapter = path / "generations" / f"{generation:04d}" / "adapter"
+    if generation >= 0 and adapter.is_dir():
+        return [f"  selected: generation {generation}, adapter {adapter}"]
+    if generation >= 0:
+        command = f"es-ray member {path} --generation {generation} --centre --output FOLDER"
+        return [f"  selected: generation {generation}, adapter by {command}"]
+    return ["  selected: the start, from before the first update"]

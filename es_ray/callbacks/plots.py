@@ -84,6 +84,7 @@ class ProgressPlots(Callback):
         self._every = 1
         self._final = 0
         self._drawn = -math.inf
+        self._recorded = self._latest = -1
 
     def on_run_start(self, run: RunInfo) -> None:
         """Start the process, and draw the last generation if a killed driver did not."""
@@ -96,12 +97,15 @@ class ProgressPlots(Callback):
 
     def on_generation_recorded(self, generation: int) -> None:
         """Draw it, if it is due."""
+        self._recorded = generation
         due = generation % self._every == 0 and time.monotonic() - self._drawn >= PAUSE
         if due or generation == self._final:
             self._draw(generation)
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
-        """Wait until everything is drawn."""
+        """Draw the last generation, where the run ended early, and wait until everything is drawn."""
+        if self._latest < self._recorded:
+            self._draw(self._recorded)
         if self._process is not None:
             self._process.finish()
 
@@ -114,6 +118,7 @@ class ProgressPlots(Callback):
     def _draw(self, generation: int) -> None:
         if self._process is not None:
             self._process.draw(generation)
+            self._latest = generation
             self._drawn = time.monotonic()
 
 

@@ -20,6 +20,8 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", 
 
 MOST_MARKS, FEW = 60, 20
 """Most generations whose points are marked: more would make a thick line; of thin curves fewer."""
+DISTANCES = {"kl": "KL to base", "drift": "drift"}
+"""How far the centre is from the base model: keys of metrics.jsonl, where measured, and their panels."""
 MOST_METRICS = 4
 """Most metrics with a panel; with more, none would be readable."""
 
@@ -27,27 +29,33 @@ MOST_METRICS = 4
 def evolution_progress(
     metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None, title: str, path: Path
 ) -> None:
-    """Draw the reward and each of the task's metrics over generations into a PNG.
+    """Draw the reward, each of the task's metrics, and KL and drift over generations into a PNG.
 
-    metrics: lines of metrics.jsonl; base: the base model's reward and metrics by split, drawn as lines.
+    Generations with a verdict of the guard are marked, and rollbacks. metrics: lines of metrics.jsonl; base:
+    the base model's reward and metrics by split, drawn as lines.
     """
     names = metric_names(metrics[-1])[:MOST_METRICS]
-    height = 5.2 + 1.7 * len(names)
+    distances = [key for key in DISTANCES if any(line.get(key) is not None for line in metrics)]
+    below = len(names) + len(distances)
+    height = 5.2 + 1.7 * below
     with matplotlib.rc_context({"font.size": 11, "legend.fontsize": 10, "legend.frameon": False}):
         figure = Figure(figsize=(9, height), dpi=110, layout="constrained")
-        panels = figure.subplots(
-            1 + len(names), 1, sharex=True, height_ratios=[3, *[1.1] * len(names)], squeeze=False
-        )
-        rewards, *shares = panels[:, 0]
+        panels = figure.subplots(1 + below, 1, sharex=True, height_ratios=[3, *[1.1] * below], squeeze=False)
+        rewards, shares = panels[0, 0], panels[1 : 1 + len(names), 0]
         x = np.array([line["generation"] for line in metrics])
         _draw_rewards(rewards, x, metrics, base)
         figure.suptitle(title, fontsize=12)
         for panel, name in zip(shares, names, strict=True):
             _draw_metric(panel, x, metrics, name)
-        for panel in (rewards, *shares):
+        for panel, key in zip(panels[1 + len(names) :, 0], distances, strict=True):
+            _draw_distance(panel, x, metrics, key)
+        for panel in panels[:, 0]:
+            _mark_verdicts(panel, metrics, labelled=panel is rewards)
+        _legend(rewards, 4)
+        for panel in panels[:, 0]:
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
-        if shares:  # their curves are the same two
+        if len(shares):  # their curves are the same two
             _legend(shares[0], 2)
         lowest = panels[-1, 0]
         lowest.set_xlabel("generation")
@@ -100,7 +108,6 @@ def _draw_rewards(
     if cut.any():
         _cut(panel, x, cut, np.concatenate([best, mean, worst, test, lines]), floor)
     panel.set_ylabel("reward")
-    _legend(panel, 4)
 
 
 def _floor(
@@ -134,6 +141,29 @@ def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]
         panel.set_ylim(-0.05, 1.05)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
     panel.set_ylabel(name)
+
+
+def _draw_distance(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], key: str) -> None:
+    values = _column(metrics, key)
+    there = ~np.isnan(values)
+    panel.plot(x[there], values[there], color=GREY, lw=1.8, **_marks(x[there], "o", 3.5, MOST_MARKS))
+    panel.set_ylim(bottom=0)
+    if key == "drift":
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.set_ylabel(DISTANCES[key])
+
+
+def _mark_verdicts(panel: Axes, metrics: Sequence[Mapping[str, Any]], labelled: bool) -> None:
+    """Shade the generations whose centre has a verdict, and draw a line where the run went back."""
+    labels = {"verdict": "verdict of the guard", "rollback": "back to the selected centre"}
+    for line in metrics:
+        at = line["generation"]
+        if line.get("verdicts"):
+            label = labels.pop("verdict", None) if labelled else None
+            panel.axvspan(at - 0.5, at + 0.5, color=ORANGE, alpha=0.18, lw=0, label=label)
+        if "rollback" in line:
+            label = labels.pop("rollback", None) if labelled else None
+            panel.axvline(at + 0.5, color=ORANGE, ls=(0, (1, 1)), lw=1.6, label=label)
 
 
 def _marks(x: np.ndarray, marker: str, size: float = 4, most: int = FEW) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The configuration: its sections, where values come from, and presets."""
 
+from es_ray.config.guard import GuardConfig
 from es_ray.config.loading import (
     DEFAULT_PRESET,
     GENERAL_PRESET,
@@ -26,6 +27,7 @@ __all__ = [
     "EngineConfig",
     "EvaluationConfig",
     "EvolutionConfig",
+    "GuardConfig",
     "InitConfig",
     "LoraConfig",
     "ModelConfig",

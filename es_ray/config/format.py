@@ -60,6 +60,7 @@ FORMER_DEFAULTS: Final[dict[str, Any]] = {
         "noise": {"kind": "per-layer", "fraction": 0.1, "multiplier": 22.0},
     },
     "task": {"batch": None},
+    "evaluation": {"kl_every": None},
 }
 """What keys that a run's file may lack meant when it was written, where the default is another one today."""
 

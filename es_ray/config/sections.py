@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from es_ray.config.fields import Count, Positive, Section
 from es_ray.config.format import FORMAT
+from es_ray.config.guard import GuardConfig
 from es_ray.config.messages import one_line
 from es_ray.config.model import InitConfig, LoraConfig, ModelConfig
 from es_ray.config.noise import ALL, KEYS, default, kind_of, layered, set_keys
@@ -184,6 +185,7 @@ class Config(Section):
     evolution: EvolutionConfig = EvolutionConfig()
     task: TaskConfig = TaskConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    guard: GuardConfig = GuardConfig()
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
@@ -203,6 +205,15 @@ class Config(Section):
             raise ValueError(
                 f"evolution.prompt_normalization: {normalization} compares all members on the same prompts, "
                 "but task.batch_by: member gives each pair its own; use none, or batch_by: generation"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kl_to_limit(self) -> "Config":
+        if self.guard.max_kl is not None and self.evaluation.kl_every is None:
+            raise ValueError(
+                f"guard.max_kl: {self.guard.max_kl:g} has no effect where no KL is measured; "
+                "set evaluation.kl_every"
             )
         return self
 

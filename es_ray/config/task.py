@@ -86,8 +86,11 @@ class TaskConfig(Section):
 class EvaluationConfig(Section):
     """How often, in generations, the centre also answers the test prompts, and the validation prompts.
 
-    examples: how many of each are asked during a run, the first ones of the file (None: all).
+    examples: how many of each are asked during a run, the first ones of the file (None: all). kl_every: how
+    often the centre's KL to the base model is measured, on the first 16 of the validation prompts, or of the
+    generation's training prompts (None: never).
     """
 
     every: Count = 1
     examples: Count | None = None
+    kl_every: Count | None = 10

@@ -78,8 +78,8 @@ class EngineInfo:
     """What an engine reports about itself after loading its weights.
 
     mean_abs, frobenius: mean|W| and ||W||_F of each adapted module's base weight, in the layout's order, the
-    latter for relative noise (an engine without it runs with other kinds); parameters: how many the model
-    has; device, dtype: names for display, dtype as torch spells it.
+    latter for relative noise and for the drift (an engine without it runs with other kinds of noise);
+    parameters: how many the model has; device, dtype: names for display, dtype as torch spells it.
     """
 
     mean_abs: tuple[float, ...]

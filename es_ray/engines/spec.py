@@ -53,6 +53,7 @@ class EngineSpec:
     needs_shm: whether it fails where /dev/shm is small.
     exact_replay: whether its noise sums have the bits of `Perturbation.noise_sum`, so that a pruned state can
     be computed again to the byte; where not, states are never pruned.
+    log_probs: whether it gives log-probabilities; without them evaluation.kl_every measures nothing.
     """
 
     name: str
@@ -66,3 +67,4 @@ class EngineSpec:
     weights_in_memory: bool = True
     needs_shm: bool = False
     exact_replay: bool = True
+    log_probs: bool = True

@@ -9,14 +9,19 @@ from numpy.typing import NDArray
 
 from es_ray.engines.base import CENTRE
 from es_ray.errors import RunError
+from es_ray.evaluation.degenerate import AnswerCounts
 from es_ray.evaluation.shard_outcomes import SUMMARY_DTYPE, ShardOutcome, json_text
 from es_ray.experiment import SPLITS
 
 
 class Outcomes:
-    """The results of an evaluation. Raises RunError if shards have different metrics."""
+    """The results of an evaluation. Raises RunError if shards have different metrics.
 
-    def __init__(self, parts: Sequence[ShardOutcome]) -> None:
+    kl: the centre's KL to the base model, None where it was not measured.
+    """
+
+    def __init__(self, parts: Sequence[ShardOutcome], kl: float | None = None) -> None:
+        self.kl = kl
         # np.concatenate is slow at finding that all have the same fields
         self._summaries = np.frombuffer(
             b"".join(part.summaries.tobytes() for part in parts), dtype=SUMMARY_DTYPE
@@ -58,6 +63,15 @@ class Outcomes:
         starts = np.cumsum(counts) - counts
         prompts = np.arange(counts[self._members[0]])
         return self._prompt_rewards[starts[self._members][:, None] + prompts]
+
+    def answer_counts(self, index: int, split: str) -> AnswerCounts:
+        """What a candidate's answers on a split are like."""
+        row = self._summaries[self._row(index, split)]
+        return AnswerCounts(*(int(row[name]) for name in AnswerCounts._fields))
+
+    def member_counts(self) -> AnswerCounts:
+        """The sums of all members' counts on the training split."""
+        return AnswerCounts(*(int(self.members[name].sum()) for name in AnswerCounts._fields))
 
     def answer_spread(self) -> dict[str, float]:
         """How far the members' answers to the training prompts go apart.

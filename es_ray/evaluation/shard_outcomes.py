@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from es_ray.engines.base import candidate_name
 from es_ray.errors import ScoreError
+from es_ray.evaluation.degenerate import Answer, count_answers
 from es_ray.experiment import SPLITS
 
 SUMMARY_DTYPE = np.dtype(
@@ -25,6 +26,9 @@ SUMMARY_DTYPE = np.dtype(
         ("characters", np.int64),
         ("tokens", np.int64),
         ("truncated", np.int64),
+        ("empty", np.int64),  # these as AnswerCounts has them
+        ("looping", np.int64),
+        ("same", np.int64),
     ]
 )
 """A summary of a candidate's answers on one split."""
@@ -114,6 +118,9 @@ class ShardOutcome:
 
 
 def _summary(index: int, split: str, prompts: int, samples: Sequence[Sample]) -> tuple[float, ...]:
+    counts = count_answers(
+        [Answer(s.prompt, s.target, s.completion, s.metrics, s.finish_reason == "length") for s in samples]
+    )
     return (
         index,
         SPLITS.index(split),
@@ -123,7 +130,10 @@ def _summary(index: int, split: str, prompts: int, samples: Sequence[Sample]) ->
         len(samples),
         sum(len(sample.completion) for sample in samples),
         sum(sample.tokens for sample in samples),
-        sum(sample.finish_reason == "length" for sample in samples),
+        counts.truncated,
+        counts.empty,
+        counts.looping,
+        counts.same,
     )
 
 

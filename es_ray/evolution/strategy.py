@@ -1,7 +1,8 @@
 """The Evolution Strategy: the population to evaluate, and the step from its advantages.
 
 Salimans et al. 2017 (arXiv 1703.03864) in the form of arXiv 2509.24372. The state is a dict of named arrays:
-`theta`, the centre, float32, shape [P], and the optimizer's arrays, as `optimizer.<name>`.
+`theta`, the centre, float32, shape [P], the optimizer's arrays, as `optimizer.<name>`, and after a rollback
+`learning_rate_factor`.
 """
 
 import math
@@ -23,6 +24,8 @@ from es_ray.evolution.schedules import CONSTANT, Schedule
 State = Mapping[str, NDArray[Any]]
 
 THETA: Final = "theta"
+LEARNING_RATE_FACTOR: Final = "learning_rate_factor"
+"""By which the learning rate is multiplied, float64; not in the state before the first rollback."""
 _OPTIMIZER: Final = "optimizer."
 STORABLE: Final = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 """Dtypes of arrays that an optimizer may keep."""
@@ -75,9 +78,11 @@ class Strategy:
             theta += np.float32(0)  # 0 x a negative normal is -0
         return theta
 
-    def learning_rate_at(self, generation: int) -> float:
-        """Alpha in a generation."""
-        return self.learning_rate * self.learning_rate_schedule.factor(generation)
+    def learning_rate_at(self, generation: int, state: State) -> float:
+        """Alpha in a generation; state: before its step, which knows of rollbacks."""
+        rate = self.learning_rate * self.learning_rate_schedule.factor(generation)
+        factor = state.get(LEARNING_RATE_FACTOR)
+        return rate if factor is None else rate * float(factor)
 
     def sigma_at(self, generation: int) -> float:
         """Sigma in a generation as one number: the geometric mean over the matrices that have noise."""
@@ -130,7 +135,7 @@ class Strategy:
         if direction.vector.shape != theta.shape:
             shapes = f"{direction.vector.shape} for theta of {theta.shape}"
             raise RunError(f"{self._rule}: its direction has the shape {shapes}")
-        step = np.float32(self.learning_rate_at(generation) / direction.divisor)
+        step = np.float32(self.learning_rate_at(generation, state) / direction.divisor)
         decay = np.float32(self.weight_decay)
         sigma = self.perturbation.scale(generation)
         scale = sigma if self.update_scale == "sigma" else None
@@ -146,7 +151,16 @@ class Strategy:
             if decay:  # as a pull: theta_init + (1 - lambda) (theta - theta_init) would round at each step
                 moved -= decay * (theta[start:stop] - self._theta_init[start:stop])
             after[start:stop] = theta[start:stop] + moved
-        return self._state(after, arrays, RunError)
+        return self._state(after, arrays, RunError) | _kept(state.get(LEARNING_RATE_FACTOR))
+
+    def rolled_back(self, state: State, theta: Vector) -> dict[str, NDArray[Any]]:
+        """The state of a run that goes on from an earlier centre, with half the learning rate.
+
+        state: before the rollback, of which only the learning rate's factor matters; theta: that centre,
+        shape [P]. The optimizer starts anew.
+        """
+        factor = float(state.get(LEARNING_RATE_FACTOR, np.float64(1.0))) / 2
+        return self._state(theta, self.optimizer.initial(len(theta)), RunError) | _kept(np.float64(factor))
 
     @cached_property
     def _theta_init(self) -> Vector:
@@ -173,3 +187,8 @@ class Strategy:
                 raise error(f"{self._rule}: {name.removeprefix(_OPTIMIZER)!r} is not finite after a step")
             array.setflags(write=False)
         return state
+
+
+def _kept(factor: Any) -> dict[str, NDArray[Any]]:
+    """The learning rate's factor in a state; none before the first rollback."""
+    return {} if factor is None else {LEARNING_RATE_FACTOR: np.asarray(factor, dtype=np.float64)}

@@ -1,4 +1,4 @@
-"""Base model, centre and best member side by side on one split."""
+"""Base model, centre, best member and selected centre side by side on one split."""
 
 from typing import Any
 
@@ -21,21 +21,22 @@ def compare(
     split: str,
     theta: Vector | None = None,
     on_progress: OnProgress = lambda done, total: None,
+    selected: int | None = None,
 ) -> dict[str, Any]:
-    """{base, centre, best}: each with its reward, the task's metrics, and examples.
+    """{base, centre, best, selected}: each with its reward, the task's metrics, and examples.
 
     centre is the one after that generation's update (theta, if given); best is the best member of all
-    generations up to it, with its generation and index. batch: has the split's examples. on_progress: called
-    with the completions of all three.
+    generations up to it, with its generation and index; selected is the centre after the generation of that
+    number, with it, left out for None. batch: has the split's examples. on_progress: called with the
+    completions of all of them.
     """
     theta = centre_after(run, strategy, generation) if theta is None else theta
     born, index = best_of(run.metrics(generation))
     noise = strategy.perturbation
     both = [Candidate(BASE, (split,)), Candidate(CENTRE, (split,))]
     each = batch.rows(CENTRE, (split,))
-    pair = pool.evaluate(
-        theta, noise, generation + 1, both, batch, lambda done, _: on_progress(done, 3 * each)
-    )
+    total = each * (3 if selected in (None, generation) else 4)
+    pair = pool.evaluate(theta, noise, generation + 1, both, batch, lambda done, _: on_progress(done, total))
     before = centre_after(run, strategy, born - 1)
     best = pool.evaluate(
         before,
@@ -43,7 +44,7 @@ def compare(
         born,
         [Candidate(index, (split,))],
         batch,
-        lambda done, _: on_progress(2 * each + done, 3 * each),
+        lambda done, _: on_progress(2 * each + done, total),
     )
     found = {"base": (pair, BASE), "centre": (pair, CENTRE), "best": (best, index)}
     results: dict[str, Any] = {
@@ -51,4 +52,17 @@ def compare(
         for name, (outcomes, who) in found.items()
     }
     results["best"] |= {"generation": born, "index": index}
+    if selected is not None:
+        outcomes = pair
+        if selected != generation:
+            outcomes = pool.evaluate(
+                centre_after(run, strategy, selected),
+                noise,
+                selected + 1,
+                [Candidate(CENTRE, (split,))],
+                batch,
+                lambda done, _: on_progress(3 * each + done, total),
+            )
+        answers = {"examples": outcomes.examples(CENTRE, split), "generation": selected}
+        results["selected"] = outcomes.summary(CENTRE, split) | answers
     return results

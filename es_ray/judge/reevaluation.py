@@ -67,7 +67,10 @@ def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
     rows = 2 * batch.rows(CENTRE, (split,))  # base model and centre; the best member comes after them
     with open_pool(config, past.experiment.workload_of(config.engine, rows)) as pool:
         past.check_weights(pool.start())
-        return compare(pool, past.run, past.strategy, batch, past.generation, split)
+        selected = past.run.selected()
+        if selected is not None and selected > past.generation:
+            selected = None  # there was no such centre yet
+        return compare(pool, past.run, past.strategy, batch, past.generation, split, selected=selected)
 
 
 @interrupts_once()

@@ -1,4 +1,4 @@
-"""Base, centre and best member side by side, for a terminal; and how metrics are shown everywhere."""
+"""The results of a run side by side, for a terminal; and how metrics are shown everywhere."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,12 +18,17 @@ NOT_METRICS: Final = RESERVED
 
 def comparison_table(results: Mapping[str, Any], title: str) -> Table:
     """Summary, then every completion; results: as in test_results.json."""
-    best = results["best"]
+    best, selected = results["best"], results.get("selected")
+    # the selected centre has a column of its own only if it is not the last one
+    same = selected is not None and selected["examples"] == results["centre"]["examples"]
     names = {
         "base": "base",
-        "centre": "centre",
+        "centre": "centre (also the selected one)" if same else "centre",
         "best": f"best (generation {best['generation']}, member {best['index']})",
     }
+    if selected is not None and not same:
+        number = selected["generation"]
+        names["selected"] = f"selected (generation {number})" if number >= 0 else "selected (the start)"
     table = Table(title=title, title_justify="left")
     table.add_column("", overflow="fold")
     for name in names.values():

@@ -111,6 +111,18 @@ class GenerationFolder:
         """The base model's reward and metrics by split, where the generation measured them."""
         return self._description["base"]
 
+    @property
+    def guard_reference(self) -> dict[str, Any] | None:
+        """The base model's answers, by which the guard judges; None in runs without a guard."""
+        found: dict[str, Any] | None = self._description.get("guard", {}).get("reference")
+        return found
+
+    @property
+    def rollback(self) -> int | None:
+        """The generation to whose centre this one went back, instead of an update; None if it did not."""
+        found: int | None = self._description.get("guard", {}).get("rollback")
+        return found
+
     @cached_property
     def _description(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._read(DESCRIPTION))
@@ -168,11 +180,17 @@ class Inputs:
 
 
 def write_state(
-    folder: Path, generation: int, state: State, inputs: Inputs, base: Mapping[str, Any] | None
+    folder: Path,
+    generation: int,
+    state: State,
+    inputs: Inputs,
+    base: Mapping[str, Any] | None,
+    guard: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state after a generation's update, with what else resuming and replaying need.
 
-    state: as `Strategy.step` returned it; base: as GenerationFolder returns it. Raises OSError.
+    state: as `Strategy.step` returned it; base: as GenerationFolder returns it; guard: its reference and
+    rollback, likewise, None in a run without one. Raises OSError.
     """
     save_file(dict(state), folder / STATE)
     description = {
@@ -185,6 +203,7 @@ def write_state(
         "weights": dict(inputs.weights),
         "examples": dict(inputs.examples),
         "base": base,
+        **({} if guard is None else {"guard": dict(guard)}),
     }
     write_json(folder / DESCRIPTION, description)
 

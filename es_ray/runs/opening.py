@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from es_ray.config import BUNDLED, RESUMABLE, Config, changed_bytes, differences
+from es_ray.config import BUNDLED, RESUMABLE, Config, GuardConfig, changed_bytes, differences
 from es_ray.errors import UserError
 from es_ray.imports import short_name
 from es_ray.runs.lock import holder
@@ -73,6 +73,10 @@ def open_for_resume(config: Config) -> RunDir:
             + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
             + f"; only {', '.join(key + '*' * key.endswith('.') for key in RESUMABLE)} may change"
         )
+    if config.guard != GuardConfig() and run.is_in_form_of_0_1_0():
+        raise UserError(
+            f"guard: {run.path} goes on in the form of version 0.1.0, which had no guard; leave it out"
+        )
     last = run.last_complete()
     if last >= config.evolution.generations:
         raise UserError(
@@ -83,6 +87,8 @@ def open_for_resume(config: Config) -> RunDir:
 
 
 def _warn_of_other_bytes(before: Config, after: Config) -> None:
+    if before.guard != after.guard:
+        log.warning("--resume with another guard: the run is the same as without the change up to here only")
     changed = changed_bytes(before, after)
     if changed:
         log.warning(

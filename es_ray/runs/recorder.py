@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ from es_ray.runs.run_dir import RunDir
 class GenerationRecord:
     """All that is known of a finished generation.
 
-    before, after: the state before its update and after it; metrics: its line, except for `record`.
+    before, after: the state before its update and after it; metrics: its line, except for `record`; last:
+    whether the run ends with it; guard: as for `write_state`; selected: for selected.json.
     """
 
     generation: int
@@ -35,6 +37,9 @@ class GenerationRecord:
     outcomes: Outcomes
     advantages: NDArray[np.float64]
     metrics: dict[str, Any]
+    last: bool
+    guard: Mapping[str, Any] | None = None
+    selected: Mapping[str, Any] | None = None
 
     @property
     def base(self) -> dict[str, dict[str, Any]] | None:
@@ -60,7 +65,6 @@ class Recorder:
         self._run = run
         self._output = experiment.config.output
         self._exact_replay = engine_spec(experiment.config.engine.kind).exact_replay
-        self._final = experiment.config.evolution.generations - 1
         self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
         self._old_form = old_form
         self._strategy = strategy
@@ -109,20 +113,22 @@ class Recorder:
             examples=generation % self._output.populations_every == 0,
         )
         write_population(tmp, lines)
-        if generation % self._output.adapters_every == 0 or generation == self._final:
+        if generation % self._output.adapters_every == 0 or record.last:
             self._writer.write(
                 record.after[THETA], tmp / ADAPTER, centre_card(record.metrics, self._reproduce)
             )
             index = record.metrics["best_index"]
             best = self._strategy.perturbation.member(record.before[THETA], generation, index)
             self._writer.write(best, tmp / BEST, best_card(record.metrics, self._reproduce))
-        write_state(tmp, generation, record.after, self._inputs, record.base)
+        write_state(tmp, generation, record.after, self._inputs, record.base, record.guard)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         line = append_json_line(
             self._run.metrics_file,
             version_0_1_0.metrics_line(record.metrics) if self._old_form else record.metrics,
         )
         publish(tmp, self._run.generation(generation), line)
+        if record.selected is not None:  # before pruning, which keeps its state
+            self._run.write_selected(record.selected)
         self._prune()
 
     def _prune(self) -> None:

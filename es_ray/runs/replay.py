@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,14 @@ def state_after(run: RunDir, strategy: Strategy, generation: int) -> Mapping[str
     )
     if updates:
         _warn_unless_exact(run.path)
-    for replayed, advantages in updates:
-        noise_sum = strategy.perturbation.noise_sum(replayed, advantages, 0, strategy.perturbation.size)
-        state = strategy.step(state, replayed, noise_sum)
+    for update in updates:
+        if update.rollback is not None:
+            state = strategy.rolled_back(state, centre_after(run, strategy, update.rollback))
+            continue
+        noise_sum = strategy.perturbation.noise_sum(
+            update.generation, update.advantages, 0, strategy.perturbation.size
+        )
+        state = strategy.step(state, update.generation, noise_sum)
     return state
 
 
@@ -41,15 +47,27 @@ def centre_after(run: RunDir, strategy: Strategy, generation: int) -> Vector:
     return state_after(run, strategy, generation)[THETA]
 
 
-def missing_updates(run: RunDir, generation: int) -> tuple[int, list[tuple[int, NDArray[np.float64]]]]:
-    """The last generation up to that one whose state is stored, and the updates since.
+@dataclass(frozen=True)
+class Update:
+    """What a generation did to the state: a step from its advantages, shape [N], or a rollback instead.
 
-    -1: none is. An update is its generation with its advantages, shape [N]; those that moved nothing are left
-    out.
+    rollback: the generation to whose centre it went back, None for a step.
+    """
+
+    generation: int
+    advantages: NDArray[np.float64]
+    rollback: int | None = None
+
+
+def missing_updates(run: RunDir, generation: int) -> tuple[int, list[Update]]:
+    """The last generation up to that one whose state is stored (-1: none is), and the updates since.
+
+    Those that moved nothing are left out.
     """
     start = next((g for g in range(generation, -1, -1) if run.generation_folder(g).has_state), -1)
-    updates = [(g, run.generation_folder(g).advantages()) for g in range(start + 1, generation + 1)]
-    return start, [(g, advantages) for g, advantages in updates if advantages.any()]
+    folders = {g: run.generation_folder(g) for g in range(start + 1, generation + 1)}
+    updates = [Update(g, folder.advantages(), folder.rollback) for g, folder in folders.items()]
+    return start, [each for each in updates if each.rollback is not None or each.advantages.any()]
 
 
 def has_exact_replay(run: RunDir) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from es_ray.errors import RunError, UserError
 from es_ray.evolution.strategy import State
@@ -63,3 +64,12 @@ def _check_examples(run: RunDir, generation: int, experiment: Experiment) -> Non
     for split, fingerprint in same.items():
         if folder.fingerprints.get(split) != fingerprint:
             raise UserError(f"task.{split}: not the examples that {run.path} was started with")
+
+
+def recorded_base(run: RunDir) -> dict[str, Any] | None:
+    """The base model's rewards of a run to resume: a damaged generation 0 must not stop it."""
+    try:
+        return run.base()
+    except RunError as error:
+        log.warning("%s; the base model's rewards are not shown", error)
+        return None

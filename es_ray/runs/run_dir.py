@@ -17,7 +17,7 @@ from es_ray.runs.lock import LOCK, RunLock
 
 log = logging.getLogger(__name__)
 
-_TMP = re.compile(r"\.(config\.yaml|environment\.json|metrics\.jsonl|test_results\.json)\.\d+")
+_TMP = re.compile(r"\.(config\.yaml|environment\.json|metrics\.jsonl|selected\.json|test_results\.json)\.\d+")
 """Names under which the run directory's own files are written, before they get theirs."""
 
 STATES_KEPT = 2
@@ -55,8 +55,13 @@ class RunDir:
 
     @property
     def test_results_file(self) -> Path:
-        """Base, centre and best member on the test split."""
+        """Base, centre, best member and selected centre on the test split."""
         return self.path / "test_results.json"
+
+    @property
+    def selected_file(self) -> Path:
+        """Which centre is the one to use, and why."""
+        return self.path / "selected.json"
 
     @property
     def plots(self) -> Path:
@@ -162,6 +167,21 @@ class RunDir:
         """The base model's {reward, correct, exact} by split, measured with generation 0."""
         return self.generation_folder(0).base if self.generation_folder(0).complete else None
 
+    def selected(self) -> int | None:
+        """The generation after which the selected centre came about (-1: the start); None in older runs."""
+        try:
+            found: int = json.loads(self.selected_file.read_text(encoding="utf-8"))["generation"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.selected_file}: torn or edited: it names no generation") from error
+        return found
+
+    def write_selected(self, record: Mapping[str, Any]) -> None:
+        """Write selected.json, unless it says the same already; raises OSError."""
+        if not self.selected_file.is_file() or json.loads(self.selected_file.read_text()) != record:
+            write_json(self.selected_file, record)
+
     def metrics(self, upto: int | None = None) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one for each generation, up to one of them.
 
@@ -190,7 +210,8 @@ class RunDir:
 
     def _cut(self, generation: int) -> None:
         """Remove everything newer than that generation, and what dead writers left behind."""
-        self.test_results_file.unlink(missing_ok=True)  # they belong to an earlier end of the run
+        for file in (self.test_results_file, self.selected_file):  # of an earlier end of the run
+            file.unlink(missing_ok=True)
         for tmp in (self.path / "generations").glob(".[0-9]*"):  # its writer died
             shutil.rmtree(tmp)
         folders = [f for f in (self.path / "generations").glob("[0-9]*") if f.name.isdecimal()]
@@ -210,16 +231,16 @@ class RunDir:
                 path.unlink()
 
     def prune(self, keep: int, *, states: bool) -> None:
-        """Drop adapters and states of all but the last `keep` generations and the best one.
+        """Drop adapters and states of all but the last `keep` generations, the best one and the selected one.
 
         states: whether states are dropped; only where a replay gives their bytes again. Completions and
         advantages stay, so that any member can still be rebuilt.
         """
         complete = self.complete_generations()
-        best = metrics_file.best_of(self.metrics())[0]
+        best, selected = metrics_file.best_of(self.metrics())[0], self.selected()
         for place, generation in enumerate(reversed(complete)):
             kept = {STATE} if place < STATES_KEPT or not states else set()
-            if place < keep or generation == best:
+            if place < keep or generation in (best, selected):
                 kept = {ADAPTER, BEST, STATE}
             elif generation == best - 1:  # the best member is made from the centre before its generation
                 kept = {STATE}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from es_ray.experiment import Experiment
 
@@ -21,16 +21,16 @@ def wrote(line: Mapping[str, Any]) -> bool:
     return "kl" in line and line["kl"] is None
 
 
-UNKNOWN = ("sigma", "learning_rate")
-"""Keys of metrics.jsonl that came later."""
+LATER: Final = ("sigma", "learning_rate", "kl", "drift", "verdicts")
+"""Keys that 0.1.0 did not write, besides members' metrics."""
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of metrics.jsonl as 0.1.0 wrote it: without members' metrics, `kl` before `update_norm`."""
+    """A line of metrics.jsonl as 0.1.0 wrote it: without what was added later, `kl` before `update_norm`."""
     line: dict[str, Any] = {}
     for key, value in metrics.items():
         if key == "update_norm":
             line["kl"] = None
-        if not key.startswith("members_") and key not in UNKNOWN:
+        if not key.startswith("members_") and key not in LATER:
             line[key] = value
     return line

@@ -75,12 +75,12 @@ class CallResult:
 
     start: an EngineInfo or a Failure, None for calls; results: those that are there, by the calls' numbers;
     failure: what ended the calls, and undone: then all whose results are still to come, the one that failed
-    first; made: how many calls were made in these seconds.
+    first; made: the calls that were made in these seconds.
     """
 
     start: EngineInfo | Failure | None = None
     results: Mapping[int, Any] = field(default_factory=dict)
     failure: Failure | None = None
     undone: tuple[int, ...] = ()
-    made: int = 0
+    made: tuple[int, ...] = ()
     seconds: float = 0.0

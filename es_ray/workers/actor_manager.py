@@ -187,7 +187,7 @@ class ActorManager:
         actor.owed = tuple(number for number in actor.owed if number not in results)
         failed, failure = pairs[-1] if pairs else (-1, None)
         if not isinstance(failure, Failure):
-            return CallResult(results=results, made=len(making), seconds=seconds)
+            return CallResult(results=results, made=making, seconds=seconds)
         undone = (failed, *(number for number in actor.owed if number != failed))
         actor.owed = ()
         if failure.kind == "internal":

@@ -13,6 +13,7 @@ from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.engines.registry import engine_spec
 from es_ray.evaluation import Candidate, Outcomes, Shard
+from es_ray.evaluation.kl import KlPrompts, kl_of
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.tasks.batches import Batch, Workload
 
@@ -86,6 +87,8 @@ class Pool(ABC):
     ) -> list[Any]:
         """The results of the calls, in order. A worker's method gets the shared arguments, then the call's.
 
+        Calls of one method follow each other.
+
         on_done: called as a call ends; on_rows: with how many completions the calls under way have made.
         """
 
@@ -103,10 +106,13 @@ class Pool(ABC):
         candidates: Sequence[Candidate],
         batch: Batch,
         on_progress: OnProgress = lambda done, total: None,
+        kl: KlPrompts | None = None,
     ) -> Outcomes:
         """Outcomes of all candidates. Raises RunError if one cannot be evaluated.
 
-        theta: the centre, shape [P]; batch: what the candidates are asked.
+        theta: the centre, shape [P]; batch: what the candidates are asked; kl: the prompts for which the
+        centre's KL to the base model is measured besides, by one of the workers: in batches of its own, so
+        that it changes nothing else.
         """
         size = self.config.engine.shard
         shards = [
@@ -116,6 +122,10 @@ class Pool(ABC):
             Call("evaluate", shard.packed(), shard, len(shard.candidates), shard.rows(batch))
             for shard in shards
         ]
+        if kl is not None:  # last: an engine that fails for it fails for the candidates too, which say whose
+            arguments = [generation, kl.split, list(kl.numbers)]
+            about = f"{kl} of generation {generation}"
+            calls.append(Call("kl", arguments, about, rows=len(kl.numbers)))
         done, shown, total = 0, 0, sum(call.rows for call in calls)
 
         def show(rows: int) -> None:
@@ -129,7 +139,10 @@ class Pool(ABC):
             show(0)
 
         show(0)
-        return Outcomes(self._map((theta, perturbation, batch), calls, count, show))
+        results = self._map((theta, perturbation, batch), calls, count, show)
+        if kl is None:
+            return Outcomes(results)
+        return Outcomes(results[:-1], kl_of(results[-1]))
 
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]

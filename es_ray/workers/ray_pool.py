@@ -144,15 +144,18 @@ class RayPool(Pool):
                 numbers: tuple[int, ...] = ()
                 if waiting:
                     fair = math.ceil(len(calls) / actors.ready)
-                    method = calls[0].method
-                    numbers = self._pace.next_chunk(waiting, failed, method, actors.ready, fair)
+                    method = calls[waiting[0]].method
+                    taken = self._pace.next_chunk(waiting, failed, method, actors.ready, fair)
+                    numbers = tuple(n for n in taken if calls[n].method == method)
+                    waiting.extendleft(reversed(taken[len(numbers) :]))
                 if numbers or actor.owed:
                     each = [(number, calls[number].arguments) for number in numbers]
                     complete = not waiting or any(number in failed for number in numbers)
-                    actors.submit(actor, calls[0].method, each, complete, *refs)
+                    method = calls[(numbers or actor.owed)[0]].method
+                    actors.submit(actor, method, each, complete, *refs)
             for ended in self._next(actors):
                 if ended.made:
-                    self._pace.note(calls[0].method, ended.seconds / ended.made)
+                    self._pace.note(calls[ended.made[0]].method, ended.seconds / len(ended.made))
                 for number, result in ended.results.items():
                     results[number] = result
                     on_done(calls[number])

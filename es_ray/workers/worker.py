@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from es_ray.config import Config
 from es_ray.engines import create_engine
-from es_ray.engines.base import Completion, Row, Sampling, Variant
+from es_ray.engines.base import CENTRE, Completion, Row, Sampling, Variant
 from es_ray.evaluation import Sample, Shard, ShardOutcome
 from es_ray.evolution.draws import sample_seeds
 from es_ray.evolution.noise import Noise
@@ -19,6 +19,7 @@ from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 from es_ray.tasks.base import Example, Score
 from es_ray.tasks.batches import Batch, Workload
+from es_ray.workers.kl import kl_sums
 from es_ray.workers.pending import Pending
 from es_ray.workers.scorer import PendingScores, Scorer
 
@@ -76,8 +77,7 @@ class Worker:
             self._scorer.submit(number, str(place.variant), place.example, text)
             self.on_rows(self._scorer.scored)
 
-        size = self._experiment.config.engine.rows
-        assert size != "auto"  # resolve_config has settled it
+        size = self._rows_at_once
         for low in range(0, len(places), size):
             rows = [self._row(place) for place in places[low : low + size]]
 
@@ -98,6 +98,34 @@ class Worker:
             return ShardOutcome.of(self.name, generation, answered)
 
         return UnscoredShard(self, self._scorer.pending(), outcome)
+
+    def kl(
+        self,
+        theta: Vector,
+        perturbation: Perturbation,
+        batch: Batch,
+        generation: int,
+        split: str,
+        numbers: list[int],
+    ) -> NDArray[np.float64]:
+        """`kl_sums` of the centre for prompts of a split; arguments as for `evaluate`."""
+        seeds = sample_seeds(perturbation.noise, generation, CENTRE, numbers, 1)[:, 0].tolist()
+        rows = [
+            Row(
+                Variant(CENTRE, generation),
+                self._token_ids(split, number, batch.examples[split][number]),
+                Sampling(seed),
+            )
+            for number, seed in zip(numbers, seeds, strict=True)
+        ]
+        positions = getattr(self._experiment.source.architecture, "max_position_embeddings", None)
+        return kl_sums(self._engine, theta, perturbation, rows, self._rows_at_once, positions, self.on_rows)
+
+    @property
+    def _rows_at_once(self) -> int:
+        size = self._experiment.config.engine.rows
+        assert size != "auto"  # resolve_config has settled it
+        return size
 
     def _places(self, shard: Shard, batch: Batch, noise: Noise) -> list[_Place]:
         """The completions that a shard consists of."""
@@ -126,14 +154,19 @@ class Worker:
         return [[Sampling(seed, task.temperature, task.top_p) for seed in row] for row in seeds]
 
     def _row(self, place: _Place) -> Row:
-        key = (place.split, place.number)
+        ids = self._token_ids(place.split, place.number, place.example)
+        return Row(place.variant, ids, place.sampling)
+
+    def _token_ids(self, split: str, number: int, example: Example) -> tuple[int, ...]:
+        """Token ids of a prompt, the number-th of its split."""
+        key = (split, number)
         if key not in self._prompt_ids:
-            ids = self._experiment.token_ids(place.example)
-            self._experiment.check_length(len(ids), place.example, "a prompt")
+            ids = self._experiment.token_ids(example)
+            self._experiment.check_length(len(ids), example, "a prompt")
             if len(self._prompt_ids) >= MOST_PROMPTS:
                 self._prompt_ids.clear()
             self._prompt_ids[key] = ids
-        return Row(place.variant, self._prompt_ids[key], place.sampling)
+        return self._prompt_ids[key]
 
     def noise_sum(
         self,

@@ -126,12 +126,16 @@ def test_nothing_is_printed_on_standard_error(finished):
 
 def test_the_end_shows_base_centre_and_best_what_was_written_and_what_comes_next(finished):
     results = json.loads((finished.path / "test_results.json").read_text())
-    for name in ("base", "centre", "best"):
+    for name in ("base", "centre", "best", "selected"):
         assert name in finished.out
         assert f" {formatted('reward', results[name]['reward'])} " in finished.out
         assert f"{results[name]['correct']:.0%}" in finished.out
     assert "What is the capital of" in finished.out
-    *_, written, adapter, plot, following = finished.out.splitlines()
+    lines = finished.out.splitlines()
+    *_, plot, following = lines
+    written, adapter, *selected = lines[next(i for i, line in enumerate(lines) if line[:6] == "wrote ") : -2]
+    last = results["selected"]["generation"] == GENERATIONS - 1
+    assert [line[:12] for line in selected] == ([] if last else ["  selected: "])
     assert str(finished.path) in written
     assert f"generations/{GENERATIONS - 1:04d}/adapter" in adapter
     assert "plots/latest.png" in plot
@@ -355,7 +359,11 @@ def test_from_python_it_prints_a_run_and_leaves_logging_as_it_was(finished, tmp_
             assert f"wrote {where}" in out
             assert out.count("warning: look here") == 1
             assert (list(logger.handlers), logger.propagate, logger.level) == before
-        assert records == ["look here"] * 2
+        junk = [text for text in records if text != "look here"]
+        assert records.count("look here") == 2
+        assert len(junk) == 4 and junk[1].endswith(
+            "es-ray calibrate --task conciseness --set task.max_new_tokens=40"
+        )
     finally:
         logger.removeHandler(mine)
 

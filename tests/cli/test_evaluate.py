@@ -63,7 +63,7 @@ def test_a_run_of_a_cluster_is_evaluated_here_by_another_engine(clusters, finish
     ended = cli("evaluate", clusters, "--engine", "transformers", "--json")
     assert ended.code == 0, ended.err
     assert ended.out == (finished.path / "test_results.json").read_text(encoding="utf-8")
-    assert list(json.loads(ended.out)) == ["base", "centre", "best"]
+    assert list(json.loads(ended.out)) == ["base", "centre", "best", "selected"]
     table = cli("evaluate", clusters, "--engine", "transformers", "--local")
     assert table.out.startswith("test split, after generation 3, answered by transformers")
     assert cli("evaluate", finished.path).out.startswith("test split, after generation 3 ")
@@ -112,7 +112,7 @@ def test_an_engine_that_may_end_its_process_runs_in_a_worker(copied, tmp_path, c
     run = recorded_as(copied, engine={"kind": kind}, cluster={"workers": 7, "address": "nowhere:1"})
     ended = cli("evaluate", run, "--json")
     assert ended.code == 0, ended.err
-    assert list(json.loads(ended.out)) == ["base", "centre", "best"]
+    assert list(json.loads(ended.out)) == ["base", "centre", "best", "selected"]
     assert int((tmp_path / "pid").read_text()) != os.getpid()
     refused = cli("evaluate", run, "--local")
     assert refused.code == 2

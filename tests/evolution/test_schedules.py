@@ -76,7 +76,7 @@ def test_a_step_takes_the_learning_rate_and_the_sigma_of_its_generation(update_s
             scale if update_scale == "sigma" else 1
         )
         assert np.allclose(s.step({THETA: theta}, generation, total)[THETA], wanted, atol=1e-6)
-        assert s.learning_rate_at(generation) == 0.5 * alpha.factor(generation)
+        assert s.learning_rate_at(generation, {}) == 0.5 * alpha.factor(generation)
 
 
 def test_sigma_as_one_number_is_the_geometric_mean_of_what_is_perturbed():

@@ -304,6 +304,8 @@ def test_the_engine_describes_the_model(setting):
         model.get_submodule(m.name).weight.double().abs().mean().item() for m in experiment.layout.modules
     ]
     assert engine.info.mean_abs == pytest.approx(wanted, rel=1e-6)
+    norms = [model.get_submodule(m.name).weight.double().norm().item() for m in experiment.layout.modules]
+    assert engine.info.norms == pytest.approx(norms, rel=1e-6)
     assert engine.info.dtype == "float16"
     if experiment.config.engine.tensor_parallel == 1:  # else what each GPU has a copy of counts twice
         assert engine.info.parameters == model.num_parameters()
@@ -324,7 +326,7 @@ def test_a_run_learns_and_writes_all_files(tmp_path):
     assert len(metrics) == 30
     assert metrics[-1]["centre_reward"] > metrics[0]["centre_reward"]
     results = json.loads((folder / "test_results.json").read_text())
-    assert set(results) == {"base", "centre", "best"}
+    assert set(results) == {"base", "centre", "best", "selected"}
     assert (folder / "plots/latest.png").is_file()
     assert (folder / "generations/0029/adapter/adapter_model.safetensors").is_file()
 

@@ -64,8 +64,9 @@ def best_generation(run: Path) -> int:
 def test_states_are_dropped_only_where_their_bytes_can_be_made_again(runs, name):
     run = runs[name]
     best, last = best_generation(run), GENERATIONS - 1
-    assert there(run, "adapter") == there(run, "best") == {best, last}
-    some = {g for g in (best - 1, best, last - 1, last) if g >= 0}
+    selected = json.loads((run / "selected.json").read_text())["generation"]
+    assert there(run, "adapter") == there(run, "best") == {best, last, selected} & set(range(GENERATIONS))
+    some = {g for g in (best - 1, best, selected, last - 1, last) if g >= 0}
     assert len(some) < GENERATIONS
     assert there(run, "state.safetensors") == (some if name == "EXACT" else set(range(GENERATIONS)))
 
@@ -157,7 +158,7 @@ def test_evaluate_warns_once_and_not_into_its_json(pruned):
     done = es_ray("evaluate", pruned, "--generation", 3, "--json")
     assert done.returncode == 0, done.stderr
     assert_one_warning(done.stderr, pruned)
-    assert list(json.loads(done.stdout)) == ["base", "centre", "best"]
+    assert list(json.loads(done.stdout)) == ["base", "centre", "best", "selected"]
 
 
 def test_an_exact_engines_replay_says_nothing(runs, rebuild):

@@ -1,0 +1,40 @@
+"""What a measurement of the centre's KL to the base model asks, and what is returned of it.
+
+KL(centre || base) per token, estimated on completions that are sampled from the centre at temperature 1, its
+full softmax: the mean over tokens of rho - 1 - log rho, rho = p_base / p_centre. Each term is at least 0, and
+their expectation is the KL, as that of rho - 1 is 0 (Schulman 2020, "Approximating KL divergence", k3).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_PROMPTS: Final = 16
+"""Prompts of a measurement: it costs as many sampled completions, and a reading of each by the base model."""
+
+
+@dataclass(frozen=True)
+class KlPrompts:
+    """The prompts that the centre completes for a measurement: their split, and their numbers in it."""
+
+    split: str
+    numbers: Sequence[int]
+
+    def __str__(self) -> str:
+        return "the KL of the centre"
+
+
+def kl_terms(base: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Each token's rho - 1 - log rho, from log-probabilities of the tokens that the centre sampled."""
+    log_rho = base.astype(np.float64) - centre.astype(np.float64)
+    return np.maximum(np.expm1(log_rho) - log_rho, 0.0)  # rounding may leave it at -1e-17
+
+
+def kl_of(sums: NDArray[np.float64]) -> float:
+    """The mean over all tokens; sums: of each prompt that of its terms, and its tokens, [prompts, 2]."""
+    terms, tokens = sums.T.tolist()
+    return math.fsum(terms) / math.fsum(tokens)

@@ -1,0 +1,17 @@
+"""The command that a run with broken members names."""
+
+from es_ray.config import load
+from es_ray.judge.calibrate_command import calibrate_command
+
+
+def test_it_has_the_runs_own_options():
+    assert calibrate_command(load()) == "es-ray calibrate --task conciseness"
+    config = load(
+        sets=["lora.layers=0-3", "task.batch=32", 'lora.target_modules=["q_proj", "v_proj"]'],
+        flags={"model.path": "a folder/model", "task.name": "numeric", "task.train": "train.jsonl"},
+    )
+    command = calibrate_command(config)
+    for part in ("--model 'a folder/model' --task numeric --train train.jsonl", "--set lora.layers=0-3",
+                 "--set task.batch=32", "--set 'lora.target_modules=[q_proj, v_proj]'"):  # fmt: skip
+        assert part in command
+    assert "evolution" not in command and "engine" not in command
