@@ -89,9 +89,9 @@ class Callback:
         over the adapted matrices), learning_rate, kl (absent where not measured), drift, verdicts (of the
         guard on that centre), rollback (the generation gone back to; else absent), update_norm,
         zero_variance, redispatched, workers, tokens, seconds, tokens_per_second. Beside these, not in the
-        file: changed_members, the share of members that answer differently from the centre, and distinct_members,
-        how many different sets of answers the members have; both only where the answers can be compared, so
-        not where they are sampled, nor with task.batch_by: member.
+        file: changed_members, the share of members that answer differently from the centre, and
+        distinct_members, how many different sets of answers the members have; both only where the answers
+        can be compared, so not where they are sampled, nor with task.batch_by: member.
         """
 
     def on_generation_recorded(self, generation: int) -> None:
