@@ -16,7 +16,7 @@ from tests.small_models import small_model
 POPULATION, GENERATIONS, SEED, STD, ALPHA, DECAY = 6, 6, 31, 0.2, 0.02, 0.125
 BETA1, BETA2, EPS = 0.8, 0.95, 1e-4
 SETTINGS = (
-    "--local", "--population", POPULATION, "--seed", SEED,
+    "--local", "--population", POPULATION, "--seed", SEED, "--set", "lora.form=both",
     "--set", f"evolution.noise.std={STD}",
     "--set", "evolution.noise.schedule={kind: linear, to: 0.5, over: 4}",
     "--set", f"evolution.learning_rate={ALPHA}",
@@ -136,8 +136,8 @@ def test_a_run_that_was_pruned_resumed_and_extended_has_the_same_bytes(extended,
 def test_the_past_does_not_depend_on_the_number_of_generations(options, run, tmp_path, cli):
     ended = cli("run", *options, "--generations", 2, "--output", tmp_path / "short")
     assert (
-        f"noise: constant, std {STD} (linear to 0.5 x over 4 generations); learning rate {ALPHA} in units of "
-        "sigma (cosine to 0.1 x over 8 generations), adam\n"
+        f"noise: constant, std {STD} (linear to 0.5 x over 4 generations) (set by you); learning rate {ALPHA} "
+        "in units of sigma (cosine to 0.1 x over 8 generations), adam\n"
     ) in ended.out
     for generation in range(2):
         name = "state.safetensors"

@@ -37,7 +37,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("centre")
     with LocalPool(config, experiment.workload) as pool:
         info = pool.start()
-        strategy = experiment.strategy(info.mean_abs)
+        strategy = experiment.strategy(info.mean_abs, info.frobenius)
         theta = strategy.perturbation.member(strategy.initial()["theta"], 0, 1)
         batch, prompts = experiment.batch(7), KlPrompts("test", list(range(8)))
         sampled = []
@@ -87,5 +87,5 @@ def test_completions_are_sampled_by_the_centres_own_seeds(measured):
 
 def test_a_limit_needs_a_measurement():
     with pytest.raises(UserError, match=r"guard\.max_kl: 0\.5 has no effect where no KL is measured"):
-        Config().replace(guard__max_kl=0.5)
-    assert Config().evaluation.kl_every is None
+        Config().replace(guard__max_kl=0.5, evaluation__kl_every=None)
+    assert Config().replace(guard__max_kl=0.5).evaluation.kl_every == 10
