@@ -64,7 +64,8 @@ def hacked(tmp_path_factory):
                 f"evolution.optimizer={engine}:HeavyBall",
             )
             in_process("run", "--preset", "tiny-chat-0.1.0", "--local", "--engine", f"{engine}:SPEC",
-                       "--population", POPULATION, "--seed", 1, "--generations", generations, *rule, *sets, "--output", path)  # fmt: skip
+                       "--population", POPULATION, "--seed", 1, "--generations", generations,
+                       *rule, *sets, "--output", path)  # fmt: skip
             made[name] = path
         return path
 

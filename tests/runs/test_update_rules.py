@@ -136,8 +136,8 @@ def test_a_run_that_was_pruned_resumed_and_extended_has_the_same_bytes(extended,
 def test_the_past_does_not_depend_on_the_number_of_generations(options, run, tmp_path, cli):
     ended = cli("run", *options, "--generations", 2, "--output", tmp_path / "short")
     assert (
-        f"noise: constant, std {STD} (linear to 0.5 x over 4 generations) (set by you); learning rate {ALPHA} "
-        "in units of sigma (cosine to 0.1 x over 8 generations), adam\n"
+        f"noise: constant, std {STD} (linear to 0.5 x over 4 generations) (set by you); learning rate "
+        f"{ALPHA} in units of sigma (cosine to 0.1 x over 8 generations), adam\n"
     ) in ended.out
     for generation in range(2):
         name = "state.safetensors"
