@@ -28,14 +28,19 @@ from es_ray.tasks.lazy import LazyExamples
 from es_ray.tasks.options import whole
 from es_ray.tasks.tags import last_between
 
+APART = 1_000_000_000
+"""From the seed of the training examples to that of the test examples, far more than there are of either."""
+
 
 class ReasoningGym(Task):
     """Reward: what the generator's `score_answer` gives, from 0 to 1.
 
-    dataset: the generator; train_size, test_size: how many examples; seed: of the training examples, test
-    examples are those of seed + 1; all further options go to the generator. The answer is what stands in
-    the last <answer> tags, else the whole completion. Metrics: correct (a score of 1); format (there were
-    such tags); readable (0 where the scorer raised an error over an ill-formed answer, which earns 0).
+    dataset: the generator; train_size, test_size: how many examples; seed: of the training examples; all
+    further options go to the generator. The test examples are of a seed far from it, as most generators make
+    item i of a seed from the number seed + i; one with few puzzles may repeat some all the same. The answer
+    is what stands in the last <answer> tags, else the whole completion. Metrics: correct (a score of 1);
+    format (there were such tags); readable (0 where the scorer raised an error over an ill-formed answer,
+    which earns 0).
     """
 
     def __init__(
@@ -61,8 +66,8 @@ class ReasoningGym(Task):
 
     @property
     def test(self) -> Sequence[Example]:  # type: ignore[override]
-        """Examples of the next seed."""
-        return self._examples("test", self._seed + 1)
+        """Examples of a seed that shares no item with the training examples."""
+        return self._examples("test", self._seed + APART)
 
     def _examples(self, split: str, seed: int) -> Sequence[Example]:
         size = self._sizes[split]

@@ -95,7 +95,8 @@ def test_a_reward_reaches_a_node_that_cannot_see_its_file(tmp_path):
     assert [line["members_hidden"] for line in json_lines(run / "metrics.jsonl")] == [1.0, 1.0]
     assert broken.returncode == 1, broken.stderr
     assert len(broken.stderr.splitlines()) == 1
-    assert f"({folder}/reward.py:9), for {data}, line 1" in broken.stderr
+    assert broken.stderr.startswith(f"es-ray: {folder}/reward.py:9: the task raised AttributeError")
+    assert f", for {data}, line 1 (member 0 of generation 0)" in broken.stderr
 
 
 def alive(address: str) -> int:

@@ -11,6 +11,7 @@ from es_ray.tasks.reasoning_gym import ReasoningGym
 
 pytest.importorskip("reasoning_gym", reason="the extra `reasoning-gym` is not installed")
 
+OPTIONS = {"chain_sum": {"min_terms": 4, "max_terms": 6}}  # enough sums that none comes twice by chance
 NAMES = ["chain_sum", "basic_arithmetic", "leg_counting", "prime_factorization", "syllogism"]
 ILL_FORMED = [
     "",
@@ -41,7 +42,13 @@ def test_a_generators_own_answers_earn_one_and_others_less(name):
     for text in ILL_FORMED:
         score = task.score(task.train[0], text)
         assert score.reward < 0.1 and not score.metrics["correct"], text
-    assert [e.prompt for e in task.train][:5] != [e.prompt for e in task.test]
+
+
+@pytest.mark.parametrize("name", ["chain_sum", "basic_arithmetic", "countdown", "spell_backward"])
+def test_no_test_prompt_is_a_training_prompt(name):
+    """These generators make item i of a seed from the number seed + i."""
+    task = ReasoningGym(name, train_size=200, test_size=50, seed=1, **OPTIONS.get(name, {}))
+    assert not {e.prompt for e in task.train} & {e.prompt for e in task.test}
 
 
 def test_its_scorer_is_handed_on_and_an_error_in_it_shows():
