@@ -51,7 +51,9 @@ def main(
     results: Annotated[Path | None, typer.Option(help="The folder that an earlier call wrote.")] = None,
     output: Annotated[Path, typer.Option(help="Where results go.")] = Path("benchmarks/out"),
     seconds: Annotated[float, typer.Option(help="When to stop.")] = 540.0,
-    reserve: Annotated[float, typer.Option(help="Seconds of these for ending: to stop SGLang, to pack.")] = 15.0,
+    reserve: Annotated[
+        float, typer.Option(help="Seconds of these for ending: to stop SGLang, to pack.")
+    ] = 15.0,
     engine_kind: Annotated[str, typer.Option("--engine", help=f"One of {', '.join(ENGINES)}.")] = "sglang",
     calibrated: Annotated[
         Path | None, typer.Option(help="JSON {plan: {key: value}} instead of calibrating.")
@@ -59,11 +61,13 @@ def main(
     only: Annotated[str, typer.Option(help="Only runs whose name has this in it.")] = "",
     sets: Annotated[list[str], typer.Option("--set", help="Keys of every configuration.")] = [],  # noqa: B006
     work: Annotated[Path, typer.Option(help="For run directories; a RAM disk.")] = WORK,
-    list_: Annotated[bool, typer.Option("--list", help="Show the runs and their seconds, then stop.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show the runs and their seconds, then stop.")
+    ] = False,
 ) -> None:
     """Run what is not done yet, write it down, and print a short table."""
     started = time.monotonic()
-    known = plans(Files(work / "data"))
+    known = plans(Files(work / "data"), Path(model).name)
     names = [name for name in known if name != SMOKE] if "all" in plan else plan
     for name in names:
         if name not in known:

@@ -11,7 +11,7 @@ SEED: Final = 15
 SIZES: Final = {"train": 1024, "test": 200, "validation": 100}
 LOWEST, HIGHEST = 2, 40
 APART: Final = 1_000_000
-"""Between the seeds of two splits: chain_sum makes item i of seed s from s + i, so that neighbours overlap."""
+"""Between the seeds of two splits: chain_sum makes item i of seed s from s + i, so neighbours overlap."""
 
 
 def arithmetic() -> dict[str, list[dict[str, str]]]:
@@ -22,7 +22,9 @@ def arithmetic() -> dict[str, list[dict[str, str]]]:
     rng = random.Random(SEED)
     pairs = [(a, b) for a in range(LOWEST, HIGHEST + 1) for b in range(LOWEST, a + 1)]
     swapped = [rng.random() < 0.5 for _ in pairs]
-    sums = [(f"{b} + {a}" if swap else f"{a} + {b}", a + b) for (a, b), swap in zip(pairs, swapped, strict=True)]
+    sums = [
+        (f"{b} + {a}" if swap else f"{a} + {b}", a + b) for (a, b), swap in zip(pairs, swapped, strict=True)
+    ]
     differences = [(f"{a} - {b}", a - b) for a, b in pairs]
     for problems in (sums, differences):
         rng.shuffle(problems)

@@ -15,6 +15,7 @@ LEFT_OUT: Final = (
     "best_index", "reward_worst", "redispatched", "workers", "tokens", "tokens_per_second", "best_above_mean",
     "centre_exact", "members_exact", "test_exact", "validation_exact",
 )  # fmt: skip
+DATA: Final = ("task.train", "task.test", "task.validation")
 SHOWN: Final = 6
 """Completions of base and selected centre that are kept."""
 
@@ -53,10 +54,9 @@ class Listener(es_ray.Callback):
 
 
 def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a data file its name and its folder's, wherever that is."""
     return {
-        key: Path(value).parent.name + "/" + Path(value).name if isinstance(value, str) and "/" in value else value
-        for key, value in settings.items()
-        if value is not None
+        key: "/".join(Path(value).parts[-2:]) if key in DATA else value for key, value in settings.items()
     }
 
 

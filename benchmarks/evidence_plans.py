@@ -69,21 +69,18 @@ class Files:
         self._folder = folder
 
     def of(self, name: str) -> dict[str, str]:
-        """task.train, task.test and task.validation of a set; written if it is not there yet."""
+        """task.train, task.test and task.validation of a set, which is written there."""
         folder = self._folder / name
-        if not folder.exists():
-            if name == "arithmetic":
-                data.write(folder, data.arithmetic())
-            else:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                folder.mkdir()
-                for file in sorted((data.DATA / name).glob("*.jsonl")):
-                    (folder / file.name).write_bytes(file.read_bytes())
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "arithmetic":
+            data.write(folder, data.arithmetic())
+        for file in sorted((data.DATA / name).glob("*.jsonl")):
+            (folder / file.name).write_bytes(file.read_bytes())
         return data.files(folder)
 
 
-def plans(files: Files) -> dict[str, Plan]:
-    """All plans by name, the most valuable first."""
+def plans(files: Files, model: str) -> dict[str, Plan]:
+    """All plans by name, the most valuable first; model: its name, for runs of several models."""
     sums = {**COMMON, **files.of("arithmetic"), "task.name": "numeric"}
     chain = {**COMMON, **files.of("chain_sum"), "task.name": "evidence_task:ChainSum"}
     short = {**chain, **files.of("chain_sum_short")}
@@ -103,9 +100,9 @@ def plans(files: Files) -> dict[str, Plan]:
             lambda best: seeds("chain_sum", "defaults", SEEDS, {**chain, **best}, 60, 0.5),
             "reasoning-gym's chain_sum, five seeds",
         ),
-        Plan("newcomer", lambda best: newcomer(), "`es-ray run --model DIR` and no other option"),
-        Plan("alternatives", lambda best: alternatives({**sums, **best}), "what helps", sums),
+        Plan("newcomer", lambda best: newcomer(model), "`es-ray run --model DIR` and no other option"),
         Plan("map", lambda best: noise_map(sums), "relative noise x learning rate, both forms"),
+        Plan("alternatives", lambda best: alternatives({**sums, **best}), "what helps", sums),
         Plan(
             "chain_sum_short",
             lambda best: seeds("chain_sum_short", "defaults", SEEDS[:3], {**short, **best}, 60, 0.5),
@@ -160,15 +157,19 @@ def smoke() -> Iterator[Run]:
     yield Run("smoke/form b/8", {**tiny, **plain}, 3)
 
 
-def newcomer() -> Iterator[Run]:
+def newcomer(model: str) -> Iterator[Run]:
     """Nothing but the model: population, batch, tokens and generations are the defaults."""
-    yield Run("newcomer/defaults/0", {}, 50 * 0.3)
+    yield Run(f"newcomer/{model}/0", {}, 50 * 0.3)
+
+
+LENGTH: Final = 40
+"""Generations of an alternative."""
 
 
 def alternatives(base: Settings) -> Iterator[Run]:
     """One change each, over what was calibrated; two seeds."""
     rate, relative = base.get(RATE, 1.0), base.get(RELATIVE, 0.03)
-    cosine = {"kind": "cosine", "to": 0.1, "over": 60}
+    cosine = {"kind": "cosine", "to": 0.1, "over": LENGTH}
     # by its normalisation Adam's step is about 8 = sqrt(64) times that of a mean over 64 members
     adam = {"evolution.optimizer": "adam", RATE: rate / 8}
     changes: dict[str, Settings] = {
@@ -181,7 +182,7 @@ def alternatives(base: Settings) -> Iterator[Run]:
         "prompt normalization": {"evolution.prompt_normalization": "zscore"},
         "learning rate x 2": {RATE: rate * 2},
         "learning rate / 2": {RATE: rate / 2},
-        "noise linear to half": {"evolution.noise.schedule": {"kind": "linear", "to": 0.5, "over": 60}},
+        "noise linear to half": {"evolution.noise.schedule": {"kind": "linear", "to": 0.5, "over": LENGTH}},
         "centered ranks": {"evolution.shaping": "centered-rank"},
         "tie correction": {"evolution.tie_correction": True},
         "adam, cosine": {**adam, "evolution.learning_rate_schedule": cosine},
@@ -189,20 +190,21 @@ def alternatives(base: Settings) -> Iterator[Run]:
     }
     for seed in (201, 202):  # all settings once, before any is tried again
         for name, change in changes.items():
-            yield from seeds("alternatives", name, (seed,), {**base, **change}, 60, 0.5)
+            yield from seeds("alternatives", name, (seed,), {**base, **change}, LENGTH, 0.45)
 
 
-RELATIVES: Final = {"b": (0.003, 0.01, 0.03, 0.06, 0.12, 0.3), "both": (0.003, 0.0125, 0.03, 0.06, 0.12)}
+RELATIVES: Final = {"b": (0.003, 0.01, 0.03, 0.1, 0.3), "both": (0.004, 0.0125, 0.04, 0.12)}
 RATES: Final = (0.25, 1.0, 2.0, 4.0)
 
 
 def noise_map(base: Settings) -> Iterator[Run]:
-    """Fifteen generations each, in an order that leaves a coarse map where the time ends early."""
+    """Fifteen generations of 64 x 16 each; the outer learning rates last, if the time ends early."""
     cells = [(form, relative, rate) for form in RELATIVES for relative in RELATIVES[form] for rate in RATES]
-    cells.sort(key=lambda cell: (cell[2] in (0.25, 4.0), cell[0], cell[1], cell[2]))
+    cells.sort(key=lambda cell: cell[2] in (RATES[0], RATES[-1]))
     for form, relative, rate in cells:
         settings = {
             **base,
+            "task.batch": 16,
             "lora.form": form,
             RELATIVE: relative,
             RATE: rate,
@@ -211,4 +213,4 @@ def noise_map(base: Settings) -> Iterator[Run]:
             "evolution.generations": 15,
             "evolution.seed": 301,
         }
-        yield Run(f"map/{form}, {relative:g}, {rate:g}/301", settings, 15 * 0.4 + 1.5)
+        yield Run(f"map/{form}, {relative:g}, {rate:g}/301", settings, 15 * 0.25 + 1.5)

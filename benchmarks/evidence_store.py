@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from es_ray.runs.generation_folder import ADAPTER, BEST
+from es_ray.runs.lock import LOCK
 from es_ray.runs.run_dir import RunDir
 
 LINES: Final = "evidence.jsonl"
@@ -89,7 +91,7 @@ class Store:
         RunDir(run).prune(1, states=True)
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
-            tar.add(run, arcname=f"{name}{FOLDER}", filter=lambda member: None if _is_left_out(member) else member)
+            tar.add(run, arcname=f"{name}{FOLDER}", filter=_needed)
         content = buffer.getvalue()
         for number, low in enumerate(range(0, len(content), PART)):
             (self._folder / f"{UNFINISHED}{number}").write_bytes(content[low : low + PART])
@@ -113,9 +115,10 @@ def unfinished(packed: bytes) -> tuple[str | None, int]:
     return names[0].removesuffix(FOLDER), max(map(int, complete), default=-1)
 
 
-def _is_left_out(member: tarfile.TarInfo) -> bool:
-    parts = member.name.split("/")
-    return "adapter" in parts or "best" in parts or "plots" in parts[1:2] or parts[-1] == "lock"
+def _needed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Not adapters, which are rebuilt from states, nor the lock of a driver that has ended."""
+    name = Path(member.name).name
+    return None if name in (ADAPTER, BEST, LOCK) else member
 
 
 def rounded(value: Any) -> Any:

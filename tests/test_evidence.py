@@ -39,7 +39,7 @@ def call(folder: Path, name: str, earlier: str | None = None, generations: int =
     base = evidence.Base("bundled", ["engine.kind=evidence_engine:TRANSFORMERS"])
     session = evidence.Session(store, base, work, is_late, {})
     try:
-        session.run([plans(Files(folder / "data"))[plan]])
+        session.run([plans(Files(folder / "data"), "bundled")[plan]])
     except OutOfTime:
         pass
     finally:
@@ -118,7 +118,7 @@ def test_every_run_of_every_plan_has_a_configuration_that_fits_its_data(tmp_path
 
     base = evidence.Base("bundled", ["engine.kind=evidence_engine:TRANSFORMERS"])
     names = []
-    for plan in plans(Files(tmp_path)).values():
+    for plan in plans(Files(tmp_path), "bundled").values():
         for run in plan.runs({}):
             names.append(run.name)
             base.config(run.settings, tmp_path / "run")
@@ -158,14 +158,94 @@ def test_chain_sum_scores_as_reasoning_gym_does():
     from es_ray.tasks.reasoning_gym import ReasoningGym
 
     mine, theirs = ChainSum(), ReasoningGym("chain_sum")
-    answers = ("", "7", "07", "+7", "7.0", "It is 7.", "17", "-7", "1,007", "-1,007.0", "7 or 8", "nan", "7e0",
-               "<answer>7</answer>", "<answer> 7", "so <answer>3</answer> no <answer>7 </answer>!", "1_0", "٧")  # fmt: skip
+    answers = ("", "7", "07", "+7", "7.0", "It is 7.", "17", "-7", "1,007", "-1,007.0", "7 or 8", "nan",
+               "7e0",
+               "<answer>7</answer>", "<answer> 7", "<answer>3</answer> no <answer>7 </answer>!", "1_0",
+               "٧")  # fmt: skip
     for target in ("7", "-7", "1007", "-1007", "10"):
         example = Example("a question", target)
         for answer in answers:
-            expected = theirs.score(example, answer)
-            found = mine.score(example, answer)
-            assert (found.reward, found.metrics["correct"]) == (expected.reward, expected.metrics["correct"]), (
-                target,
-                answer,
-            )
+            expected, found = theirs.score(example, answer), mine.score(example, answer)
+            assert found.reward == expected.reward, (target, answer)
+            assert found.metrics["correct"] == expected.metrics["correct"], (target, answer)
+
+
+def end(run: str, base: str, last: str, reward: float = 0.0) -> dict:
+    """The end of a run whose reward is 1 for each right answer, and `reward` more for the last centre."""
+
+    def centre(right: str, more: float) -> dict:
+        rewards = [float(bit) + more for bit in right]
+        mean = sum(rewards) / len(right)
+        return {"reward": mean, "correct": right.count("1") / len(right), "rewards": rewards, "right": right}
+
+    after = centre(last, reward)
+    chosen = {"generation": 4, "verdicts": []}
+    return {"kind": "end", "run": run, "seconds": 9.0, "base": centre(base, 0.0), "centre": after,
+            "selected": after, "chosen": chosen}  # fmt: skip
+
+
+CELLS = {
+    "works": ("1" * 9 + "0" * 11, 0.0),
+    "hacked": ("1" * 3 + "0" * 17, 0.5),
+    "dead": ("1" * 5 + "0" * 15, 0.01),
+    "broken": ("0" * 20, 0.0),
+    "between": ("1" * 5 + "0" * 15, 0.1),
+}
+"""What a cell of the map is called whose base model has 5 of 20 right."""
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_of_the_map_are_called_what_they_are(name):
+    from evidence_statistics import cell
+
+    assert cell(end("map/b, 0.03, 1/301", "1" * 5 + "0" * 15, *CELLS[name])) == name
+
+
+def test_a_failed_run_is_broken():
+    from evidence_statistics import cell
+
+    assert cell({"kind": "end", "run": "map/b, 0.3, 4/301", "error": "logits are not finite"}) == "broken"
+
+
+def test_intervals_hold_what_they_say_they_hold():
+    import numpy as np
+    from evidence_statistics import paired, wilson
+
+    assert wilson(10, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)  # by R's prop.test(correct=FALSE)
+    assert wilson(0, 20)[0] == pytest.approx(0.0, abs=1e-12)
+    # runs that agree on each problem: the spread of a mean over problems alone
+    problems = np.random.default_rng(1).normal(size=100)
+    mean, low, high = paired([problems, problems])
+    half = 1.96 * problems.std() / 10
+    assert mean == pytest.approx(problems.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.03)
+
+
+def test_the_report_has_every_plan_and_says_which_runs_hacked(tmp_path):
+    import evidence_report
+
+    half = "1" * 5 + "0" * 15
+    records = [
+        *(end(f"arithmetic/calibrated/{seed}", half, "1" * 12 + "0" * 8) for seed in (101, 102)),
+        end("conciseness/no guard/101", half, "0" * 20, 0.5),
+        end("conciseness/rollback/101", half, half, 0.2),
+        *(end(f"map/{form}, {relative}, {rate}/301", half, *CELLS[name]) for form, relative, rate, name in
+          (("b", 0.03, 1.0, "works"), ("b", 0.03, 4.0, "hacked"), ("b", 0.3, 1.0, "broken"),
+           ("b", 0.3, 4.0, "dead"), ("both", 0.0125, 1.0, "between"))),
+        {"kind": "end", "run": "map/both, 0.12, 1/301", "error": "not finite"},
+        {"kind": "generation", "run": "arithmetic/calibrated/101", "generation": 0, "test_correct": 0.25},
+        {"kind": "generation", "run": "arithmetic/calibrated/101", "generation": 5, "test_correct": 0.6},
+        {"kind": "generation", "run": "arithmetic/calibrated/102", "generation": 0, "test_correct": 0.25},
+    ]  # fmt: skip
+    (tmp_path / "in").mkdir()
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "in" / "evidence.jsonl").write_text(lines)
+    evidence_report.main([tmp_path / "in", tmp_path / "in"], tmp_path)  # twice: the later ones win
+    text = (tmp_path / "evidence.md").read_text()
+    assert text.count("| calibrated | 10") == 2
+    assert "2 runs, selected right in 0.600 (median; 0.600 to 0.600), +0.35" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| no guard", "| rollback"))]
+    assert [(row[0].strip("| "), row[7]) for row in rows] == [("no guard", "yes"), ("rollback", "no")]
+    assert "| b | 0.03 | 4 | 0.150 | 0.650 |  | hacked |" in text
+    for name in ("evidence_map.png", "evidence_arithmetic.png"):
+        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
