@@ -96,7 +96,7 @@ def draw_curves(curves: Mapping[str, Sequence[Record]], ends: Mapping[str, Recor
         panel.set_title(
             "SmolLM2-135M-Instruct, 64 members × 32 sums; stars: the selected centres", fontsize=12
         )
-        panel.legend(loc="lower left", bbox_to_anchor=(0, -0.42), ncols=6)
+        figure.legend(loc="outside lower center", ncols=6)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
         figure.savefig(path)

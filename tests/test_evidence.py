@@ -126,6 +126,25 @@ def test_every_run_of_every_plan_has_a_configuration_that_fits_its_data(tmp_path
     assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize("plan", ["arithmetic", "alternatives"])
+def test_a_plan_takes_what_was_calibrated(tmp_path, plan):
+    import evidence
+    from evidence_plans import RATE, RELATIVE, Files, plans
+
+    run = next(plans(Files(tmp_path), "bundled")[plan].runs({RELATIVE: 0.07, RATE: 1.5}))
+    config = evidence.Base("bundled", ["engine.kind=transformers"]).config(run.settings, tmp_path / "run")
+    assert (config.evolution.noise.relative, config.evolution.learning_rate) == (0.07, 1.5)
+
+
+def test_a_calibration_that_recommends_nothing_is_an_error():
+    from evidence_calibration import settings_of
+
+    assert settings_of({"settings": {"evolution.noise.relative": 0.1}}) == {"evolution.noise.relative": 0.1}
+    for report in ({}, {"settings": {}}, {"settings": None}):
+        with pytest.raises(RuntimeError, match="recommends no settings"):
+            settings_of(report)
+
+
 def test_held_out_sums_are_not_among_those_that_are_trained():
     import evidence_data
 
