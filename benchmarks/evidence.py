@@ -1,6 +1,12 @@
-"""Evidence on a real model: many runs in one process with one engine, continued from call to call.
+r"""Evidence on a real model: many runs in one process with one engine, continued from call to call.
 
     python3 benchmarks/evidence.py --plan arithmetic --model DIR --results IN --output OUT --seconds 540
+
+On a rented GPU, where SmolLM2 lies in /tmp/smollm2 and a call may take ten minutes:
+
+    python3 benchmarks/evidence.py --plan all --model /tmp/smollm2 --results $IN --output $OUT --seconds 540 \
+        --set engine.sglang.attention_backend=triton --set engine.sglang.sampling_backend=pytorch \
+        --set engine.sglang.grammar_backend=none
 
 Each run is `es_ray.run` with its configuration, in a run directory on a RAM disk: the same loop, guard,
 selection and final comparison as of the command. It stops in time, in the middle of a run if need be; OUT has

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ COMMAND = "calibrate"
 
 def is_available() -> bool:
     """Whether this version of es-ray has the command."""
-    names = [command.name or command.callback.__name__ for command in command_line.app.registered_commands]
-    return COMMAND in [name.removeprefix("es_ray_") for name in names]
+    commands = command_line.app.registered_commands
+    return COMMAND in [command.name or getattr(command.callback, "__name__", "") for command in commands]
 
 
 def calibrate(config: Config, folder: Path) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def calibrate(config: Config, folder: Path) -> dict[str, Any]:
     Raises RuntimeError with what it said if it fails, or recommends nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if config.output.dir is not None:  # of an earlier call on this machine
+        shutil.rmtree(config.output.dir, ignore_errors=True)
     file = folder / "calibrate.yaml"
     file.write_text(config.to_yaml(), encoding="utf-8")
     arguments = ["es-ray", COMMAND, "--config", str(file), "--local", "--json"]

@@ -64,6 +64,8 @@ class Store:
 
         self.records = [record for record in before if counts(record)]
         self.unfinished = None if name in done else name
+        if self.unfinished is not None:  # this call may run something else, or be killed
+            self._write_parts(self._packed)
         self._file = (folder / LINES).open("w", encoding="utf-8")
         for record in self.records:
             self._write(record)
@@ -73,6 +75,9 @@ class Store:
         record: Record = {"kind": kind, **rounded(values)}
         self.records.append(record)
         self._write(record)
+        if kind == "end" and values["run"] == self.unfinished:
+            self.unfinished = None
+            self._write_parts(b"")
         return record
 
     def unpack(self, folder: Path) -> None:
@@ -92,13 +97,18 @@ class Store:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             tar.add(run, arcname=f"{name}{FOLDER}", filter=_needed)
-        content = buffer.getvalue()
-        for number, low in enumerate(range(0, len(content), PART)):
-            (self._folder / f"{UNFINISHED}{number}").write_bytes(content[low : low + PART])
+        self._write_parts(buffer.getvalue())
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _write_parts(self, content: bytes) -> None:
+        """Write the archive in parts, instead of an earlier one."""
+        for part in self._folder.glob(f"{UNFINISHED}*"):
+            part.unlink()
+        for number, low in enumerate(range(0, len(content), PART)):
+            (self._folder / f"{UNFINISHED}{number}").write_bytes(content[low : low + PART])
 
     def _write(self, record: Record) -> None:
         self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")

@@ -112,6 +112,16 @@ def test_a_call_that_was_killed_loses_only_the_run_it_was_in(whole, tmp_path):
     assert same(call(tmp_path, "after", "killed")) == same(whole[1])
 
 
+def test_a_call_that_runs_nothing_hands_the_unfinished_run_on(whole, tmp_path):
+    from evidence_store import Store
+
+    call(tmp_path, "first", None, 2)
+    Store(tmp_path / "idle", tmp_path / "first").close()
+    records = call(tmp_path, "second", "idle")
+    assert same(records) == same(whole[1])
+    assert [file.name for file in (tmp_path / "second").iterdir()] == ["evidence.jsonl"]
+
+
 def test_every_run_of_every_plan_has_a_configuration_that_fits_its_data(tmp_path):
     import evidence
     from evidence_plans import Files, plans
