@@ -116,13 +116,13 @@ class TerminalConsole(Callback):
         """Print the table, what was written, and what to do next."""
         self._end_bars()
         assert self._run is not None
-        path, last = self._run.path, self._last
+        path, last, plots = self._run.path, self._last, self._run.config.output.plots_every
         self._out.print(comparison_table(results, "test split"))
         for line in (
             f"wrote {path}",
             f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}",
             *selected_lines(results, path, last),
-            f"  plot    {path / 'plots' / 'latest.png'}",
+            *([] if plots is None else [f"  plot    {path / 'plots' / 'latest.png'}"]),
             f"next: es-ray evaluate {path} --split train",
         ):
             self._line([line])  # in one part: to be copied

@@ -73,7 +73,7 @@ def _tmp(run: RunDir, pid: int, name: str) -> Path:
 
 
 class ProgressPlots(Callback):
-    """Draws every `output.plots_every`-th generation when it is recorded, and always the last one.
+    """Draws every `output.plots_every`-th generation when it is recorded, and the last one; None: no plot.
 
     Plots are at least PAUSE seconds apart, and older ones are thinned: a long run has a few dozen.
     """
@@ -81,15 +81,17 @@ class ProgressPlots(Callback):
     def __init__(self) -> None:
         self._run: RunDir | None = None
         self._process: PlotProcess | None = None
-        self._every = 1
+        self._every: int | None = None
         self._final = 0
         self._drawn = -math.inf
         self._recorded = self._latest = -1
 
     def on_run_start(self, run: RunInfo) -> None:
         """Start the process, and draw the last generation if a killed driver did not."""
-        self._run = RunDir(run.path)
         self._every, self._final = run.config.output.plots_every, run.config.evolution.generations - 1
+        if self._every is None:
+            return
+        self._run = RunDir(run.path)
         self._process = PlotProcess(self._run)
         last = self._run.last_complete()
         if last >= 0 and not plot_file(self._run, last).exists():
@@ -97,6 +99,8 @@ class ProgressPlots(Callback):
 
     def on_generation_recorded(self, generation: int) -> None:
         """Draw it, if it is due."""
+        if self._every is None:
+            return
         self._recorded = generation
         due = generation % self._every == 0 and time.monotonic() - self._drawn >= PAUSE
         if due or generation == self._final:

@@ -166,12 +166,13 @@ class ClusterConfig(Section):
 class OutputConfig(Section):
     """The run directory. keep: generations kept complete (None: all); the rest: how often, in generations.
 
-    populations_every: how often the members' completions are written; their rewards and metrics always are.
+    plots_every: None draws none; populations_every: how often the members' completions are written; their
+    rewards and metrics always are.
     """
 
     dir: str | None = None
     keep: Count | None = None
-    plots_every: Count = 1
+    plots_every: Count | None = 1
     adapters_every: Count = 1
     populations_every: Count = 1
 

@@ -219,3 +219,14 @@ def test_the_plot_command_draws_the_same_again(finished, tmp_path, cli):
     assert {p.name for p in (run / "plots").iterdir()} == {name, "latest.png"}
     for file in (run / "plots").iterdir():
         assert np.array_equal(pixels(file), pixels(finished.path / "plots" / name))
+
+
+def test_a_run_without_plots_draws_none_and_names_none(tmp_path, capfd):
+    run = es_ray.run(
+        load(sets=["output.plots_every=null", "task.max_new_tokens=4", "engine.shard=4"]).replace(
+            evolution__population=2, evolution__generations=2, cluster__workers=0, output__dir=str(tmp_path)
+        ),
+        callbacks=[es_ray.TerminalConsole()],
+    )
+    assert not list((run.path / "plots").iterdir())
+    assert "latest.png" not in capfd.readouterr().out
