@@ -1,7 +1,6 @@
 """From the configuration as requested to the one that runs: `auto` resolved, paths made absolute."""
 
 import logging
-
 from pathlib import Path
 
 from es_ray.config import BUNDLED, Config

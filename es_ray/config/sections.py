@@ -118,8 +118,8 @@ class EngineConfig(Section):
     """The engine. kind: auto, a name in es_ray.engines.registry, or the import path of an EngineSpec.
 
     shard: candidates that a worker is given at once; rows: completions that an engine makes at once, which
-    may be fewer than those of a shard; threads: CPU threads of an engine, auto: this machine's cores, whatever
-    the number of workers.
+    may be fewer than those of a shard; threads: CPU threads of an engine, auto: this machine's cores,
+    whatever the number of workers.
     """
 
     kind: str = "auto"

@@ -154,9 +154,9 @@ class TransformersEngine(Engine):
 def _read_last_tokens_at_once(model: Any) -> None:
     """Give the output layer the prompts' last tokens as a matrix that is contiguous.
 
-    They are a slice of all tokens. torch multiplies such a one by a batch of copies of the weights, one for
-    each row: in bfloat16 they are real ones, of 57 MB each for a vocabulary of 49,152 and 576 features. Float32
-    has no copies, and keeps its bytes.
+    They are a slice of all tokens, and torch multiplies a slice by a batch of the weights, expanded to one
+    for each row; in bfloat16 it copies them, 57 MB a row for a vocabulary of 49,152 and 576 features. In
+    float32 it does not, and bytes stay as they were.
     """
     head = model.get_output_embeddings()
     if head is not None:
