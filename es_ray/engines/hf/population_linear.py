@@ -80,13 +80,14 @@ class Projections:
         return output
 
     def _adapted(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add the adapters' products to y, in place if y is float32."""
+        """Add the adapters' products to y, in place where they have y's dtype."""
         a, b = self._a, self._b
         assert a is not None and b is not None
         blocks, ranks, _ = a.shape
         if self._narrow:
             low = torch.bmm(x.reshape(blocks, -1, x.shape[-1]), a.transpose(1, 2))
-            return torch.baddbmm(y.view(blocks, -1, y.shape[-1]), low, b).view(y.shape)
+            y.view(blocks, -1, y.shape[-1]).baddbmm_(low, b)
+            return y
         wide = x.reshape(blocks, -1, x.shape[-1]).float()
         if wide.shape[1] == 1 and ranks <= _FEW:
             low = torch.linalg.vecdot(wide, a)[:, None]
