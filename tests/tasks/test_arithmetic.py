@@ -23,7 +23,7 @@ def test_half_are_sums_half_differences_all_with_their_results():
         found = problems(split)
         assert len(found) == size and sum(sign == "+" for _, sign, _, _ in found) == size / 2
         for a, sign, b, target in found:
-            assert 2 <= min(a, b) and max(a, b) <= 40
+            assert min(a, b) >= 2 and max(a, b) <= 40
             assert target == (a + b if sign == "+" else a - b) >= 0
 
 
