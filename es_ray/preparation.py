@@ -1,20 +1,26 @@
 """From the configuration as requested to the one that runs: `auto` resolved, paths made absolute."""
 
 import logging
+from pathlib import Path
 
 from es_ray.config import BUNDLED, Config
+from es_ray.engines.cores import physical_cores
 from es_ray.engines.registry import ANYWHERE, AUTO, ENGINES, Machine, automatic, engine_spec, is_installed
 from es_ray.engines.spec import EngineSpec
 from es_ray.errors import UserError
 from es_ray.imports import absolute, forget_changed
 from es_ray.models import ModelSource
+from es_ray.runs.run_dir import RunDir
 from es_ray.tasks.data import absolute_data
 
 log = logging.getLogger(__name__)
 
 
-def resolve_config(config: Config) -> Config:
-    """The configuration with `auto` resolved and paths made absolute; raises UserError if it cannot run."""
+def resolve_config(config: Config, resume: bool = False) -> Config:
+    """The configuration with `auto` resolved and paths made absolute; raises UserError if it cannot run.
+
+    resume: it is that of a run which goes on, perhaps on another machine; what was recorded counts there.
+    """
     forget_changed()
     kind, spec = _engine(config)
     workers = config.cluster.workers
@@ -27,6 +33,8 @@ def resolve_config(config: Config) -> Config:
     values: dict[str, object] = {"engine__kind": kind}
     if config.engine.rows == "auto":
         values["engine__rows"] = spec.rows
+    if config.engine.threads == "auto":
+        values["engine__threads"] = _recorded_threads(config, resume) or _threads(config, spec)
     if config.evaluation.kl_every is not None and not spec.log_probs:
         log.info("engine.kind: %s gives no log-probabilities, so no KL is measured", spec.name)
         values["evaluation__kl_every"] = None
@@ -73,6 +81,23 @@ def _workers_here(config: Config, spec: EngineSpec) -> int:
             f"use {ANYWHERE.name}, or --address for a cluster that has"
         )
     return gpus // each if each else int(not spec.in_process)
+
+
+def _threads(config: Config, spec: EngineSpec) -> int:
+    """The cores of this machine; 1 where a GPU computes, or where another machine may."""
+    elsewhere = config.cluster.workers != 0 and config.cluster.address not in (None, "local")
+    if elsewhere or spec.gpus(config.engine, _gpus() > 0):
+        return 1
+    return physical_cores()
+
+
+def _recorded_threads(config: Config, resume: bool) -> int | None:
+    """The threads of the run to resume, as other ones may give other bytes; None if there is no such run."""
+    folder = Path(config.output.dir).expanduser() if resume and config.output.dir is not None else None
+    if folder is None or not RunDir(folder).config_file.is_file():
+        return None
+    threads = RunDir(folder).config().engine.threads
+    return None if threads == "auto" else threads
 
 
 def _in_process() -> str:

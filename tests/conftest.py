@@ -26,6 +26,8 @@ import pytest  # noqa: E402
 
 from tests.short_runs import SETTINGS, es_ray  # noqa: E402
 
+REAL_MODEL = "ES_RAY_REAL_MODEL"
+
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
@@ -71,6 +73,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(path=folder / "run", out=done.stdout, err=done.stderr)
+
+
+@pytest.fixture(scope="session")
+def real_model() -> str:
+    """The folder of SmolLM2-135M-Instruct, which `make test-real` makes."""
+    if REAL_MODEL not in os.environ:
+        pytest.skip(f"{REAL_MODEL} names no model folder; make test-real makes one")
+    return os.environ[REAL_MODEL]
 
 
 @pytest.fixture

@@ -343,6 +343,12 @@ def test_every_preset_survives_its_own_yaml(preset, tmp_path):
     assert load(write(tmp_path / "c.yaml", config.to_yaml())) == config
 
 
+def test_presets_of_one_thread_keep_it_and_the_general_one_takes_the_machines_cores():
+    threads = {name: load(preset=name).engine.threads for name in preset_names()}
+    assert {name for name, count in threads.items() if count == "auto"} == {"general", "smollm2-135m"}
+    assert set(threads.values()) == {"auto", 1}
+
+
 def test_all_presets_are_listed():
     assert {"tiny-chat", "seed-conciseness", "qwen2.5-7b-conciseness", "paper-conciseness"} <= set(
         preset_names()
@@ -447,12 +453,12 @@ def test_a_file_of_a_run_keeps_what_its_missing_keys_meant(tmp_path):
     """The keys of this list were added, or given another default, after such files were written."""
     tree = yaml.safe_load(load(preset="tiny-chat-0.1.0", flags={"model.path": "owner/name"}).to_yaml())
     tree["evolution"]["noise"] = {"kind": "per-layer", "fraction": 0.1, "multiplier": 3.0, "std": None}
-    del tree["lora"]["form"], tree["task"]["batch"]
+    del tree["lora"]["form"], tree["task"]["batch"], tree["engine"]["threads"]
     for key in ("learning_rate", "update_scale", "antithetic"):
         del tree["evolution"][key]
     recorded = write(tmp_path / "run.yaml", yaml.safe_dump(tree))
     for config in (load(recorded), load(recorded, preset="general")):
-        assert (config.lora.form, config.task.batch) == ("both", None)
+        assert (config.lora.form, config.task.batch, config.engine.threads) == ("both", None, 1)
         assert (config.evolution.learning_rate, config.evolution.update_scale) == (0.05, "absolute")
         assert not config.evolution.antithetic
         assert (config.evolution.noise.kind, config.evolution.noise.multiplier) == ("per-layer", 3.0)

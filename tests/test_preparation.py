@@ -88,3 +88,26 @@ def test_what_an_engine_would_refuse_is_refused(kind, workers, address, words, h
 def test_an_unknown_task_is_named_with_those_there_are():
     with pytest.raises(UserError, match=r"task\.name: 'poetry'.*conciseness"):
         _ = Experiment(resolve_config(Config().replace(task__name="poetry"))).task
+
+
+def test_auto_threads_are_this_machines_cores_for_any_number_of_workers(monkeypatch):
+    monkeypatch.setattr("es_ray.preparation.physical_cores", lambda: 6)
+    monkeypatch.setattr("es_ray.preparation._gpus", lambda: 0)
+    assert [resolved("transformers", workers).engine.threads for workers in (0, 1, 4)] == [6, 6, 6]
+    assert resolve_config(Config().replace(engine__threads=3)).engine.threads == 3
+
+
+def test_auto_threads_are_one_beside_a_gpu_and_on_another_machine(monkeypatch):
+    monkeypatch.setattr("es_ray.preparation.physical_cores", lambda: 6)
+    assert resolved("transformers", 2, "head.example:6379").engine.threads == 1
+    monkeypatch.setattr("es_ray.preparation._gpus", lambda: 1)
+    assert resolved("transformers").engine.threads == 1
+
+
+def test_a_resumed_run_keeps_the_threads_that_were_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr("es_ray.preparation.physical_cores", lambda: 6)
+    (tmp_path / "config.yaml").write_text(Config().replace(engine__threads=4).to_yaml())
+    again = Config().replace(output__dir=str(tmp_path))
+    assert again.engine.threads == "auto"
+    assert resolve_config(again, resume=True).engine.threads == 4
+    assert resolve_config(again).engine.threads == 6

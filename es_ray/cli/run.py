@@ -126,7 +126,7 @@ def _dry_run(config: Config, resume: bool) -> None:
     from es_ray.preparation import resolve_config
     from es_ray.runs.opening import new_run_dir, open_for_resume
 
-    experiment = Experiment(resolve_config(config)).with_batch_size()
+    experiment = Experiment(resolve_config(config, resume)).with_batch_size()
     resolved = experiment.config
     _ = open_for_resume(resolved) if resume else new_run_dir(resolved)
     typer.echo(resolved.to_yaml(), nl=False)

@@ -118,20 +118,21 @@ class EngineConfig(Section):
     """The engine. kind: auto, a name in es_ray.engines.registry, or the import path of an EngineSpec.
 
     shard: candidates that a worker is given at once; rows: completions that an engine makes at once, which
-    may be fewer than those of a shard; threads: CPU threads of an engine.
+    may be fewer than those of a shard; threads: CPU threads of an engine, auto: this machine's cores,
+    whatever the number of workers.
     """
 
     kind: str = "auto"
     shard: Count = 16
     rows: Count | Literal["auto"] = "auto"
-    threads: Count = 1
+    threads: Count | Literal["auto"] = "auto"
     deterministic: bool = False
     tensor_parallel: Count = 1
     sglang: dict[str, Any] = {}
 
-    @field_validator("rows", mode="before")
+    @field_validator("rows", "threads", mode="before")
     @classmethod
-    def _rows(cls, value: object) -> object:
+    def _count_or_auto(cls, value: object) -> object:
         if value != "auto" and not (isinstance(value, int) and value >= 1):
             raise ValueError("must be a whole number of at least 1, or auto")
         return value

@@ -82,6 +82,7 @@ def alive_nodes(config: Config) -> list[NodeReport]:
     names = Counter(node["NodeManagerHostname"] for node in nodes)
     gpu_cluster = any(node["Resources"].get("GPU", 0) for node in nodes)
     needed = engine_spec(config.engine.kind).gpus(config.engine, gpu_cluster)
+    threads = 1 if config.engine.threads == "auto" else config.engine.threads  # auto is 1 on a cluster
     reports = []
     for node in nodes:
         name, resources = node["NodeManagerHostname"], node["Resources"]
@@ -95,7 +96,7 @@ def alive_nodes(config: Config) -> list[NodeReport]:
             gpus=gpus,
             cpus=cpus,
             head=head,
-            engines=gpus >= needed and (needed > 0 or cpus >= config.engine.threads),
+            engines=gpus >= needed and (needed > 0 or cpus >= threads),
         )
         reports.append(report)
     return reports

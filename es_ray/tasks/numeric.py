@@ -18,6 +18,7 @@ import re
 from decimal import Context, Decimal
 from typing import Any
 
+from es_ray.paths import data_dir
 from es_ray.tasks.base import Example, Score, Task
 from es_ray.tasks.options import number, share
 
@@ -40,7 +41,11 @@ class Numeric(Task):
     any_number: reward for a completion that has a number at all, right or wrong (0: none). Numbers are
     written as 1234, 1,234.50, -3, $5, 15%, 2.5e3; signs of currency and of percent mean nothing.
     Metrics: correct; exact (right, and nothing else); format (nothing but a number).
+    Data unless others are given: sums and differences of two numbers up to 40 (data/arithmetic).
     """
+
+    train = data_dir() / "arithmetic" / "train.jsonl"
+    test = data_dir() / "arithmetic" / "test.jsonl"
 
     def __init__(self, tolerance: float = 0.0, only_number: float = 0.1, any_number: float = 0.0) -> None:
         self._tolerance = Decimal(str(number("tolerance", tolerance, 0)))

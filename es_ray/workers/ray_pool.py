@@ -71,6 +71,7 @@ class RayPool(Pool):
     def start(self) -> EngineInfo:
         """Connect to Ray, start the actors, and wait for their engines."""
         wanted, threads = self.config.cluster.workers, self.config.engine.threads
+        assert threads != "auto"  # resolve_config has settled it
         code = user_code(self.config)  # as it is now, whatever happens to the files during the run
         address = self.config.cluster.address
         if not ray.is_initialized():

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 
 import pytest
 
@@ -22,8 +21,6 @@ RUNS: dict[str, tuple[str, ...]] = {
     "reasoning-gym": ("task.options.dataset=chain_sum", *PUZZLES),
 }
 PACKAGES = {"math": "math_verify", "reasoning-gym": "reasoning_gym"}
-REAL_MODEL = "ES_RAY_REAL_MODEL"
-"""The environment variable with the folder of an instruct model, such as SmolLM2-135M-Instruct."""
 
 
 def test_every_task_is_run():
@@ -35,12 +32,10 @@ def test_it_runs_from_the_command_line(name, cli, tmp_path):
     run_task(name, cli, tmp_path, "--set", "task.max_new_tokens=12")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(REAL_MODEL not in os.environ, reason=f"{REAL_MODEL} names no model folder")
+@pytest.mark.real
 @pytest.mark.parametrize("name", RUNS)
-def test_it_runs_on_a_real_model(name, cli, tmp_path):
-    model = os.environ[REAL_MODEL]
-    run_task(name, cli, tmp_path, "--model", model, "--set", "task.max_new_tokens=48")
+def test_it_runs_on_a_real_model(name, cli, tmp_path, real_model):
+    run_task(name, cli, tmp_path, "--model", real_model, "--set", "task.max_new_tokens=48")
 
 
 def run_task(name, cli, tmp_path, *more) -> None:

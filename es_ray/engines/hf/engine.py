@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ class TransformersEngine(Engine):
         config = experiment.config
         self._threads_before = torch.get_num_threads()
         self._deterministic_before = torch.are_deterministic_algorithms_enabled()
-        torch.set_num_threads(config.engine.threads)
+        if config.engine.threads != "auto":  # resolve_config settles it; scripts may leave it to torch
+            torch.set_num_threads(config.engine.threads)
         if config.engine.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
             torch.use_deterministic_algorithms(True)
@@ -75,6 +77,8 @@ class TransformersEngine(Engine):
             dtype=str(model.dtype).removeprefix("torch."),
         )
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
+        if model.dtype == torch.bfloat16 and device == "cpu":
+            _read_last_tokens_at_once(model)
 
     @torch.inference_mode()
     def generate(
@@ -145,6 +149,18 @@ class TransformersEngine(Engine):
             ) from error
         finally:
             self._adapters.clear()
+
+
+def _read_last_tokens_at_once(model: Any) -> None:
+    """Give the output layer the prompts' last tokens as a matrix that is contiguous.
+
+    They are a slice of all tokens, and torch multiplies a slice by a batch of the weights, expanded to one
+    for each row; in bfloat16 it copies them, 57 MB a row for a vocabulary of 49,152 and 576 features. In
+    float32 it does not, and bytes stay as they were.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
 
 
 def variant_vectors(

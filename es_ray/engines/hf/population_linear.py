@@ -3,6 +3,9 @@
 y_i = W x_i + scaling * B_i A_i x_i for row i. Layers with the same input (q, k and v; gate and up) share
 one product with W, one with all their A's, and one with their B's as a block-diagonal matrix. Consecutive
 rows with the same adapter share its products too.
+
+In bfloat16 on a CPU the adapters' products are bfloat16 ones as well, accumulated in float32: converting the
+activations to float32 and back took longer than the layer itself (benchmarks/NOTES.md).
 """
 
 from collections.abc import Sequence
@@ -22,12 +25,15 @@ _FEW = 4  # up to this many A's, and for single rows, dot products beat batched 
 class Projections:
     """Layers with the same input. The first one to be called computes for all of them.
 
-    The products run in float32 and are rounded once to the layers' dtype, as in PEFT.
+    The products run in float32 and are rounded once to the layers' dtype, as in PEFT; in bfloat16 on a CPU
+    A, B and A x are rounded to it as well, each by at most 2^-9 of what the adapter adds.
     """
 
     def __init__(self, names: list[str], layers: list[nn.Linear]) -> None:
         self.names = names
         self._base = JointLinear(layers)
+        weights = [layer.weight for layer in layers]
+        self._narrow = all(w.dtype == torch.bfloat16 and w.device.type == "cpu" for w in weights)
         self._adapters: tuple[Tensor, Tensor] | None = None  # of all adapters
         self._a: Tensor | None = None  # of the blocks of rows
         self._b: Tensor | None = None
@@ -43,7 +49,7 @@ class Projections:
             _, out, rank = expand.shape
             torch.mul(expand.transpose(1, 2), scaling, out=b[:, row : row + rank, column : column + out])
             row, column = row + rank, column + out
-        self._adapters = a, b
+        self._adapters = (a.bfloat16(), b.bfloat16()) if self._narrow else (a, b)
 
     def assign(self, numbers: Sequence[int]) -> None:
         """Give each block of consecutive rows, all of the same length, the adapter of that number."""
@@ -74,10 +80,14 @@ class Projections:
         return output
 
     def _adapted(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add the adapters' products to y, in place if y is float32."""
+        """Add the adapters' products to y, in place where they have y's dtype."""
         a, b = self._a, self._b
         assert a is not None and b is not None
         blocks, ranks, _ = a.shape
+        if self._narrow:
+            low = torch.bmm(x.reshape(blocks, -1, x.shape[-1]), a.transpose(1, 2))
+            y.view(blocks, -1, y.shape[-1]).baddbmm_(low, b)
+            return y
         wide = x.reshape(blocks, -1, x.shape[-1]).float()
         if wide.shape[1] == 1 and ranks <= _FEW:
             low = torch.linalg.vecdot(wide, a)[:, None]
