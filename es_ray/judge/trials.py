@@ -1,0 +1,169 @@
+"""A few real generations on the rungs that work best, to choose the learning rate."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_ray.engines.base import EngineInfo
+from es_ray.evaluation import CENTRE, Candidate
+from es_ray.evolution.strategy import THETA, State, Strategy
+from es_ray.experiment import Experiment
+from es_ray.judge.ladder import Ladder, OnProgress, few_prompts, with_noise
+from es_ray.judge.rung_rules import Rung, is_kept
+from es_ray.judge.table import formatted
+from es_ray.workers.pool import Pool
+
+RATES: Final = (0.5, 1.0, 2.0)
+"""Learning rates in units of sigma."""
+USUAL: Final = 1.0
+"""The general default, which stays unless another one is clearly better."""
+GENERATIONS: Final = 4
+POPULATION: Final = 16
+MOST_RUNGS: Final = 2
+CLEARLY: Final = 0.5
+"""By which part of the members' spread a centre's reward must be higher, to be called better."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What some generations with one noise and learning rate came to.
+
+    reward, metric: of the last centre on the prompts that it evolved on; kept: whether the metric is; start:
+    the first centre's reward; spread: standard deviation of the members' rewards in generation 0.
+    """
+
+    relative: float
+    learning_rate: float
+    reward: float
+    metric: float | None
+    start: float
+    spread: float
+    kept: bool
+
+
+def try_rates(
+    pool: Pool,
+    experiment: Experiment,
+    info: EngineInfo,
+    ladder: Ladder,
+    rungs: Sequence[Rung],
+    on_progress: OnProgress,
+) -> list[Trial]:
+    """Trials on the largest of these rungs, each with all RATES; the largest rung first.
+
+    A population of at most POPULATION evolves on the ladder's prompts, always the same. Its learning rate is
+    shorter by the root of its share of the run's population, so that steps are as long as the run's would be:
+    the length of a mean of N independent directions falls with the root of N.
+    """
+    chosen = list(reversed(rungs))[:MOST_RUNGS]
+    each = 1 + len(RATES) * GENERATIONS
+    found: list[Trial] = []
+    for number, rung in enumerate(chosen):
+        race = _Race(pool, experiment, info, rung.relative)
+
+        def report(done: int, before: int = number * each) -> None:
+            on_progress("trials", before + done, len(chosen) * each)
+
+        found += race.run(ladder, report)
+    return found
+
+
+class _Race:
+    """All learning rates on one rung. They share generation 0: its members start from the same centre."""
+
+    def __init__(self, pool: Pool, experiment: Experiment, info: EngineInfo, relative: float) -> None:
+        self._pool, self._relative, self._batch = pool, relative, few_prompts(experiment)
+        population = min(experiment.config.evolution.population, POPULATION)
+        shorter = math.sqrt(population / experiment.config.evolution.population)
+        self._strategies: dict[float, Strategy] = {
+            rate: with_noise(
+                experiment,
+                relative,
+                evolution__population=population,
+                evolution__learning_rate=rate * shorter,
+                evolution__learning_rate_schedule="constant",
+                evolution__update_scale="sigma",
+            ).strategy(info.mean_abs, info.frobenius)
+            for rate in RATES
+        }
+
+    def run(self, ladder: Ladder, on_done: Callable[[int], None]) -> list[Trial]:
+        """A trial for each rate."""
+        any_strategy = self._strategies[USUAL]
+        start = any_strategy.initial()
+        advantages, spread = self._evaluate(any_strategy, start, 0)
+        on_done(1)
+        states: dict[float, State] = {
+            rate: self._next(strategy, start, 0, advantages) for rate, strategy in self._strategies.items()
+        }
+        done = 1
+        for generation in range(1, GENERATIONS):
+            for rate, strategy in self._strategies.items():
+                advantages, _ = self._evaluate(strategy, states[rate], generation)
+                states[rate] = self._next(strategy, states[rate], generation, advantages)
+                on_done(done := done + 1)
+        trials = []
+        for rate, strategy in self._strategies.items():
+            centre = self._pool.evaluate(
+                states[rate][THETA], strategy.perturbation, GENERATIONS, [Candidate(CENTRE)], self._batch
+            ).summary(CENTRE, "train")
+            on_done(done := done + 1)
+            metric = None if ladder.metric is None else float(centre[ladder.metric])
+            trials.append(
+                Trial(
+                    relative=self._relative,
+                    learning_rate=rate,
+                    reward=float(centre["reward"]),
+                    metric=metric,
+                    start=ladder.centre.reward,
+                    spread=spread,
+                    kept=is_kept(metric, ladder.base),
+                )
+            )
+        return trials
+
+    def _evaluate(
+        self, strategy: Strategy, state: State, generation: int
+    ) -> tuple[NDArray[np.float64], float]:
+        """The members' advantages, and the standard deviation of their rewards."""
+        candidates = [Candidate(index) for index in strategy.ask(generation)]
+        outcomes = self._pool.evaluate(
+            state[THETA], strategy.perturbation, generation, candidates, self._batch
+        )
+        rewards = outcomes.members["reward"].copy()
+        return strategy.advantages(rewards, outcomes.prompt_rewards()), float(rewards.std())
+
+    def _next(
+        self, strategy: Strategy, state: State, generation: int, advantages: NDArray[np.float64]
+    ) -> State:
+        if not advantages.any():
+            return state
+        noise_sum = self._pool.noise_sum(strategy.perturbation, generation, advantages)
+        return strategy.step(state, generation, noise_sum)
+
+
+def best(trials: Sequence[Trial]) -> Trial | None:
+    """The trial to follow; None if no centre got better.
+
+    The highest reward among those that keep the metric; one with the usual learning rate, or on a larger
+    rung, stays unless it is beaten clearly.
+    """
+    kept = [trial for trial in trials if trial.kept and trial.reward > trial.start]
+    if not kept:
+        return None
+    top = max(trial.reward for trial in kept)
+    near = [trial for trial in kept if trial.reward >= top - CLEARLY * trial.spread]
+    return min(near, key=lambda trial: (-trial.relative, abs(math.log(trial.learning_rate / USUAL))))
+
+
+def outcome(trial: Trial) -> str:
+    """What a trial came to, in a few words."""
+    before, after = formatted("reward", trial.start), formatted("reward", trial.reward)
+    return (
+        f"learning rate {trial.learning_rate:g} sigma took the reward from {before} to {after} "
+        f"in {GENERATIONS} generations"
+    )
