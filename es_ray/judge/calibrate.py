@@ -15,7 +15,7 @@ from es_ray.experiment import Experiment
 from es_ray.imports import short_name
 from es_ray.interrupts import interrupts_once
 from es_ray.judge.ladder import Ladder, OnProgress, climb
-from es_ray.judge.rung_rules import Rung, nothing_right, why, why_none, working
+from es_ray.judge.rung_rules import why, why_none, working
 from es_ray.judge.trials import Trial, best, outcome, try_rates
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
@@ -81,7 +81,7 @@ def calibrate(config: Config, on_progress: OnProgress = lambda what, done, total
     with open_pool(experiment.config.replace(output__dir=str(folder)), experiment.workload) as pool:
         info = pool.start()
         ladder = climb(pool, experiment, info, on_progress)
-        rungs = working_rungs(ladder)
+        rungs = working(ladder.rungs)
         trials = try_rates(pool, experiment, info, ladder, rungs, on_progress) if rungs else []
     found = replace(_recommended(experiment, ladder, trials), seconds=round(time.perf_counter() - started, 1))
     _write(found, folder)
@@ -134,15 +134,8 @@ def settle_noise(
     return experiment.with_config(settled), found
 
 
-def working_rungs(ladder: Ladder) -> list[Rung]:
-    """The rungs that may be recommended, ascending."""
-    if ladder.metric is not None and nothing_right(ladder.rungs, ladder.base):
-        return []
-    return working(ladder.rungs)
-
-
 def _recommended(experiment: Experiment, ladder: Ladder, trials: list[Trial]) -> Calibration:
-    config, rungs = experiment.config, working_rungs(ladder)
+    config, rungs = experiment.config, working(ladder.rungs)
     relative = rate = None
     if rungs:
         chosen, tried = rungs[-1], best(trials)

@@ -66,7 +66,9 @@ def _cells(found: Calibration, rung: Rung, with_kl: bool) -> list[str]:
 
 
 def _trials_table(found: Calibration) -> Table:
-    table = Table(title="trials: the centre after a few generations", title_justify="left")
+    table = Table(
+        title=f"trials: the centre after {found.trials[0].generations} generations", title_justify="left"
+    )
     names = [found.ladder.metric] if found.ladder.metric else []
     for name in ("noise", "learning rate (sigma)", "reward", *names):
         table.add_column(name, justify="right")

@@ -88,11 +88,7 @@ def climb(pool: Pool, experiment: Experiment, info: EngineInfo, on_progress: OnP
     base, centre = (_answers(reference, who, metric) for who in (BASE, CENTRE))
     texts = _texts(reference, CENTRE) if experiment.config.task.temperature == 0 else None
     rungs = [_rung(r, of[r], members[r], metric, texts, kl.get(r)) for r in RUNGS]
-    found = []
-    for rung in rungs:
-        problem, too_large = judged(rung, base, centre, metric)
-        found.append(replace(rung, problem=problem, too_large=too_large))
-    return Ladder(found, base, centre, metric, prompts)
+    return Ladder(judged(rungs, base, centre, metric), base, centre, metric, prompts)
 
 
 def with_noise(experiment: Experiment, relative: float, **values: Any) -> Experiment:

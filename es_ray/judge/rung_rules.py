@@ -10,14 +10,14 @@ then breaks the model. What tells these apart needs no unit and no number of a m
   the KL of a member is above MOST_KL.
 
 The working region is what lies below the first rung that is too large: a larger one that looks well again
-does so by chance. The largest rung of it comes first, as a step is as long as the noise: smaller noise learns the
-same more slowly (SmolLM2 on sums: 0.03 takes 10 generations where 0.01 takes 50). Two thirds are to be kept,
-because a population that forgets half of what the model knows mostly selects against forgetting, while the
+does so by chance. The largest rung of it comes first, as a step is as long as the noise: smaller noise learns
+the same more slowly (SmolLM2 on sums: 0.03 takes 10 generations where 0.01 takes 50). Two thirds are to be
+kept, as a population that forgets half of what the model knows mostly selects against forgetting, while the
 share of a few members' right answers varies by a tenth to a fifth.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from es_ray.judge.table import formatted
@@ -31,6 +31,9 @@ LEAST_RIGHT: Final = 2
 """Answers that the base model must have right, for their loss to be seen."""
 MOST_KL: Final = 1.0
 """Nats per token: to the base model a member's tokens are then e times less likely, in the geometric mean."""
+
+NOTHING_RIGHT: Final = "differs, nothing right"
+"""The problem of rungs that would work, where no answer is right anywhere."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,18 @@ class Rung:
     too_large: bool = False
 
 
-def judged(rung: Rung, base: Answers, centre: Answers, metric: str | None) -> tuple[str | None, bool]:
-    """`problem` and `too_large` of a rung; metric: the watched one's name."""
+def judged(rungs: Sequence[Rung], base: Answers, centre: Answers, metric: str | None) -> list[Rung]:
+    """The rungs with `problem` and `too_large`; metric: the watched one's name, None without any."""
+    found = []
+    for rung in rungs:
+        problem, too_large = _judged(rung, base, centre, metric)
+        if problem is None and metric is not None and nothing_right(rungs, base):
+            problem = NOTHING_RIGHT
+        found.append(replace(rung, problem=problem, too_large=too_large))
+    return found
+
+
+def _judged(rung: Rung, base: Answers, centre: Answers, metric: str | None) -> tuple[str | None, bool]:
     if rung.broken > base.broken + MORE:
         return f"broken: {rung.broken:.0%} of the answers (base model: {base.broken:.0%})", True
     if metric is not None and not is_kept(rung.metric, base):

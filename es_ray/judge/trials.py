@@ -15,13 +15,15 @@ from es_ray.experiment import Experiment
 from es_ray.judge.ladder import Ladder, OnProgress, few_prompts, with_noise
 from es_ray.judge.rung_rules import Rung, is_kept
 from es_ray.judge.table import formatted
+from es_ray.tasks.batches import Batch
 from es_ray.workers.pool import Pool
 
 RATES: Final = (0.5, 1.0, 2.0)
 """Learning rates in units of sigma."""
 USUAL: Final = 1.0
 """The general default, which stays unless another one is clearly better."""
-GENERATIONS: Final = 4
+ROWS, FEWEST_GENERATIONS, MOST_GENERATIONS = 4096, 4, 12
+"""Completions of all trials that there should be, by more generations where prompts are few."""
 POPULATION: Final = 16
 MOST_RUNGS: Final = 2
 CLEARLY: Final = 0.5
@@ -32,12 +34,14 @@ CLEARLY: Final = 0.5
 class Trial:
     """What some generations with one noise and learning rate came to.
 
-    reward, metric: of the last centre on the prompts that it evolved on; kept: whether the metric is; start:
-    the first centre's reward; spread: standard deviation of the members' rewards in generation 0.
+    generations: how many; reward, metric: of the last centre on the prompts that it evolved on; kept: whether
+    the metric is; start: the first centre's reward; spread: standard deviation of the members' rewards in
+    generation 0.
     """
 
     relative: float
     learning_rate: float
+    generations: int
     reward: float
     metric: float | None
     start: float
@@ -60,10 +64,14 @@ def try_rates(
     the length of a mean of N independent directions falls with the root of N.
     """
     chosen = list(reversed(rungs))[:MOST_RUNGS]
-    each = 1 + len(RATES) * GENERATIONS
+    population = min(experiment.config.evolution.population, POPULATION)
+    batch = few_prompts(experiment)
+    rows = population * batch.rows(0, ("train",)) * len(RATES) * len(chosen)
+    generations = min(max(ROWS // rows, FEWEST_GENERATIONS), MOST_GENERATIONS)
+    each = 1 + len(RATES) * generations
     found: list[Trial] = []
     for number, rung in enumerate(chosen):
-        race = _Race(pool, experiment, info, rung.relative)
+        race = _Race(pool, experiment, info, rung.relative, population, generations, batch)
 
         def report(done: int, before: int = number * each) -> None:
             on_progress("trials", before + done, len(chosen) * each)
@@ -75,9 +83,17 @@ def try_rates(
 class _Race:
     """All learning rates on one rung. They share generation 0: its members start from the same centre."""
 
-    def __init__(self, pool: Pool, experiment: Experiment, info: EngineInfo, relative: float) -> None:
-        self._pool, self._relative, self._batch = pool, relative, few_prompts(experiment)
-        population = min(experiment.config.evolution.population, POPULATION)
+    def __init__(
+        self,
+        pool: Pool,
+        experiment: Experiment,
+        info: EngineInfo,
+        relative: float,
+        population: int,
+        generations: int,
+        batch: Batch,
+    ) -> None:
+        self._pool, self._relative, self._generations, self._batch = pool, relative, generations, batch
         shorter = math.sqrt(population / experiment.config.evolution.population)
         self._strategies: dict[float, Strategy] = {
             rate: with_noise(
@@ -101,7 +117,7 @@ class _Race:
             rate: self._next(strategy, start, 0, advantages) for rate, strategy in self._strategies.items()
         }
         done = 1
-        for generation in range(1, GENERATIONS):
+        for generation in range(1, self._generations):
             for rate, strategy in self._strategies.items():
                 advantages, _ = self._evaluate(strategy, states[rate], generation)
                 states[rate] = self._next(strategy, states[rate], generation, advantages)
@@ -109,7 +125,11 @@ class _Race:
         trials = []
         for rate, strategy in self._strategies.items():
             centre = self._pool.evaluate(
-                states[rate][THETA], strategy.perturbation, GENERATIONS, [Candidate(CENTRE)], self._batch
+                states[rate][THETA],
+                strategy.perturbation,
+                self._generations,
+                [Candidate(CENTRE)],
+                self._batch,
             ).summary(CENTRE, "train")
             on_done(done := done + 1)
             metric = None if ladder.metric is None else float(centre[ladder.metric])
@@ -117,6 +137,7 @@ class _Race:
                 Trial(
                     relative=self._relative,
                     learning_rate=rate,
+                    generations=self._generations,
                     reward=float(centre["reward"]),
                     metric=metric,
                     start=ladder.centre.reward,
@@ -165,5 +186,5 @@ def outcome(trial: Trial) -> str:
     before, after = formatted("reward", trial.start), formatted("reward", trial.reward)
     return (
         f"learning rate {trial.learning_rate:g} sigma took the reward from {before} to {after} "
-        f"in {GENERATIONS} generations"
+        f"in {trial.generations} generations"
     )
