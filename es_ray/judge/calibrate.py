@@ -3,9 +3,8 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
 
 from es_ray.config import BUNDLED, Config
 from es_ray.config.noise import AUTO, RELATIVE
@@ -14,6 +13,7 @@ from es_ray.errors import UserError
 from es_ray.experiment import Experiment
 from es_ray.imports import short_name
 from es_ray.interrupts import interrupts_once
+from es_ray.judge.calibration import CALIBRATION, Calibration
 from es_ray.judge.ladder import Ladder, OnProgress, climb
 from es_ray.judge.rung_rules import why, why_none, working
 from es_ray.judge.trials import Trial, best, outcome, try_rates
@@ -25,45 +25,6 @@ from es_ray.workers import open_pool
 from es_ray.workers.pool import Pool
 
 log = logging.getLogger(__name__)
-
-CALIBRATION: Final = "calibration"
-"""The stem of what is written, and what the name of a folder begins with."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A ladder, trials on it, and what to take.
-
-    relative: the recommended evolution.noise.relative, None if nothing can be recommended; learning_rate: in
-    units of sigma, None where no trial says one; reason: in a line; folder: where it was written.
-    """
-
-    model: str
-    task: str
-    form: str
-    ladder: Ladder
-    relative: float | None
-    learning_rate: float | None
-    reason: str
-    trials: list[Trial] = field(default_factory=list)
-    seconds: float = 0.0
-    folder: Path | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For calibration.json, and for environment.json of a run."""
-        found = asdict(replace(self, folder=None))
-        del found["folder"]
-        return found | found.pop("ladder") | {"settings": self.settings}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What to set, by dotted key; empty if nothing can be recommended."""
-        if self.relative is None:
-            return {}
-        found: dict[str, Any] = {"evolution.noise.relative": self.relative}
-        if self.learning_rate is not None:
-            found |= {"evolution.update_scale": "sigma", "evolution.learning_rate": self.learning_rate}
-        return found
 
 
 @interrupts_once()
@@ -145,7 +106,7 @@ def _recommended(experiment: Experiment, ladder: Ladder, trials: list[Trial]) ->
             reason = f"{why(chosen, ladder.rungs, ladder.metric)}; {outcome(tried)}"
             rate = tried.learning_rate
         elif trials:
-            reason += "; no trial made the reward better, which a few generations often do not"
+            reason += "; no trial raised the reward clearly, so the learning rate stays as it is"
         relative = chosen.relative
     else:
         reason = why_none(ladder.rungs, ladder.base, ladder.metric)

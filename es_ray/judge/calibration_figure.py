@@ -12,7 +12,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import PercentFormatter  # noqa: E402
 
-from es_ray.judge.calibrate import Calibration  # noqa: E402
+from es_ray.judge.calibration import Calibration  # noqa: E402
 from es_ray.judge.figure_style import BLUE, DPI, FONTS, GREEN, GREY, ORANGE, PURPLE  # noqa: E402
 from es_ray.judge.rung_rules import Rung  # noqa: E402
 

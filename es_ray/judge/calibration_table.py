@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from es_ray.config.tree import put
-from es_ray.judge.calibrate import CALIBRATION, Calibration
+from es_ray.judge.calibration import CALIBRATION, Calibration
 from es_ray.judge.rung_rules import Rung
 from es_ray.judge.table import formatted
 

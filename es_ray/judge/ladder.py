@@ -140,6 +140,7 @@ def _rung(
         metric=None if metric is None else float(np.mean([summary[metric] for summary in summaries])),
         broken=broken_share([outcomes.answer_counts(index, "train") for index in members]),
         kl=kl,
+        answers=sum(outcomes.answer_counts(index, "train").answers for index in members),
     )
 
 

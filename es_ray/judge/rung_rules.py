@@ -4,8 +4,8 @@ A rung of the ladder is one relative size of noise. Going up, noise first change
 then breaks the model. What tells these apart needs no unit and no number of a model's:
 
 - dead: hardly any completion differs from the centre's, or all members have the same reward;
-- too large: the members are no longer variants of the model. They lose a third of its right answers; or their
-  mean reward is below its own by more than their spread, so that most directions are bad ones, not half of
+- too large: the members are no longer variants of the model. They lose a third of its right answers, or of
+  those that smaller noise leaves, which are counted over more answers than one model's; or their mean reward is below its own by more than their spread, so that most directions are bad ones, not half of
   them; or broken answers (empty, looping, the same to everything) are a quarter of all more than its own; or
   the KL of a member is above MOST_KL.
 
@@ -29,8 +29,8 @@ LEAST_KEPT: Final = 2 / 3
 """Share of the base model's metric that members must keep."""
 LEAST_RIGHT: Final = 2
 """Answers that the base model must have right, for their loss to be seen."""
-MOST_KL: Final = 1.0
-"""Nats per token: to the base model a member's tokens are then e times less likely, in the geometric mean."""
+MOST_KL: Final = 0.1
+"""Nats per token: to the base model, ten tokens of a member's are then e times less likely than to itself."""
 
 NOTHING_RIGHT: Final = "differs, nothing right"
 """The problem of rungs that would work, where no answer is right anywhere."""
@@ -54,7 +54,7 @@ class Rung:
     of the pairs' half differences over the standard deviation of their means, about 1 where mirrored
     members have nothing to do with each other, None where the means do not vary; changed: share of
     completions that differ from the centre's, None where they are sampled; metric: the watched one's mean;
-    broken: share of answers; kl: of a member to the base model, nats per token, None where it was not
+    broken: share of answers, of which there are `answers`; kl: of a member to the base model, nats per token, None where it was not
     measured. problem: why it does not work, None if it does; too_large: whether because the noise is.
     """
 
@@ -67,15 +67,25 @@ class Rung:
     metric: float | None
     broken: float
     kl: float | None
+    answers: int
     problem: str | None = None
     too_large: bool = False
 
 
 def judged(rungs: Sequence[Rung], base: Answers, centre: Answers, metric: str | None) -> list[Rung]:
     """The rungs with `problem` and `too_large`; metric: the watched one's name, None without any."""
-    found = []
+    found: list[Rung] = []
     for rung in rungs:
         problem, too_large = _judged(rung, base, centre, metric)
+        best = max(
+            (other for other in found if not other.too_large),
+            key=lambda other: other.metric or 0.0,
+            default=None,
+        )
+        if not too_large and metric is not None and best is not None and best.metric is not None:
+            smaller = Answers(best.reward, best.metric, best.broken, best.answers)
+            if not is_kept(rung.metric, smaller):
+                problem, too_large = _lost(metric, rung, smaller, f"at {best.relative:g}"), True
         if problem is None and metric is not None and nothing_right(rungs, base):
             problem = NOTHING_RIGHT
         found.append(replace(rung, problem=problem, too_large=too_large))
@@ -86,9 +96,7 @@ def _judged(rung: Rung, base: Answers, centre: Answers, metric: str | None) -> t
     if rung.broken > base.broken + MORE:
         return f"broken: {rung.broken:.0%} of the answers (base model: {base.broken:.0%})", True
     if metric is not None and not is_kept(rung.metric, base):
-        assert rung.metric is not None and base.metric is not None
-        lost = f"{formatted(metric, rung.metric)} (base model: {formatted(metric, base.metric)})"
-        return f"loses {metric}: {lost}", True
+        return _lost(metric, rung, base, "base model"), True
     if rung.kl is not None and rung.kl > MOST_KL:
         return f"another model: KL {rung.kl:.2g}", True
     if rung.changed is not None and rung.changed < LEAST_CHANGED:
@@ -98,6 +106,11 @@ def _judged(rung: Rung, base: Answers, centre: Answers, metric: str | None) -> t
     if centre.reward - rung.reward > rung.reward_std:
         return f"worse: mean reward {formatted('reward', rung.reward)} falls by more than its spread", True
     return None, False
+
+
+def _lost(metric: str, rung: Rung, before: Answers, whose: str) -> str:
+    now, usual = (formatted(metric, value or 0.0) for value in (rung.metric, before.metric))
+    return f"loses {metric}: {now} ({whose}: {usual})"
 
 
 def is_kept(metric: float | None, base: Answers) -> bool:

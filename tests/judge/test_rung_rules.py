@@ -1,4 +1,4 @@
-"""Which sizes of noise work, on what was measured of two models a factor of ten apart, and on made-up rungs."""
+"""Which sizes of noise work: on figures of two models a factor of ten apart, and on made-up rungs."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from es_ray.judge.rung_rules import (
     working,
 )
 
-WORKS = Rung(0.1, 8, 1.0, 0.2, 1.5, 0.5, 0.9, 0.0, 0.05)
+WORKS = Rung(0.1, 8, 1.0, 0.2, 1.5, 0.5, 0.9, 0.0, 0.05, 64)
 BASE = Answers(1.0, 1.0, 0.0, 16)
 
 
@@ -71,12 +71,27 @@ def test_smollm2s_region_is_found():
     assert [rung.relative for rung in working(rungs)] == [0.01, 0.03]
 
 
+def test_what_smaller_noise_leaves_is_lost_too():
+    """SmolLM2 on 8 sums, of which the base model has one right: 8 members, without the KL."""
+    rungs = ladder(
+        Answers(0.125, 1 / 8, 0.0, 8),
+        "correct",
+        {
+            0.01: {"reward": 0.14, "reward_std": 0.04, "changed": 0.17, "metric": 0.14},
+            0.03: {"reward": 0.17, "reward_std": 0.087, "changed": 0.42, "metric": 0.17},
+            0.1: {"reward": 0.06, "reward_std": 0.088, "changed": 0.95, "metric": 0.06},
+        },
+    )
+    assert [rung.relative for rung in working(rungs)] == [0.01, 0.03]
+    assert rungs[2].problem == "loses correct: 6% (at 0.03: 17%)"
+
+
 @pytest.mark.parametrize(
     ("given", "word", "too_large"),
     [
         ({"broken": 0.3}, "broken", True),
         ({"metric": 0.6}, "loses correct", True),
-        ({"kl": 1.2}, "another model", True),
+        ({"kl": 0.2}, "another model", True),
         ({"changed": 0.0}, "dead", False),
         ({"reward_std": 0.0}, "no spread", False),
         ({"reward": 0.7}, "worse", True),
@@ -96,7 +111,7 @@ def test_what_was_not_measured_is_no_reason():
 
 def test_one_right_answer_of_the_base_model_cannot_be_lost():
     base = Answers(1.0, 1 / 16, 0.0, 16)
-    rungs = ladder(base, "correct", {0.1: {"metric": 0.0}, 1.0: {"metric": 0.1}})
+    rungs = ladder(base, "correct", {0.1: {"metric": 0.0}, 1.0: {"metric": 0.01}})
     assert [rung.problem for rung in rungs] == [None, None]
 
 
