@@ -32,7 +32,7 @@ def calibration_figure(found: Calibration, path: Path) -> None:
         _draw_rewards(panels[0], found)
         _draw_shares(panels[1], found)
         if with_kl:
-            _curve(panels[2], rungs, [rung.kl for rung in rungs], PURPLE, "D", "a member")
+            _curve(panels[2], rungs, [rung.kl for rung in rungs], PURPLE, "D", "median member")
             panels[2].set_yscale("symlog", linthresh=1e-3)
             panels[2].set_ylabel("KL to base")
         for panel in panels:

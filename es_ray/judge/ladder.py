@@ -25,7 +25,8 @@ GENERATION: Final = 1
 MOST_PROMPTS: Final = 16
 ANSWERS, FEWEST_PAIRS, MOST_PAIRS = 128, 4, 16
 """Answers on each rung that there should be, by more pairs where prompts are few."""
-KL_PROMPTS: Final = 4
+KL_MEMBERS, KL_PROMPTS = 3, 2
+"""Members of a rung whose KL is measured, of different pairs, and on how many prompts."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many completions, or generations, are made."""
@@ -81,8 +82,13 @@ def climb(pool: Pool, experiment: Experiment, info: EngineInfo, on_progress: OnP
         reference = reference or outcomes
         of |= dict.fromkeys(factors, outcomes)
         if with_kl:
-            wanted = [KlPrompts("train", asked, members[r][0], factor) for r, factor in factors.items()]
-            kl |= zip(factors, pool.kl(theta, perturbation, GENERATION, wanted, batch), strict=True)
+            wanted = [
+                KlPrompts("train", asked, index, factor)
+                for r, factor in factors.items()
+                for index in members[r][: 2 * KL_MEMBERS : 2]
+            ]
+            measured = np.reshape(pool.kl(theta, perturbation, GENERATION, wanted, batch), (len(factors), -1))
+            kl |= zip(factors, np.median(measured, axis=1).tolist(), strict=True)
     assert reference is not None
     metric = _kept_metric(experiment, reference)
     base, centre = (_answers(reference, who, metric) for who in (BASE, CENTRE))

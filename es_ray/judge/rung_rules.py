@@ -5,9 +5,10 @@ then breaks the model. What tells these apart needs no unit and no number of a m
 
 - dead: hardly any completion differs from the centre's, or all members have the same reward;
 - too large: the members are no longer variants of the model. They lose a third of its right answers, or of
-  those that smaller noise leaves, which are counted over more answers than one model's; or their mean reward is below its own by more than their spread, so that most directions are bad ones, not half of
-  them; or broken answers (empty, looping, the same to everything) are a quarter of all more than its own; or
-  the KL of a member is above MOST_KL.
+  those that smaller noise leaves, which are counted over more answers than one model's; or their mean reward
+  is below its own by more than their spread, so that most directions are bad ones, not half of them; or
+  broken answers (empty, looping, the same to everything) are a quarter of all more than its own; or the KL of
+  the median member is above MOST_KL: a few members may have found another style, most must not.
 
 The working region is what lies below the first rung that is too large: a larger one that looks well again
 does so by chance. The largest rung of it comes first, as a step is as long as the noise: smaller noise learns
@@ -54,8 +55,8 @@ class Rung:
     of the pairs' half differences over the standard deviation of their means, about 1 where mirrored
     members have nothing to do with each other, None where the means do not vary; changed: share of
     completions that differ from the centre's, None where they are sampled; metric: the watched one's mean;
-    broken: share of answers, of which there are `answers`; kl: of a member to the base model, nats per token, None where it was not
-    measured. problem: why it does not work, None if it does; too_large: whether because the noise is.
+    broken: share of answers, of which there are `answers`; kl: the median member's to the base model, nats
+    per token, None where it was not measured. problem: why it does not work, None if it does; too_large: whether because the noise is.
     """
 
     relative: float
