@@ -94,7 +94,13 @@ def climb(pool: Pool, experiment: Experiment, info: EngineInfo, on_progress: OnP
     base, centre = (_answers(reference, who, metric) for who in (BASE, CENTRE))
     texts = _texts(reference, CENTRE) if experiment.config.task.temperature == 0 else None
     rungs = [_rung(r, of[r], members[r], metric, texts, kl.get(r)) for r in RUNGS]
-    return Ladder(judged(rungs, base, centre, metric), base, centre, metric, prompts)
+    return Ladder(
+        judged(rungs, base, centre, metric, experiment.config.evolution.population),
+        base,
+        centre,
+        metric,
+        prompts,
+    )
 
 
 def with_noise(experiment: Experiment, relative: float, **values: Any) -> Experiment:
@@ -133,9 +139,10 @@ def _rung(
     """Not judged yet; centre: its completions, None where they cannot be compared."""
     summaries = [outcomes.summary(index, "train") for index in members]
     rewards = np.array([summary["reward"] for summary in summaries])
-    changed = None
+    changed = changed_members = None
     if centre is not None:
-        changed = float(np.mean([np.not_equal(_texts(outcomes, index), centre).mean() for index in members]))
+        differs = np.array([np.not_equal(_texts(outcomes, index), centre) for index in members])
+        changed, changed_members = float(differs.mean()), float(differs.any(axis=1).mean())
     return Rung(
         relative=relative,
         members=len(members),
@@ -143,6 +150,7 @@ def _rung(
         reward_std=float(rewards.std()),
         signal_to_noise=signal_to_noise(rewards),
         changed=changed,
+        changed_members=changed_members,
         metric=None if metric is None else float(np.mean([summary[metric] for summary in summaries])),
         broken=broken_share([outcomes.answer_counts(index, "train") for index in members]),
         kl=kl,

@@ -3,7 +3,8 @@
 A rung of the ladder is one relative size of noise. Going up, noise first changes no token (dead), then works,
 then breaks the model. What tells these apart needs no unit and no number of a model's:
 
-- dead: hardly any completion differs from the centre's, or all members have the same reward;
+- dead: in a generation of the run not one member is to be expected that answers differently from the centre,
+  or all members have the same reward;
 - too large: the members are no longer variants of the model. They lose a third of its right answers, or of
   those that smaller noise leaves, which are counted over more answers than one model's; or their mean reward
   is below its own by more than their spread, so that most directions are bad ones, not half of them; or
@@ -24,8 +25,6 @@ from typing import Final
 from es_ray.judge.table import formatted
 from es_ray.judge.verdicts import MORE
 
-LEAST_CHANGED: Final = 0.05
-"""Share of completions that must differ from the centre's."""
 LEAST_KEPT: Final = 2 / 3
 """Share of the base model's metric that members must keep."""
 LEAST_RIGHT: Final = 2
@@ -53,10 +52,11 @@ class Rung:
 
     reward, reward_std: mean and population standard deviation over members; signal_to_noise: root mean square
     of the pairs' half differences over the standard deviation of their means, about 1 where mirrored
-    members have nothing to do with each other, None where the means do not vary; changed: share of
-    completions that differ from the centre's, None where they are sampled; metric: the watched one's mean;
-    broken: share of answers, of which there are `answers`; kl: the median member's to the base model, nats
-    per token, None where it was not measured. problem: why it does not work, None if it does; too_large: whether because the noise is.
+    members have nothing to do with each other, None where the means do not vary; changed, changed_members:
+    shares of completions that differ from the centre's, and of members that have such a one, None where
+    answers are sampled; metric: the watched one's mean; broken: share of answers, of which there are
+    `answers`; kl: the median member's to the base model, nats per token, None where it was not measured.
+    problem: why it does not work, None if it does; too_large: whether because the noise is.
     """
 
     relative: float
@@ -65,6 +65,7 @@ class Rung:
     reward_std: float
     signal_to_noise: float | None
     changed: float | None
+    changed_members: float | None
     metric: float | None
     broken: float
     kl: float | None
@@ -73,11 +74,16 @@ class Rung:
     too_large: bool = False
 
 
-def judged(rungs: Sequence[Rung], base: Answers, centre: Answers, metric: str | None) -> list[Rung]:
-    """The rungs with `problem` and `too_large`; metric: the watched one's name, None without any."""
+def judged(
+    rungs: Sequence[Rung], base: Answers, centre: Answers, metric: str | None, population: int
+) -> list[Rung]:
+    """The rungs with `problem` and `too_large`.
+
+    metric: the watched one's name, None without any; population: of the run to come.
+    """
     found: list[Rung] = []
     for rung in rungs:
-        problem, too_large = _judged(rung, base, centre, metric)
+        problem, too_large = _judged(rung, base, centre, metric, population)
         best = max(
             (other for other in found if not other.too_large),
             key=lambda other: other.metric or 0.0,
@@ -93,15 +99,17 @@ def judged(rungs: Sequence[Rung], base: Answers, centre: Answers, metric: str | 
     return found
 
 
-def _judged(rung: Rung, base: Answers, centre: Answers, metric: str | None) -> tuple[str | None, bool]:
+def _judged(
+    rung: Rung, base: Answers, centre: Answers, metric: str | None, population: int
+) -> tuple[str | None, bool]:
     if rung.broken > base.broken + MORE:
         return f"broken: {rung.broken:.0%} of the answers (base model: {base.broken:.0%})", True
     if metric is not None and not is_kept(rung.metric, base):
         return _lost(metric, rung, base, "base model"), True
     if rung.kl is not None and rung.kl > MOST_KL:
         return f"another model: KL {rung.kl:.2g}", True
-    if rung.changed is not None and rung.changed < LEAST_CHANGED:
-        return f"dead: {rung.changed:.0%} of the completions change", False
+    if rung.changed_members is not None and rung.changed_members * population < 1:
+        return f"dead: {rung.changed_members:.0%} of the members answer differently", False
     if rung.reward_std <= 1e-9 * max(abs(rung.reward), 1.0):
         return "no spread: all members have the same reward", False
     if centre.reward - rung.reward > rung.reward_std:

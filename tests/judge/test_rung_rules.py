@@ -15,30 +15,37 @@ from es_ray.judge.rung_rules import (
     working,
 )
 
-WORKS = Rung(0.1, 8, 1.0, 0.2, 1.5, 0.5, 0.9, 0.0, 0.05, 64)
+POPULATION = 30
+WORKS = Rung(0.1, 8, 1.0, 0.2, 1.5, 0.5, 0.9, 0.9, 0.0, 0.05, 64)
 BASE = Answers(1.0, 1.0, 0.0, 16)
 
 
 def ladder(base: Answers, metric: str | None, rows: dict[float, dict]) -> list[Rung]:
     """Judged rungs: WORKS with what is given."""
     rungs = [replace(WORKS, relative=relative, **given) for relative, given in rows.items()]
-    return judged(rungs, base, base, metric)
+    return judged(rungs, base, base, metric, POPULATION)
 
 
 def judged_alone(rung: Rung, base: Answers, metric: str | None) -> tuple[str | None, bool]:
-    (found,) = judged([rung], base, base, metric)
+    (found,) = judged([rung], base, base, metric, POPULATION)
     return found.problem, found.too_large
 
 
 def test_the_bundled_models_region_is_found():
-    dead = {"reward": -103.0, "reward_std": 0.0, "signal_to_noise": None, "changed": 0.0, "metric": 1.0}
+    dead = {
+        "reward": -103.0,
+        "reward_std": 0.0,
+        "signal_to_noise": None,
+        "changed_members": 0.0,
+        "metric": 1.0,
+    }
     rungs = ladder(
         Answers(-103.0, 1.0, 0.0, 2),
         "correct",
         {
             0.01: dead,
             0.03: dead,
-            0.1: dead | {"changed": 0.02, "reward": -102.0, "reward_std": 9.0},
+            0.1: dead | {"changed_members": 1 / 32, "reward": -102.0, "reward_std": 9.0},
             0.3: {"reward": -92.4, "reward_std": 20.0, "changed": 0.12, "metric": 1.0, "kl": 1e-4},
             1.0: {
                 "reward": -76.0,
@@ -51,7 +58,7 @@ def test_the_bundled_models_region_is_found():
         },
     )
     assert [rung.relative for rung in working(rungs)] == [0.3]
-    assert rungs[2].problem == "dead: 2% of the completions change"
+    assert rungs[2].problem == "dead: 3% of the members answer differently"
     assert "12% of the completions change" in why(rungs[3], rungs, "correct")
     assert "at 1 too large (loses correct: 36% (base model: 100%))" in why(rungs[3], rungs, "correct")
 
@@ -92,7 +99,7 @@ def test_what_smaller_noise_leaves_is_lost_too():
         ({"broken": 0.3}, "broken", True),
         ({"metric": 0.6}, "loses correct", True),
         ({"kl": 0.2}, "another model", True),
-        ({"changed": 0.0}, "dead", False),
+        ({"changed_members": 0.0}, "dead", False),
         ({"reward_std": 0.0}, "no spread", False),
         ({"reward": 0.7}, "worse", True),
     ],
@@ -105,7 +112,7 @@ def test_each_rule_names_its_reason(given, word, too_large):
 
 
 def test_what_was_not_measured_is_no_reason():
-    unknown = replace(WORKS, changed=None, kl=None, metric=None, signal_to_noise=None)
+    unknown = replace(WORKS, changed=None, changed_members=None, kl=None, metric=None, signal_to_noise=None)
     assert judged_alone(unknown, replace(BASE, metric=None), None) == (None, False)
 
 
@@ -127,7 +134,7 @@ def test_without_a_right_answer_anywhere_nothing_is_recommended():
 
 
 def test_why_nothing_works_is_said():
-    dead = {"changed": 0.0}
+    dead = {"changed_members": 0.0}
     assert "no size of noise changes" in why_none(ladder(BASE, None, {0.1: dead, 1.0: dead}), BASE, None)
     broken = ladder(BASE, None, {0.1: {"broken": 1.0}, 1.0: {"broken": 1.0}})
     assert "the smallest noise already breaks the model" in why_none(broken, BASE, None)
