@@ -100,10 +100,10 @@ def _recommended(experiment: Experiment, ladder: Ladder, trials: list[Trial]) ->
     relative = rate = None
     if rungs:
         chosen, tried = rungs[-1], best(trials)
-        reason = why(chosen, ladder.rungs, ladder.metric)
+        reason = why(chosen, ladder.rungs, ladder.base, ladder.metric)
         if tried is not None:
             chosen = next(rung for rung in rungs if rung.relative == tried.relative)
-            reason = f"{why(chosen, ladder.rungs, ladder.metric)}; {outcome(tried)}"
+            reason = f"{why(chosen, ladder.rungs, ladder.base, ladder.metric)}; {outcome(tried)}"
             rate = tried.learning_rate
         elif trials:
             reason += "; no trial raised the reward clearly, so the learning rate stays as it is"

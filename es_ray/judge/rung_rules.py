@@ -160,14 +160,15 @@ def why_none(rungs: Sequence[Rung], base: Answers, metric: str | None) -> str:
     return f"noise either shows no difference or breaks the model (at {large.relative:g}: {large.problem})"
 
 
-def why(rung: Rung, rungs: Sequence[Rung], metric: str | None) -> str:
+def why(rung: Rung, rungs: Sequence[Rung], base: Answers, metric: str | None) -> str:
     """Why a rung is recommended, in a line."""
     said = []
     if rung.changed is not None:
         said.append(f"{rung.changed:.0%} of the completions change")
     said.append(f"rewards spread by {formatted('reward', rung.reward_std)}")
     if metric is not None and rung.metric is not None:
-        said.append(f"{metric} stays at {formatted(metric, rung.metric)}")
+        usual = formatted(metric, base.metric or 0.0)
+        said.append(f"{metric} {formatted(metric, rung.metric)} (base model: {usual})")
     above = next((other for other in rungs if other.relative > rung.relative and other.too_large), None)
     end = "" if above is None else f"; at {above.relative:g} too large ({above.problem})"
     return ", ".join(said) + end

@@ -59,8 +59,10 @@ def test_the_bundled_models_region_is_found():
     )
     assert [rung.relative for rung in working(rungs)] == [0.3]
     assert rungs[2].problem == "dead: 3% of the members answer differently"
-    assert "12% of the completions change" in why(rungs[3], rungs, "correct")
-    assert "at 1 too large (loses correct: 36% (base model: 100%))" in why(rungs[3], rungs, "correct")
+    assert "12% of the completions change" in why(rungs[3], rungs, Answers(-103.0, 1.0, 0.0, 2), "correct")
+    assert "at 1 too large (loses correct: 36% (base model: 100%))" in why(
+        rungs[3], rungs, Answers(-103.0, 1.0, 0.0, 2), "correct"
+    )
 
 
 def test_smollm2s_region_is_found():
