@@ -18,6 +18,7 @@ from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
+from es_ray.judge.calibrate import as_calibrated, settle_noise, without_auto
 from es_ray.judge.evaluate import compare
 from es_ray.judge.watch import Watch
 from es_ray.lora.noise_report import noise_report
@@ -61,7 +62,7 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
         raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
-        experiment = Experiment(resolve_config(config, resume))
+        experiment = Experiment(resolve_config(as_calibrated(config) if resume else config, resume))
         if experiment.config.cluster.workers != 0:
             log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
         experiment = experiment.with_batch_size()
@@ -78,7 +79,8 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
 def _run(experiment: Experiment, directory: RunDir, resume: bool, listeners: CallbackList) -> dict[str, Any]:
     experiment.check()
     start = last_intact(directory, experiment) if resume else None
-    with open_pool(experiment.config.replace(output__dir=str(directory.path)), experiment.workload) as pool:
+    workers = without_auto(experiment.config).replace(output__dir=str(directory.path))
+    with open_pool(workers, experiment.workload) as pool:
         results = _evolve(pool, experiment, directory, resume, start, listeners)
     listeners.on_run_end(results)
     return results
@@ -92,8 +94,9 @@ def _evolve(
     start: Start | None,
     listeners: CallbackList,
 ) -> dict[str, Any]:
-    config = experiment.config
     info = pool.start()
+    experiment, calibration = settle_noise(pool, experiment, info, listeners.on_progress)
+    config = experiment.config
     if start is not None:
         check_weights(directory, start.generation, experiment.source, info)
     inputs = Inputs(
@@ -110,6 +113,8 @@ def _evolve(
     old_form = resume and directory.is_in_form_of_0_1_0()
     noise = noise_report(experiment.layout, strategy.perturbation, config.init, inputs.frobenius)
     started = environment(config.engine.kind) | {"noise": noise.as_json()}
+    if calibration is not None:
+        started["calibration"] = calibration.as_json()
     resumed = None if start is None else start.generation
     watch = None if old_form else Watch.of(directory, experiment, strategy, inputs.frobenius, resumed)
     if resume:
@@ -118,7 +123,8 @@ def _evolve(
         directory.create(config, started)
     if watch is not None and resumed is not None:
         watch.write_selected()  # as it was then, before anything is pruned
-    listeners.on_run_start(run_info(experiment, directory.path, info, pool.where, first, noise))
+    found = directory.calibrated()
+    listeners.on_run_start(run_info(experiment, directory.path, info, pool.where, first, noise, found))
     if base is not None:
         listeners.on_base_evaluated(base)
     with Recorder(directory, experiment, strategy, inputs, old_form) as recorder:

@@ -116,9 +116,14 @@ class Experiment:
         """With `task.batch: auto` resolved in the configuration, and the examples that were read for it."""
         if self.config.task.batch != "auto":
             return self
-        resolved = replace(self, config=self.config.replace(task__batch=self._draws.size))
-        vars(resolved).update(task=self.task, examples=self.examples)  # as their cached_property does
-        return resolved
+        return self.with_config(self.config.replace(task__batch=self._draws.size))
+
+    def with_config(self, config: Config) -> "Experiment":
+        """With another configuration of the same model, adapters and data, which are not read again."""
+        changed = replace(self, config=config)
+        same = ("source", "layout", "task", "examples", "prompts", "fingerprints")
+        vars(changed).update({name: vars(self)[name] for name in same if name in vars(self)})  # cached ones
+        return changed
 
     def batch(self, generation: int) -> Batch:
         """What the candidates of a generation answer: drawn from the seed, or all that there is."""

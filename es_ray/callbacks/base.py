@@ -23,7 +23,8 @@ class RunInfo:
     path: the run directory; config: resolved, as in config.yaml; first: the first generation to evaluate;
     engine: what the engines report; where: a description of the workers; model: its name; prompts: how many
     each split has; parameters, modules, layers: how many LoRA entries evolve, and in how many of these;
-    notes: what might surprise about the run, a line each; noise: how large it is.
+    notes: what might surprise about the run, a line each; noise: how large it is; calibrated: why, where the
+    run found it at its start, else None.
     """
 
     path: Path
@@ -38,10 +39,17 @@ class RunInfo:
     layers: int
     notes: Sequence[str] = ()
     noise: NoiseReport | None = None
+    calibrated: str | None = None
 
 
 def run_info(
-    experiment: Experiment, path: Path, engine: EngineInfo, where: str, first: int, noise: NoiseReport
+    experiment: Experiment,
+    path: Path,
+    engine: EngineInfo,
+    where: str,
+    first: int,
+    noise: NoiseReport,
+    calibrated: str | None = None,
 ) -> RunInfo:
     """The RunInfo of an experiment; path: the run directory; the rest as there."""
     layout = experiment.layout
@@ -58,6 +66,7 @@ def run_info(
         layers=len(layout.layers),
         notes=[note for note in (experiment.source.note,) if note],
         noise=noise,
+        calibrated=calibrated,
     )
 
 

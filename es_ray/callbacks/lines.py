@@ -43,14 +43,16 @@ def head(run: RunInfo) -> list[Line]:
     bundled = " (bundled)" if config.model.path == BUNDLED else ""
     unit = " in units of sigma" if evolution.update_scale == "sigma" else ""
     rule = "" if evolution.optimizer == "sgd" else f", {short_name(evolution.optimizer)}"
+    origin = noise_origin(config) if run.calibrated is None else "calibrated"
     lines = [
         f"es-ray: {run.model}{bundled}, {_si(engine.parameters)} parameters in {engine.dtype}",
         f"engine: {engine_spec(config.engine.kind).name} on {engine.device}, {run.where}",
         f"LoRA: {run.parameters:,} entries of rank {config.lora.rank} in {run.modules} modules, "
         f"{run.layers} layers" + (", of which B evolves" if config.lora.form == "b" else ""),
-        f"noise: {_noise_kind(config)}{_schedule(evolution.noise.schedule)} ({noise_origin(config)}); "
+        f"noise: {_noise_kind(config)}{_schedule(evolution.noise.schedule)} ({origin}); "
         f"learning rate {evolution.learning_rate:g}{unit}{_schedule(evolution.learning_rate_schedule)}{rule}",
         *_noise_sizes(run.noise),
+        *([] if run.calibrated is None else [f"  calibrated: {run.calibrated}"]),
         f"task: {config.task.name}, {_prompts(run)}",
         f"run: population {evolution.population}, {_generations(run.first, evolution.generations)}, "
         f"seed {evolution.seed}",

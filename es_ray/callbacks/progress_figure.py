@@ -13,10 +13,8 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 
+from es_ray.judge.figure_style import BLUE, DPI, FONTS, GREEN, GREY, ORANGE, PURPLE  # noqa: E402
 from es_ray.judge.table import SHARES  # noqa: E402
-
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#595959"
-"""Okabe and Ito's, which colour-blind people tell apart; dashes and marks differ as well."""
 
 MOST_MARKS, FEW = 60, 20
 """Most generations whose points are marked: more would make a thick line; of thin curves fewer."""
@@ -38,8 +36,8 @@ def evolution_progress(
     distances = [key for key in DISTANCES if any(line.get(key) is not None for line in metrics)]
     below = len(names) + len(distances)
     height = 5.2 + 1.7 * below
-    with matplotlib.rc_context({"font.size": 11, "legend.fontsize": 10, "legend.frameon": False}):
-        figure = Figure(figsize=(9, height), dpi=110, layout="constrained")
+    with matplotlib.rc_context(FONTS):
+        figure = Figure(figsize=(9, height), dpi=DPI, layout="constrained")
         panels = figure.subplots(1 + below, 1, sharex=True, height_ratios=[3, *[1.1] * below], squeeze=False)
         rewards, shares = panels[0, 0], panels[1 : 1 + len(names), 0]
         x = np.array([line["generation"] for line in metrics])

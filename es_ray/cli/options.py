@@ -21,6 +21,20 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key; may be repeated."),
 ]
+Workers = Annotated[int | None, typer.Option(help="Ray workers, one engine each.")]
+Local = Annotated[bool, typer.Option("--local", help="Without Ray, in this process.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray to use: local (start one), auto (join the running one), host:port."),
+]
+TaskName = Annotated[
+    str | None, typer.Option(help="A task's name, or the import path of a function or a Task.")
+]
+Train = Annotated[str | None, typer.Option(help="Training examples: a file, or hf:NAME:SPLIT.")]
+Test = Annotated[str | None, typer.Option(help="Test examples, likewise.")]
+Generations = Annotated[int | None, typer.Option(help="Total number of generations.")]
+Population = Annotated[int | None, typer.Option(help="Members per generation.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Split = Literal["train", "test"]

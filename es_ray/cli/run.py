@@ -5,31 +5,42 @@ from typing import Annotated
 
 import typer
 
-from es_ray.cli.options import ConfigFile, Debug, Engine, Model, Preset, Sets
-from es_ray.config import BUNDLED, Config, load
-from es_ray.config.loading import as_tree
+from es_ray.cli.options import (
+    Address,
+    ConfigFile,
+    Debug,
+    Engine,
+    Generations,
+    Local,
+    Model,
+    Population,
+    Preset,
+    Seed,
+    Sets,
+    TaskName,
+    Test,
+    Train,
+    Workers,
+)
+from es_ray.cli.requested import requested
+from es_ray.config import BUNDLED, Config
 from es_ray.errors import UserError
 
 
 def run(
     config: ConfigFile = None,
     preset: Preset = None,
-    workers: Annotated[int | None, typer.Option(help="Ray workers, one engine each.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Without Ray, in this process.")] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray to use: local (start one), auto (join the running one), host:port."),
-    ] = None,
+    workers: Workers = None,
+    local: Local = False,
+    address: Address = None,
     engine: Engine = None,
     model: Model = None,
-    task: Annotated[
-        str | None, typer.Option(help="A task's name, or the import path of a function or a Task.")
-    ] = None,
-    train: Annotated[str | None, typer.Option(help="Training examples: a file, or hf:NAME:SPLIT.")] = None,
-    test: Annotated[str | None, typer.Option(help="Test examples, likewise.")] = None,
-    generations: Annotated[int | None, typer.Option(help="Total number of generations.")] = None,
-    population: Annotated[int | None, typer.Option(help="Members per generation.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    task: TaskName = None,
+    train: Train = None,
+    test: Test = None,
+    generations: Generations = None,
+    population: Population = None,
+    seed: Seed = None,
     output: Annotated[
         Path | None, typer.Option(help="The run directory; default: a new one in runs/.")
     ] = None,
@@ -41,10 +52,8 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Evolve a model. Without options: the bundled model, on this machine."""
-    if local:
-        _refuse_beside_local(workers, address, set_ or [])
     flags = {
-        "cluster.workers": 0 if local else workers,
+        "cluster.workers": workers,
         "cluster.address": address,
         "engine.kind": engine,
         "model.path": model,
@@ -62,10 +71,7 @@ def run(
         folder = _folder_to_resume(config, output, set_ or [])
         flags["output.dir"] = str(folder)
         config = config or folder / "config.yaml"
-    sets = [*(set_ or []), "cluster.address=null"] if local else set_ or []
-    resolved = load(config, preset, sets, flags)
-    if address is not None and workers is None and resolved.cluster.workers == 0:
-        resolved = resolved.replace(cluster__workers="auto")  # an address implies Ray
+    resolved = requested(config, preset, set_ or [], flags, local)
     if dry_run:
         _dry_run(resolved, resume)
         return
@@ -75,21 +81,6 @@ def run(
 
     notes = [] if resume else _notes(resolved, chosen=preset is not None or config is not None)
     evolve(resolved, resume=resume, callbacks=[TerminalConsole(notes, bars=not debug)])
-
-
-def _refuse_beside_local(workers: int | None, address: str | None, sets: list[str]) -> None:
-    """Raise UserError for another place on the same command line; a configuration file may name one."""
-    cluster = as_tree(sets).get("cluster")
-    given = Config.parse({} if cluster is None else {"cluster": cluster}).cluster
-    wanted = {
-        "--workers": workers,
-        "--address": address,
-        "--set cluster.workers": given.workers not in (0, "auto"),
-        "--set cluster.address": given.address is not None,
-    }
-    for name, value in wanted.items():
-        if value:
-            raise UserError(f"--local: runs without Ray; leave out {name}")
 
 
 def _notes(config: Config, chosen: bool) -> list[str]:

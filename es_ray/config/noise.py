@@ -14,6 +14,8 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
 }
 """The keys of each kind."""
 ALL: Final = ("relative", "fraction", "multiplier", "std")
+AUTO: Final = "auto"
+"""The value of `relative` that a run replaces by what it finds (`es_ray.judge.calibrate`)."""
 OF_ANY_KIND: Final = ("schedule",)
 """Keys that go with each kind: they stay where a layer changes the kind."""
 RELATIVE: Final = {"b": 0.03, "both": 0.0125}

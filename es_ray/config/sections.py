@@ -11,61 +11,12 @@ from es_ray.config.format import FORMAT
 from es_ray.config.guard import GuardConfig
 from es_ray.config.messages import one_line
 from es_ray.config.model import InitConfig, LoraConfig, ModelConfig
-from es_ray.config.noise import ALL, KEYS, default, kind_of, layered, set_keys
+from es_ray.config.noise import layered
+from es_ray.config.noise_section import NoiseConfig
 from es_ray.config.schedule import ScheduleConfig
 from es_ray.config.task import EvaluationConfig, TaskConfig
 from es_ray.config.tree import flat, put
 from es_ray.errors import UserError
-
-
-class NoiseConfig(Section):
-    """The perturbations' scale.
-
-    relative: the size of a member's change of a matrix, as a share of it (see `lora.scales`); multiplier x
-    fraction x mean|W| of a layer or module (`per-layer`, `per-module`); or std (`constant`). Without a kind,
-    multiplier and fraction mean `per-layer`, std means `constant`. A key of another kind is an error: it
-    would have no effect. Those of the kind that are None get their values in a `Config`. schedule: what
-    multiplies that scale in each generation.
-    """
-
-    kind: Literal["relative", "per-layer", "per-module", "constant"] = "relative"
-    relative: Positive | None = None
-    fraction: Positive | None = None
-    multiplier: Positive | None = None
-    std: Positive | None = None
-    schedule: ScheduleConfig = ScheduleConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_one_kind(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        given = set_keys(values)
-        kind = kind_of(given)
-        own = KEYS.get(kind) if isinstance(kind, str) else None
-        if own is None:
-            return values
-        for key in ALL:
-            if key in given and key not in own:
-                kinds = " or ".join(other for other, keys in KEYS.items() if key in keys)
-                raise ValueError(
-                    f"{key}: {given[key]} has no effect on noise of kind {kind}; it is for {kinds}"
-                )
-        return given | {"kind": kind}
-
-    def completed(self, form: str, path: str) -> "NoiseConfig":
-        """With defaults for the kind's keys that are not set, which still count as not set."""
-        noise = self.model_copy()
-        for key in KEYS[self.kind]:
-            if getattr(self, key) is None:
-                noise.__dict__[key] = default(key, form, path)  # not by `update`, which would set it
-        return noise
-
-    @model_validator(mode="after")
-    def _never_without_noise(self) -> "NoiseConfig":
-        if self.schedule.to == 0:
-            raise ValueError("schedule.to: 0 would make every member the centre; must be greater than 0")
-        return self
 
 
 class EvolutionConfig(Section):

@@ -8,10 +8,12 @@ their expectation is the KL, as that of rho - 1 is 0 (Schulman 2020, "Approximat
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from es_ray.engines.base import CENTRE
 
 MOST_PROMPTS: Final = 16
 """Prompts of a measurement: it costs as many sampled completions, and a reading of each by the base model."""
@@ -19,13 +21,23 @@ MOST_PROMPTS: Final = 16
 
 @dataclass(frozen=True)
 class KlPrompts:
-    """The prompts that the centre completes for a measurement: their split, and their numbers in it."""
+    """The prompts that are completed for a measurement: their split, and their numbers in it.
+
+    index, sigma_factor: who completes them, the centre or a member, as in a Candidate. A member's KL to the
+    base model is estimated as the centre's is.
+    """
 
     split: str
     numbers: Sequence[int]
+    index: int = CENTRE
+    sigma_factor: float = 1.0
+
+    def packed(self, generation: int) -> list[Any]:
+        """The arguments of a worker's `kl` after the shared ones, plain values."""
+        return [generation, self.split, list(self.numbers), self.index, self.sigma_factor]
 
     def __str__(self) -> str:
-        return "the KL of the centre"
+        return "the KL of the centre" if self.index == CENTRE else f"the KL of member {self.index}"
 
 
 def kl_terms(base: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:

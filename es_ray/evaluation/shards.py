@@ -12,10 +12,15 @@ from es_ray.tasks.batches import Batch
 
 @dataclass(slots=True)  # not frozen: creating thousands would be slow
 class Candidate:
-    """What to evaluate (a member's index, CENTRE or BASE), and the splits whose prompts it answers."""
+    """What to evaluate (a member's index, CENTRE or BASE), and the splits whose prompts it answers.
+
+    sigma_factor: multiplies a member's sigma. The candidates of an evaluation have different indices, also
+    where their factors differ: outcomes are found by index.
+    """
 
     index: int
     splits: tuple[str, ...] = ("train",)
+    sigma_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,26 @@ class Shard:
     def packed(self) -> list[Any]:
         """As lists of numbers and strings, for sending: Ray pickles those much faster than objects.
 
-        Consecutive candidates with the same splits make one list: splits, then indices.
+        Consecutive candidates with the same splits and factor make one list: splits, indices, and the factor
+        unless it is 1.
         """
-        groups = groupby(self.candidates, attrgetter("splits"))
-        return [self.generation, [[list(splits), [c.index for c in same]] for splits, same in groups]]
+        groups = groupby(self.candidates, attrgetter("splits", "sigma_factor"))
+        return [
+            self.generation,
+            [
+                [list(splits), [c.index for c in same], *([] if factor == 1.0 else [factor])]
+                for (splits, factor), same in groups
+            ],
+        ]
 
     @classmethod
     def of(cls, generation: int, groups: Sequence[Sequence[Any]]) -> "Shard":
         """From what `packed` returned."""
-        found = [Candidate(index, tuple(splits)) for splits, indices in groups for index in indices]
+        found = [
+            Candidate(index, tuple(splits), *factor)
+            for splits, indices, *factor in groups
+            for index in indices
+        ]
         return cls(generation, tuple(found))
 
     def rows(self, batch: Batch) -> int:

@@ -80,7 +80,7 @@ def _relative_sigma(
             "evolution.noise.kind: relative needs the norms of the base weights, which this engine does not "
             "report (EngineInfo.frobenius); per-layer, per-module and constant do without"
         )
-    assert config.relative is not None
+    assert isinstance(config.relative, float)  # `auto` is settled before
     inputs, outputs = _shapes(layout)
     target = config.relative * np.asarray(frobenius, dtype=np.float64)
     target /= layout.scaling * np.sqrt(layout.rank * inputs * outputs)

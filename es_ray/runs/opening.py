@@ -34,12 +34,16 @@ def locked_run_dir(config: Config, resume: bool) -> Iterator[RunDir]:
         run.release()
 
 
-def new_run_dir(config: Config) -> RunDir:
-    """The run directory for a new run; raises UserError if it holds anything. Writes nothing."""
+def new_run_dir(config: Config, kind: str | None = None) -> RunDir:
+    """The run directory for a new run; raises UserError if it holds anything. Writes nothing.
+
+    kind: what is to be written instead of a run; its folder's name begins with it.
+    """
     if config.output.dir is None:
         name = Path(config.model.path).name if config.model.path != BUNDLED else "tiny-chat"
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        plain = Path("runs") / f"{name}-{short_name(config.task.name)}-{stamp}"
+        words = [*([kind] if kind else []), name, short_name(config.task.name), stamp]
+        plain = Path("runs") / "-".join(words)
         others = (plain.with_name(f"{plain.name}-{number}") for number in itertools.count(2))
         path = next(path for path in itertools.chain([plain], others) if not path.exists())
     else:

@@ -167,6 +167,15 @@ class RunDir:
         """The base model's {reward, correct, exact} by split, measured with generation 0."""
         return self.generation_folder(0).base if self.generation_folder(0).complete else None
 
+    def calibrated(self) -> str | None:
+        """Why a run has the noise that it found at its start (`noise.relative: auto`); None without auto."""
+        try:
+            record = json.loads(self.environment_file.read_text(encoding="utf-8"))
+            reason = record.get("calibration", {}).get("reason")
+        except (OSError, ValueError, AttributeError):
+            return None  # torn or edited: a record for people, without which the run is the same
+        return None if reason is None else str(reason)
+
     def selected(self) -> int | None:
         """The generation after which the selected centre came about (-1: the start); None in older runs."""
         try:

@@ -1,4 +1,4 @@
-"""The centre's KL to the base model, measured with one engine: only numbers are sent back."""
+"""The centre's or a member's KL to the base model, measured with one engine: only numbers are sent back."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,8 +21,9 @@ def kl_sums(
 ) -> NDArray[np.float64]:
     """Of each row the sum of `kl_terms`, and how many tokens they are, float64, shape [rows, 2].
 
-    theta: the centre, shape [P]; rows: of the centre, sampled at temperature 1; at_once: rows that the engine
-    is given at a time; positions: of the model, one of which engines may need after the last scored token.
+    theta: the centre, shape [P]; rows: of whose KL it is, sampled at temperature 1; at_once: rows that the
+    engine is given at a time; positions: of the model, one of which engines may need after the last scored
+    token.
     """
     found = np.empty((len(rows), 2), dtype=np.float64)
     for low in range(0, len(rows), at_once):

@@ -123,9 +123,7 @@ class Pool(ABC):
             for shard in shards
         ]
         if kl is not None:  # last: an engine that fails for it fails for the candidates too, which say whose
-            arguments = [generation, kl.split, list(kl.numbers)]
-            about = f"{kl} of generation {generation}"
-            calls.append(Call("kl", arguments, about, rows=len(kl.numbers)))
+            calls.append(_kl_call(kl, generation))
         done, shown, total = 0, 0, sum(call.rows for call in calls)
 
         def show(rows: int) -> None:
@@ -144,6 +142,19 @@ class Pool(ABC):
             return Outcomes(results)
         return Outcomes(results[:-1], kl_of(results[-1]))
 
+    def kl(
+        self,
+        theta: Vector,
+        perturbation: Perturbation,
+        generation: int,
+        asked: Sequence[KlPrompts],
+        batch: Batch,
+    ) -> list[float]:
+        """KL to the base model of each candidate that is asked for; batch: has their prompts."""
+        calls = [_kl_call(prompts, generation) for prompts in asked]
+        shared = (theta, perturbation, batch)
+        return [kl_of(sums) for sums in self._map(shared, calls, lambda call: None, lambda rows: None)]
+
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:
@@ -160,3 +171,8 @@ class Pool(ABC):
         return np.concatenate(
             self._map((perturbation, advantages), calls, lambda call: None, lambda rows: None)
         )
+
+
+def _kl_call(prompts: KlPrompts, generation: int) -> Call:
+    about = f"{prompts} of generation {generation}"
+    return Call("kl", prompts.packed(generation), about, rows=len(prompts.numbers))

@@ -107,12 +107,14 @@ class Worker:
         generation: int,
         split: str,
         numbers: list[int],
+        index: int = CENTRE,
+        sigma_factor: float = 1.0,
     ) -> NDArray[np.float64]:
-        """`kl_sums` of the centre for prompts of a split; arguments as for `evaluate`."""
-        seeds = sample_seeds(perturbation.noise, generation, CENTRE, numbers, 1)[:, 0].tolist()
+        """`kl_sums` of a candidate for prompts of a split; arguments as for `evaluate` and in KlPrompts."""
+        seeds = sample_seeds(perturbation.noise, generation, index, numbers, 1)[:, 0].tolist()
         rows = [
             Row(
-                Variant(CENTRE, generation),
+                Variant(index, generation, sigma_factor=sigma_factor),
                 self._token_ids(split, number, batch.examples[split][number]),
                 Sampling(seed),
             )
@@ -131,7 +133,7 @@ class Worker:
         """The completions that a shard consists of."""
         places = []
         for candidate in shard.candidates:
-            variant = Variant(candidate.index, shard.generation)
+            variant = Variant(candidate.index, shard.generation, sigma_factor=candidate.sigma_factor)
             for split in candidate.splits:
                 numbers = batch.asked(candidate.index, split)
                 samplings = self._samplings(noise, shard.generation, candidate.index, numbers, batch.samples)

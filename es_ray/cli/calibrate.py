@@ -1,0 +1,79 @@
+"""`es-ray calibrate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from es_ray.cli.options import (
+    Address,
+    AsJson,
+    ConfigFile,
+    Debug,
+    Engine,
+    Generations,
+    Local,
+    Model,
+    Population,
+    Preset,
+    Seed,
+    Sets,
+    TaskName,
+    Test,
+    Train,
+    Workers,
+)
+from es_ray.cli.requested import requested
+
+
+def calibrate(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    workers: Workers = None,
+    local: Local = False,
+    address: Address = None,
+    engine: Engine = None,
+    model: Model = None,
+    task: TaskName = None,
+    train: Train = None,
+    test: Test = None,
+    generations: Generations = None,
+    population: Population = None,
+    seed: Seed = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write; default: a new folder in runs/.")
+    ] = None,
+    set_: Sets = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Find noise and a learning rate that fit a model and a task. Takes the options of the run to come."""
+    flags = {
+        "cluster.workers": workers,
+        "cluster.address": address,
+        "engine.kind": engine,
+        "model.path": model,
+        "task.name": task,
+        "task.train": train,
+        "task.test": test,
+        "evolution.generations": generations,
+        "evolution.population": population,
+        "evolution.seed": seed,
+        "output.dir": None if output is None else str(output),
+    }
+    resolved = requested(config, preset, set_ or [], flags, local)
+
+    from es_ray.callbacks.calibration_progress import CalibrationProgress
+    from es_ray.judge.calibrate import calibrate as find
+    from es_ray.judge.calibration_table import calibration_lines, calibration_tables
+
+    with CalibrationProgress(quiet=as_json) as progress:
+        found = find(resolved, progress.report)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return
+    for table in calibration_tables(found):
+        progress.out.print(table)
+    for line in calibration_lines(found):
+        progress.out.print(line, soft_wrap=True, markup=False)
