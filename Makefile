@@ -9,9 +9,9 @@ SMOLLM2 := build/smollm2
 
 help:
 	@echo "make run          install, then evolve the bundled model (options: ARGS='--seed 3')"
-	@echo "make run-real     install, then teach SmolLM2-135M-Instruct to calculate, in less than an hour on two cores"
+	@echo "make run-real     install, then evolve SmolLM2-135M-Instruct on sums"
 	@echo "make test         install, then run the tests"
-	@echo "make test-real    the tests on SmolLM2-135M-Instruct, a quarter of an hour on two cores"
+	@echo "make test-real    the tests on SmolLM2-135M-Instruct, many minutes"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make test-faults  drivers and workers killed at every step, disks of every size"
 	@echo "make test-cluster ray up on three hosts made of namespaces, as root"
