@@ -99,6 +99,7 @@ def test_auto_without_a_rung_that_works_warns_and_takes_the_default(cli, tmp_pat
     ended = cli("run", *FEW, *auto, "--model", model, "--output", run)
     assert ended.code == 0, ended.err
     assert "warning: calibrated: nothing to recommend, so the general default 0.03: no answer" in ended.out
+    assert "  calibrated: nothing to recommend, so the general default: no answer is right" in ended.out
     assert load(run / "config.yaml").evolution.noise.relative == 0.03
 
 
