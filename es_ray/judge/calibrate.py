@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from es_ray.config import BUNDLED, Config
 from es_ray.config.noise import AUTO, RELATIVE
@@ -26,6 +27,9 @@ from es_ray.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
+PLAIN: Final = "sgd"
+"""The optimizer of trials: another one's rates have another scale (entries of Adam's steps are about 1)."""
+
 
 @interrupts_once()
 def calibrate(config: Config, on_progress: OnProgress = lambda what, done, total: None) -> Calibration:
@@ -43,7 +47,8 @@ def calibrate(config: Config, on_progress: OnProgress = lambda what, done, total
         info = pool.start()
         ladder = climb(pool, experiment, info, on_progress)
         rungs = working(ladder.rungs)
-        trials = try_rates(pool, experiment, info, ladder, rungs, on_progress) if rungs else []
+        plain = experiment.config.evolution.optimizer == PLAIN
+        trials = try_rates(pool, experiment, info, ladder, rungs, on_progress) if rungs and plain else []
     found = replace(_recommended(experiment, ladder, trials), seconds=round(time.perf_counter() - started, 1))
     _write(found, folder)
     return replace(found, folder=folder)
@@ -107,6 +112,8 @@ def _recommended(experiment: Experiment, ladder: Ladder, trials: list[Trial]) ->
             rate = tried.learning_rate
         elif trials:
             reason += "; no trial raised the reward clearly, so the learning rate stays as it is"
+        elif config.evolution.optimizer != PLAIN:
+            reason += f"; the learning rate stays as it is: trials are for {PLAIN} alone"
         relative = chosen.relative
     else:
         reason = why_none(ladder.rungs, ladder.base, ladder.metric)

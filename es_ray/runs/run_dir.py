@@ -171,9 +171,12 @@ class RunDir:
         """Why a run has the noise that it found at its start (`noise.relative: auto`); None without auto."""
         try:
             record = json.loads(self.environment_file.read_text(encoding="utf-8"))
-            reason = record.get("calibration", {}).get("reason")
+            found = record.get("calibration", {})
+            reason = found.get("reason")
         except (OSError, ValueError, AttributeError):
             return None  # torn or edited: a record for people, without which the run is the same
+        if reason is not None and found.get("relative") is None:
+            return f"nothing to recommend, so the general default: {reason}"
         return None if reason is None else str(reason)
 
     def selected(self) -> int | None:

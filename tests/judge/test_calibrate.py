@@ -48,6 +48,16 @@ def test_the_command_recommends_what_works_on_the_bundled_model(cli, tmp_path):
     assert config.evolution.noise.relative == 0.3
 
 
+def test_other_optimizers_keep_their_learning_rate(cli, tmp_path):
+    adam = ("--set", "evolution.optimizer=adam", "--output", tmp_path / "found")
+    ended = cli("calibrate", *FEW, *adam, "--json")
+    assert ended.code == 0, ended.err
+    record = json.loads(ended.out)
+    assert record["settings"] == {"evolution.noise.relative": 0.3}
+    assert record["trials"] == []
+    assert "trials are for sgd alone" in record["reason"]
+
+
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
 def test_of_a_random_model_nothing_is_recommended(cli, tmp_path, architecture):
     model = small_model(tmp_path / "model", architecture)
@@ -89,6 +99,7 @@ def test_auto_without_a_rung_that_works_warns_and_takes_the_default(cli, tmp_pat
     ended = cli("run", *FEW, *auto, "--model", model, "--output", run)
     assert ended.code == 0, ended.err
     assert "warning: calibrated: nothing to recommend, so the general default 0.03: no answer" in ended.out
+    assert "  calibrated: nothing to recommend, so the general default: no answer is right" in ended.out
     assert load(run / "config.yaml").evolution.noise.relative == 0.03
 
 
