@@ -39,7 +39,7 @@ class ActorHandle:
     owed: numbers of the calls whose results are still to come; making: of those that it is making, none while
     it waits for what is pending of earlier ones, None while it is idle; since: when it began that, or its
     start, monotonic seconds, None while its process does not run yet; batch: how many times it was given
-    calls.
+    calls; oldest: the first call that is pending, and since when.
     """
 
     key: int
@@ -49,6 +49,7 @@ class ActorHandle:
     making: tuple[int, ...] | None = None
     since: float | None = None
     batch: int = 0
+    oldest: tuple[int, float] | None = None
 
     @property
     def idle(self) -> bool:
@@ -64,8 +65,11 @@ class ActorHandle:
             return f"no heartbeat for {silent:.0f} s (cluster.heartbeat)"
         busy = 0.0 if self.since is None or self.idle else now - self.since
         starts = self.info is None
-        if busy > (limits.start_timeout if starts else limits.shard_timeout * len(self.owed)):
+        if busy > (limits.start_timeout if starts else limits.shard_timeout * max(1, len(self.making or ()))):
             return f"not done after {busy:.0f} s (cluster.{'start' if starts else 'shard'}_timeout)"
+        waited = 0.0 if self.oldest is None else now - self.oldest[1]
+        if waited > 2 * limits.shard_timeout:  # it is told of when the call that is being made has ended
+            return f"scores not done after {waited:.0f} s (cluster.shard_timeout)"
         return None
 
 

@@ -187,9 +187,13 @@ class ActorManager:
         actor.owed = tuple(number for number in actor.owed if number not in results)
         failed, failure = pairs[-1] if pairs else (-1, None)
         if not isinstance(failure, Failure):
+            if not actor.owed:
+                actor.oldest = None
+            elif actor.oldest is None or actor.oldest[0] != actor.owed[0]:
+                actor.oldest = actor.owed[0], now
             return CallResult(results=results, made=making, seconds=seconds)
         undone = (failed, *(number for number in actor.owed if number != failed))
-        actor.owed = ()
+        actor.owed, actor.oldest = (), None
         if failure.kind == "internal":
             self.drop(actor)
         return CallResult(results=results, failure=failure, undone=undone, seconds=seconds)

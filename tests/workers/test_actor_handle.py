@@ -32,6 +32,15 @@ def test_an_actor_is_overdue_that_is_silent_or_takes_too_long(info, numbers, sin
     assert actor.overdue(LIMITS, silent, NOW) == cause
 
 
+def test_scores_that_are_pending_do_not_lengthen_a_calls_time_and_have_a_limit_of_their_own():
+    actor = ActorHandle(0, None, INFO, (3, 4), (4,), NOW - 11, oldest=(3, NOW - 12))
+    assert actor.overdue(LIMITS, 0.0, NOW) == "not done after 11 s (cluster.shard_timeout)"
+    actor = ActorHandle(0, None, INFO, (3, 4), (4,), NOW - 1, oldest=(3, NOW - 20))
+    assert actor.overdue(LIMITS, 0.0, NOW) is None
+    actor.oldest = 3, NOW - 21
+    assert actor.overdue(LIMITS, 0.0, NOW) == "scores not done after 21 s (cluster.shard_timeout)"
+
+
 @pytest.mark.parametrize(
     ("error", "text", "node"),
     [
