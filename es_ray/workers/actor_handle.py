@@ -68,7 +68,7 @@ class ActorHandle:
         if busy > (limits.start_timeout if starts else limits.shard_timeout * max(1, len(self.making or ()))):
             return f"not done after {busy:.0f} s (cluster.{'start' if starts else 'shard'}_timeout)"
         waited = 0.0 if self.oldest is None else now - self.oldest[1]
-        if waited > 2 * limits.shard_timeout:  # it is told of when the call that is being made has ended
+        if waited > 2 * limits.shard_timeout:  # reported only when the call in progress ends
             return f"scores not done after {waited:.0f} s (cluster.shard_timeout)"
         return None
 

@@ -79,7 +79,7 @@ def test_it_takes_the_steps_of_the_paper(coarse):
 
 @pytest.mark.parametrize("coarse", [False, True])
 def test_it_takes_the_steps_of_evosax(coarse):
-    """Open_ES is told our members and rewards; it minimises, so rewards are negated."""
+    """Open_ES gets our members and rewards; it minimises, so rewards are negated."""
     algorithms = pytest.importorskip("evosax.algorithms")
     import jax
     import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""An SGLang call whose outputs are told one by one, each when its request has finished."""
+"""A callback for each request of an SGLang call as soon as it has finished."""
 
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ class FinishedRequests:
     ) -> list[dict[str, Any]]:
         """What `call(rid=...)`, an `Engine.generate` of `count` requests, returns; raises what on_output did.
 
-        After an exception in on_output it is told of no more, and the exception is raised when the call
+        After an exception in on_output it is not called again, and the exception is raised when the call
         returns: SGLang would go on with the other requests, beside those of the next call.
         """
         ids = [f"es-ray-{next(self._serial)}" for _ in range(count)]

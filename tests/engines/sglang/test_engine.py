@@ -185,7 +185,7 @@ def test_a_row_is_reported_when_it_is_complete_while_others_run(engine):
     )
     lengths = [len(completion.token_ids) for completion in found]
     assert len(set(lengths)) > 2
-    assert [lengths[n] for n in running] == sorted(lengths)  # shorter ones are told first
+    assert [lengths[n] for n in running] == sorted(lengths)  # shorter ones are reported first
     assert sorted(running.values()) == list(range(len(asked)))  # each while the longer ones run
 
 
