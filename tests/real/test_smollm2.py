@@ -57,7 +57,7 @@ def test_no_member_of_a_run_with_the_general_defaults_is_wrecked(arithmetic):
 def test_the_paper_questions_wreck_no_member_either(real_model, tmp_path):
     """What plain `es-ray run --model DIR` does, where members once answered hehehehe."""
     run = tmp_path / "run"
-    options = ("--population", 6, "--generations", 2, "--set", "task.max_new_tokens=32", "--output", run)
+    options = ("--population", 6, "--generations", 2, "--output", run)
     done = es_ray("run", "--local", "--model", real_model, *options)
     assert done.returncode == 0, done.stderr
     assert "noise: relative 0.03 (general default)" in done.stdout
