@@ -1,44 +1,14 @@
 """The data of the benchmark's tasks: made by a seed, or from lists in benchmarks/data."""
 
 import json
-import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 DATA: Final = Path(__file__).resolve().parent / "data"
-SEED: Final = 15
 SIZES: Final = {"train": 1024, "test": 200, "validation": 100}
-LOWEST, HIGHEST = 2, 40
 APART: Final = 1_000_000
 """Between the seeds of two splits: chain_sum makes item i of seed s from s + i, so neighbours overlap."""
-
-
-def arithmetic() -> dict[str, list[dict[str, str]]]:
-    """Sums and differences of numbers from 2 to 40, half of each.
-
-    No problem is in two splits, nor a sum with its numbers exchanged.
-    """
-    rng = random.Random(SEED)
-    pairs = [(a, b) for a in range(LOWEST, HIGHEST + 1) for b in range(LOWEST, a + 1)]
-    swapped = [rng.random() < 0.5 for _ in pairs]
-    sums = [
-        (f"{b} + {a}" if swap else f"{a} + {b}", a + b) for (a, b), swap in zip(pairs, swapped, strict=True)
-    ]
-    differences = [(f"{a} - {b}", a - b) for a, b in pairs]
-    for problems in (sums, differences):
-        rng.shuffle(problems)
-    found, used = {}, 0
-    for split in ("test", "validation", "train"):
-        half = SIZES[split] // 2
-        problems = [*sums[used : used + half], *differences[used : used + half]]
-        used += half
-        rng.shuffle(problems)
-        found[split] = [
-            {"prompt": f"What is {text}? Reply with the number only.", "target": str(value)}
-            for text, value in problems
-        ]
-    return found
 
 
 def chain_sum(**options: Any) -> dict[str, list[dict[str, str]]]:

@@ -1,7 +1,8 @@
 """What is to be shown, as data: a plan is a list of runs, each a name and the settings that it changes.
 
 The plans are in the order of their value: where the time does not suffice, the last ones are left out.
-Seeds are 101 and up, and nothing was chosen by them.
+Seeds are 111 and up, and nothing was chosen by them. Earlier rules (calibrate, the guard, chain_sum with 16
+tokens) ran with seeds 101 to 105; what was changed since was not tried on the seeds here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ import evidence_data as data
 from es_ray.paths import data_dir
 
 Settings = Mapping[str, Any]
-SEEDS: Final = (101, 102, 103, 104, 105)
+SEEDS: Final = (111, 112, 113, 114, 115)
 RELATIVE, RATE = "evolution.noise.relative", "evolution.learning_rate"
 
 SMOKE: Final = "smoke"
@@ -74,10 +75,7 @@ class Files:
         """task.train, task.test and task.validation of a set, which is written there."""
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        source = next((at / name for at in (data_dir(), data.DATA) if (at / name).is_dir()), None)
-        if source is None:
-            data.write(folder, data.arithmetic())
-            return data.files(folder)
+        source = next(at / name for at in (data_dir(), data.DATA) if (at / name).is_dir())
         for file in sorted(source.glob("*.jsonl")):
             (folder / file.name).write_bytes(file.read_bytes())
         return data.files(folder)
@@ -86,7 +84,12 @@ class Files:
 def plans(files: Files, model: str) -> dict[str, Plan]:
     """All plans by name, the most valuable first; model: its name, for runs of several models."""
     sums = {**COMMON, **files.of("arithmetic"), "task.name": "numeric"}
-    chain = {**COMMON, **files.of("chain_sum"), "task.name": "evidence_task:ChainSum"}
+    chain = {
+        **COMMON,
+        **files.of("chain_sum"),
+        "task.name": "evidence_task:ChainSum",
+        "task.max_new_tokens": 32,  # for the problem with its answer behind it
+    }
     short = {**chain, **files.of("chain_sum_short")}
     brief = {**COMMON, **files.of("brevity"), "task.batch": 16, "task.max_new_tokens": 64}
     paper = {**COMMON, "task.batch": None, "evolution.population": 62, "task.max_new_tokens": 64}

@@ -149,7 +149,11 @@ class Experiment:
 
     def whole_split(self, split: str) -> Batch:
         """All examples of a split."""
-        return self._draws.first({split: self.prompts[split]})
+        return self.first_of(split, self.prompts[split])
+
+    def first_of(self, split: str, most: int) -> Batch:
+        """The first examples of a split, at most so many."""
+        return self._draws.first({split: min(most, self.prompts[split])})
 
     def strategy(self, mean_abs: Sequence[float], frobenius: Sequence[float] = ()) -> Strategy:
         """The evolution strategy.

@@ -17,7 +17,7 @@ from es_ray.interrupts import interrupts_once
 from es_ray.judge.calibration import CALIBRATION, Calibration
 from es_ray.judge.ladder import Ladder, OnProgress, climb
 from es_ray.judge.rung_rules import why, why_none, working
-from es_ray.judge.trials import Trial, best, outcome, try_rates
+from es_ray.judge.trials import Trial, best, outcome, safest, try_rates
 from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.opening import new_run_dir
@@ -111,6 +111,10 @@ def _recommended(experiment: Experiment, ladder: Ladder, trials: list[Trial]) ->
             reason = f"{why(chosen, ladder.rungs, ladder.base, ladder.metric)}; {outcome(tried)}"
             rate = tried.learning_rate
         elif trials:
+            chosen = next(rung for rung in rungs if rung.relative == safest(trials))
+            reason = why(chosen, ladder.rungs, ladder.base, ladder.metric)
+            if chosen is not rungs[-1]:
+                reason += f"; at {rungs[-1].relative:g} trials lose {ladder.metric}"
             reason += "; no trial raised the reward clearly, so the learning rate stays as it is"
         elif config.evolution.optimizer != PLAIN:
             reason += f"; the learning rate stays as it is: trials are for {PLAIN} alone"

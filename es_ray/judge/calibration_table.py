@@ -66,9 +66,10 @@ def _cells(found: Calibration, rung: Rung, with_kl: bool) -> list[str]:
 
 
 def _trials_table(found: Calibration) -> Table:
-    table = Table(
-        title=f"trials: the centre after {found.trials[0].generations} generations", title_justify="left"
-    )
+    first = found.trials[0]
+    where = "" if first.gains is None else f", on {len(first.gains)} other prompts"
+    title = f"trials: the centre after {first.generations} generations{where}"
+    table = Table(title=title, title_justify="left")
     names = [found.ladder.metric] if found.ladder.metric else []
     for name in ("noise", "learning rate (sigma)", "reward", *names):
         table.add_column(name, justify="right")

@@ -121,7 +121,8 @@ class Guard:
         if value is not None:
             now = self._estimate([*self._window, value])
             before = Estimate(base[name], self._prompts) if name in base else None
-            found.append(dropped(name, now, before, self._past, limits.max_drop))
+            prompts = self._prompts or self._asked(outcomes)
+            found.append(dropped(name, now, before, self._past, limits.max_drop, prompts))
         if limits.max_kl is not None and "kl" in metrics:
             found.append(too_far(metrics["kl"], limits.max_kl))
         if base and self.split in outcomes.splits(CENTRE):
@@ -142,6 +143,10 @@ class Guard:
         """The watched metric of a line; None where it was not measured, or the task has none."""
         found: float | None = line.get(f"{self._prefix}_{self._config.guard.metric or 'correct'}")
         return found
+
+    def _asked(self, outcomes: Outcomes) -> int:
+        """How many prompts of the guard's split the centre answered."""
+        return outcomes.answer_counts(CENTRE, self.split).answers // self._config.task.samples
 
     def _estimate(self, window: Sequence[float]) -> Estimate:
         """The last generations' mean where prompts are drawn, else the last value."""

@@ -17,7 +17,7 @@ MORE: Final = 0.25
 MORE_SAME: Final = 0.4
 """Likewise for one wrong answer to several prompts: a few equal ones are common where answers are short."""
 FEWEST: Final = 2
-"""Broken answers, unless it is all of them."""
+"""Broken answers, or right ones lost, unless it is all of them: one of two says nothing of other prompts."""
 FEWEST_SAME: Final = 4
 ERRORS: Final = 2.0
 """Standard errors that a drop must exceed besides, where the two values are of different prompts."""
@@ -46,14 +46,19 @@ class Estimate:
 
 
 def dropped(
-    name: str, now: Estimate, base: Estimate | None, past: Sequence[Estimate], most: float
+    name: str, now: Estimate, base: Estimate | None, past: Sequence[Estimate], most: float, prompts: int
 ) -> str | None:
-    """The verdict on a metric that is more than `most` below the base model's, or its own best."""
+    """The verdict on a metric that is more than `most` below the base model's, or its own best.
+
+    prompts: how many are asked; of a share at least FEWEST of them must be lost.
+    """
     found = []
     for whose, other in [(BASE, base), *(("its own best,", one) for one in past)]:
         if other is not None:
             allowed = most + ERRORS * math.sqrt(now.variance + other.variance)
-            if other.value - now.value > allowed + 1e-9:  # 0.7 - 0.55 > 0.15 in binary
+            lost = other.value - now.value
+            few = 0 <= other.value <= 1 and lost * prompts < min(FEWEST, prompts) - 1e-6
+            if lost > allowed + 1e-9 and not few:  # 0.7 - 0.55 > 0.15 in binary
                 found.append((whose, other.value))
     if not found:
         return None

@@ -6,18 +6,30 @@ import pytest
 from es_ray.evaluation.degenerate import AnswerCounts
 from es_ray.judge.verdicts import Estimate, broken, dropped, junk, too_far
 
+PROMPTS = 32
+
 
 def test_a_metric_may_fall_by_max_drop_and_no_further():
     base, best = Estimate(0.7), [Estimate(0.5), Estimate(0.9), Estimate(0.7)]
-    assert dropped("correct", Estimate(0.55), base, [], 0.15) is None
-    assert dropped("correct", Estimate(0.75), base, best, 0.15) is None
-    assert dropped("correct", Estimate(0.54), base, [], 0.15) == (
+    assert dropped("correct", Estimate(0.55), base, [], 0.15, PROMPTS) is None
+    assert dropped("correct", Estimate(0.75), base, best, 0.15, PROMPTS) is None
+    assert dropped("correct", Estimate(0.54), base, [], 0.15, PROMPTS) == (
         "correct: 54%, more than 0.15 below the base model's 70%"
     )
-    assert dropped("correct", Estimate(0.7), base, best, 0.15) == (
+    assert dropped("correct", Estimate(0.7), base, best, 0.15, PROMPTS) == (
         "correct: 70%, more than 0.15 below its own best, 90%"
     )
-    assert dropped("correct", Estimate(0.7), None, [], 0.15) is None
+    assert dropped("correct", Estimate(0.7), None, [], 0.15, PROMPTS) is None
+
+
+def test_one_answer_of_a_few_prompts_is_no_drop_but_all_of_them_are():
+    base = Estimate(1.0)
+    assert dropped("correct", Estimate(0.5), base, [], 0.15, 2) is None
+    assert dropped("correct", Estimate(0.0), base, [], 0.15, 2)
+    assert dropped("correct", Estimate(0.0), base, [], 0.15, 1)
+    assert dropped("correct", Estimate(0.75), base, [], 0.15, 4) is None
+    assert dropped("correct", Estimate(0.75), base, [], 0.15, 8)
+    assert dropped("stars", Estimate(4.0), Estimate(5.0), [], 0.15, 1)  # no share
 
 
 def test_other_prompts_each_generation_are_no_false_alarm():
@@ -29,12 +41,14 @@ def test_other_prompts_each_generation_are_no_false_alarm():
         windows = [values[max(0, at - 4) : at + 1] for at in range(100)]
         estimates = [Estimate(float(window.mean()), 32 * len(window)) for window in windows]
         alarms += any(
-            dropped("correct", now, base, estimates[:at], 0.15) for at, now in enumerate(estimates) if at
+            dropped("correct", now, base, estimates[:at], 0.15, PROMPTS)
+            for at, now in enumerate(estimates)
+            if at
         )
     assert alarms <= 1
     fallen = Estimate(0.1, 160)
-    assert dropped("correct", fallen, Estimate(0.5, 32), [], 0.15)
-    assert dropped("correct", fallen, None, [Estimate(0.5, 160)], 0.15)
+    assert dropped("correct", fallen, Estimate(0.5, 32), [], 0.15, PROMPTS)
+    assert dropped("correct", fallen, None, [Estimate(0.5, 160)], 0.15, PROMPTS)
 
 
 def test_kl_above_its_limit():
