@@ -238,7 +238,7 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 
 
 def safest(trials: Sequence[Trial]) -> float:
-    """The noise to take where nothing learns: the largest whose trials all keep the metric, or the smallest."""
+    """The noise to take where nothing learns: the largest whose trials keep the metric, or the smallest."""
     tried = {trial.relative for trial in trials}
     lost = {trial.relative for trial in trials if not trial.kept}
     return max(tried - lost, default=min(tried))

@@ -1,5 +1,6 @@
 """A past run, from which any member and centre can be rebuilt without loading weights."""
 
+import logging
 from dataclasses import dataclass
 
 from es_ray.config import Config
@@ -14,6 +15,8 @@ from es_ray.models import ModelSource
 from es_ray.runs.cards import how_to_load
 from es_ray.runs.replay import centre_after, has_exact_replay, missing_updates
 from es_ray.runs.run_dir import RunDir
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,10 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, info: Engin
     other = [name for name in both if recorded.weights[name] != digests[name]]
     if other:
         raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
+    if info is not None and recorded.dtype not in (None, info.dtype):
+        log.warning(
+            "%s was made in %s, and this is %s: bytes may differ", run.path, recorded.dtype, info.dtype
+        )
     if both or info is None:
         return
     if not same_weights(recorded.mean_abs, info.mean_abs):  # other files may hold the same weights

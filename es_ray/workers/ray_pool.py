@@ -230,6 +230,9 @@ class RayPool(Pool):
         self._failed_starts = 0
         if self._info is not None and not same_weights(info.mean_abs, self._info.mean_abs):
             raise RunError("two workers have different weights for the same model: mean|W| differs")
+        if self._info is not None and info.dtype != self._info.dtype:
+            both = " and ".join(sorted({info.dtype, self._info.dtype}))
+            raise RunError(f"two workers compute in different dtypes, {both}: set model.dtype")
         self._info = self._info or info
 
     def _check_timeout(self, actors: ActorManager) -> None:

@@ -96,7 +96,7 @@ def test_long_answers_equal_plain_pefts(architecture, tmp_path):
 @pytest.mark.parametrize(("architecture", "lora"), CASES[:1] + CASES[3:4] + CASES[6:8], ids=lambda v: str(v))
 def test_in_bfloat16_every_token_is_within_rounding_of_plain_pefts_choice(architecture, lora, tmp_path):
     folder = small_model(tmp_path / "model", architecture, dtype=torch.bfloat16)
-    s = setting(folder, lora)
+    s = setting(folder, lora, model__dtype="bfloat16")
     assert s.engine.info.dtype == "bfloat16"
     asked = rows()
     answers = s.generate(asked)
@@ -184,7 +184,7 @@ def plain_norm(weight: torch.Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_engine_reports_mean_weights_size_and_dtype(tmp_path, dtype):
     folder = small_model(tmp_path / "model", dtype=dtype)
-    s = setting(folder, {"rank": 1})
+    s = setting(folder, {"rank": 1}, model__dtype=str(dtype).removeprefix("torch."))
     model = plain_peft.base_model(folder)
     wanted = [
         model.get_submodule(m.name).weight.double().abs().mean().item() for m in s.experiment.layout.modules
@@ -194,6 +194,26 @@ def test_the_engine_reports_mean_weights_size_and_dtype(tmp_path, dtype):
     assert s.engine.info.frobenius == pytest.approx(norms, rel=1e-9)
     assert s.engine.info.parameters == model.num_parameters()
     assert s.engine.info.dtype == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False}, "float32"),
+        ({"architecture": "x86_64", "avx512_bf16": True}, "bfloat16"),
+        ({"architecture": "x86_64", "amx_bf16": True}, "bfloat16"),
+        ({"architecture": "aarch64"}, "bfloat16"),
+    ],
+)
+def test_by_default_a_cpu_computes_in_the_files_dtype_if_it_has_products_in_it(
+    capabilities, dtype, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    folder = small_model(tmp_path / "model", dtype=torch.bfloat16)
+    s = setting(folder, {"rank": 1})
+    assert s.engine.info.dtype == dtype
+    asked = rows()[:3]
+    assert s.generate(asked) == setting(folder, {"rank": 1}, model__dtype=dtype).generate(asked)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -58,7 +58,8 @@ def test_a_b_of_zeros_leaves_every_bit():
 
 def test_the_output_layer_reads_the_prompts_last_tokens_as_one_matrix(tmp_path):
     """As a slice of all tokens, torch would copy its weights once for each row."""
-    s = setting(small_model(tmp_path / "model", dtype=torch.bfloat16), {"rank": 1})
+    folder = small_model(tmp_path / "model", dtype=torch.bfloat16)
+    s = setting(folder, {"rank": 1}, model__dtype="bfloat16")
     read = []
     head = s.engine._model.get_output_embeddings()
     head.register_forward_pre_hook(lambda _, args: read.append(args[0].is_contiguous()))

@@ -305,7 +305,7 @@ def test_the_engine_describes_the_model(setting):
     ]
     assert engine.info.mean_abs == pytest.approx(wanted, rel=1e-6)
     norms = [model.get_submodule(m.name).weight.double().norm().item() for m in experiment.layout.modules]
-    assert engine.info.norms == pytest.approx(norms, rel=1e-6)
+    assert engine.info.frobenius == pytest.approx(norms, rel=1e-6)
     assert engine.info.dtype == "float16"
     if experiment.config.engine.tensor_parallel == 1:  # else what each GPU has a copy of counts twice
         assert engine.info.parameters == model.num_parameters()

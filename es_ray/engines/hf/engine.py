@@ -22,6 +22,7 @@ from es_ray.engines.base import (
     Row,
     Variant,
 )
+from es_ray.engines.hf.cpu_dtype import multiplies_in
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
 from es_ray.engines.hf.population_linear import PopulationAdapters
@@ -56,9 +57,9 @@ class TransformersEngine(Engine):
         dtype = config.model.dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
         logging.disable_progress_bar()  # one per engine would clutter the terminal
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                source.path, revision=source.revision, dtype=dtype
-            ).to(device)
+            model = AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, dtype=dtype)
+            slow = dtype == "auto" and device == "cpu" and not multiplies_in(model.dtype)
+            model = model.float() if slow else model.to(device)
         except torch.OutOfMemoryError as error:
             raise RunError(f"out of memory while loading {source.path} on {device}") from error
         except Exception as error:  # torn files raise errors of many libraries
