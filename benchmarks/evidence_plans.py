@@ -44,7 +44,7 @@ class Run:
     @property
     def setting(self) -> str:
         """What it tries: the runs of one plan with the same setting differ in their seeds."""
-        return self.name.split("/")[1]
+        return self.name.partition("/")[2].rpartition("/")[0]
 
 
 @dataclass(frozen=True)

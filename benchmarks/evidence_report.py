@@ -1,9 +1,9 @@
 """Tables and figures of what `evidence.py` measured.
 
-    python3 benchmarks/evidence_report.py FOLDER ... [--output benchmarks/results]
+    python3 benchmarks/evidence_report.py FOLDER ... [--output benchmarks/results/evidence]
 
-Reads evidence.jsonl (or .jsonl.gz) of the folders, writes evidence.md, evidence_map.png and
-evidence_arithmetic.png. Shares are of held-out problems; intervals are of 95 %.
+Reads evidence.jsonl (or .jsonl.gz) of the folders, and notes.md where there is one, writes evidence.md,
+evidence_map.png and evidence_arithmetic.png. Shares are of held-out problems; intervals are of 95 %.
 """
 
 import sys
@@ -19,10 +19,16 @@ from evidence_figures import draw_curves, draw_map  # noqa: E402
 from evidence_sections import SECTIONS  # noqa: E402
 from evidence_store import Record, generations, read  # noqa: E402
 
+NOTES = "notes.md"
+VERSIONS = ("es-ray", "torch", "transformers", "ray", "sglang")
+FOLDERS = ("--work", "--results", "--output", "--seconds", "--calibrated")
+
 
 def main(
     folders: Annotated[list[Path], typer.Argument(help="What evidence.py wrote; later ones win.")],
-    output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("benchmarks/results"),
+    output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
+        "benchmarks/results/evidence"
+    ),
 ) -> None:
     """Write the report."""
     records: list[Record] = []
@@ -31,7 +37,8 @@ def main(
         again = {record.get("run") for record in found if record["kind"] != "call"}
         records = [record for record in records if record.get("run") not in again] + found
     output.mkdir(parents=True, exist_ok=True)
-    (output / "evidence.md").write_text(report(records), encoding="utf-8")
+    notes = [f.read_text(encoding="utf-8") for f in (folder / NOTES for folder in folders) if f.is_file()]
+    (output / "evidence.md").write_text(report(records, notes), encoding="utf-8")
     written = ["evidence.md"]
     if cells := of_plan(records, "map"):
         draw_map(list(cells.values()), output / "evidence_map.png")
@@ -49,10 +56,10 @@ def of_plan(records: Iterable[Record], plan: str) -> dict[str, Record]:
     return {end["run"]: end for end in ends if end["run"].partition("/")[0] == plan}
 
 
-def report(records: Sequence[Record]) -> str:
-    """evidence.md."""
+def report(records: Sequence[Record], notes: Sequence[str] = ()) -> str:
+    """evidence.md; notes: what the records do not say."""
     calls = [record for record in records if record["kind"] == "call"]
-    parts = ["# Evidence on a real model", "", *machine(calls), ""]
+    parts = ["# Evidence on a real model", "", *notes, *machine(calls), ""]
     for plan, section in SECTIONS.items():
         ends = of_plan(records, plan)
         if ends:
@@ -61,17 +68,26 @@ def report(records: Sequence[Record]) -> str:
 
 
 def machine(calls: Sequence[Record]) -> list[str]:
-    """What the calls ran on, and how."""
-    lines = []
+    """What the calls ran on, and how; folders are left out, as they say nothing."""
+    lines: dict[str, str] = {}
     for call in calls:
         environment = call["environment"]
         hardware, versions = environment["hardware"], environment["versions"]
         where = ", ".join(hardware["gpus"]) or hardware["cpu"]
-        shown = [name for name in ("es-ray", "torch", "sglang") if versions.get(name)]
-        known = ", ".join(f"{name} {versions[name]}" for name in shown)
-        command = " ".join(["python3 benchmarks/evidence.py", *call["arguments"]])
-        lines.append(f"- {environment['date']}: {where}; {known}; `{command}`")
-    return lines
+        known = ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name))
+        command = " ".join(["python3 benchmarks/evidence.py", *without_folders(call["arguments"])])
+        lines.setdefault(command, f"- {environment['date'][:10]}, {where}, {known}: `{command}`")
+    return list(lines.values())
+
+
+def without_folders(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments without the options that name folders and when to stop."""
+    found, skip = [], False
+    for argument in arguments:
+        if not skip and argument not in FOLDERS:
+            found.append(f"'{argument}'" if " " in argument else argument)
+        skip = not skip and argument in FOLDERS
+    return found
 
 
 if __name__ == "__main__":

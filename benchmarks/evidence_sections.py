@@ -13,15 +13,21 @@ def by_setting(ends: Iterable[Record]) -> dict[str, list[Record]]:
     """The runs of each setting."""
     found: dict[str, list[Record]] = {}
     for end in ends:
-        found.setdefault(end["run"].split("/")[1], []).append(end)
+        found.setdefault(named(end)[0], []).append(end)
     return found
+
+
+def named(end: Record) -> tuple[str, str]:
+    """A run's setting, which may have a slash in it, and its seed."""
+    setting, _, seed = end["run"].partition("/")[2].rpartition("/")
+    return setting, seed
 
 
 def held_out(ends: Sequence[Record], records: Sequence[Record], title: str) -> list[str]:
     """A row for each run: share right of base model, selected and last centre, with what the rows say."""
     rows: Rows = []
     for end in ends:
-        _, setting, seed = end["run"].split("/")
+        setting, seed = named(end)
         if "error" in end:
             rows.append((setting, seed, "failed", end["error"][:60], "", "", ""))
             continue
@@ -86,7 +92,7 @@ def short_answers(ends: Sequence[Record], records: Sequence[Record], title: str)
     """Where the reward is length: the reward that is left, right answers, and which runs hacked."""
     rows: Rows = []
     for end in whole(ends):
-        _, setting, seed = end["run"].split("/")
+        setting, seed = named(end)
         base, chosen, last = (end[who] for who in ("base", "selected", "centre"))
         verdicts = sum(1 for line in generations(records, end["run"]) if line.get("verdicts"))
         rows.append((
