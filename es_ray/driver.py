@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from es_ray.runs.generation_metrics import best_above_mean, centre_metrics, popu
 from es_ray.runs.opening import locked_run_dir
 from es_ray.runs.past_run import check_weights
 from es_ray.runs.recorder import GenerationRecord, Recorder
+from es_ray.runs.remote_copy import copying
+from es_ray.runs.remote_fetch import with_local_folder
+from es_ray.runs.remote_store import RemoteStore
 from es_ray.runs.resume import Start, last_intact, recorded_base
 from es_ray.runs.run_dir import RunDir
 from es_ray.workers import open_pool
@@ -52,7 +55,8 @@ class RunResult:
 def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Evolve adapters as configured, and return the results.
 
-    resume: continue the run in config.output.dir; callbacks: in addition to the plots in the run directory.
+    config.output.dir may be a store's URL: the run is then written into a folder of this machine, and copied
+    there. resume: continue the run in config.output.dir; callbacks: in addition to the plots there.
     Raises UserError for bad input, before anything is written; RunError for a run that cannot continue, whose
     finished generations are complete and can be resumed; TypeError for anything but a Config.
     """
@@ -62,13 +66,14 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
         raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
     listeners = CallbackList([ProgressPlots(), *callbacks])
     try:
+        config, store = with_local_folder(config, resume)
         experiment = Experiment(resolve_config(as_calibrated(config) if resume else config, resume))
         if experiment.config.cluster.workers != 0:
             log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
         experiment = experiment.with_batch_size()
         with locked_run_dir(experiment.config, resume) as directory:
             try:
-                results = _run(experiment, directory, resume, listeners)
+                results = _run(experiment, directory, resume, listeners, store)
             except KeyboardInterrupt as error:
                 raise type(error)(_how_to_resume(directory, error)) from None
     finally:
@@ -76,13 +81,20 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     return RunResult(directory.path, results)
 
 
-def _run(experiment: Experiment, directory: RunDir, resume: bool, listeners: CallbackList) -> dict[str, Any]:
+def _run(
+    experiment: Experiment,
+    directory: RunDir,
+    resume: bool,
+    listeners: CallbackList,
+    store: RemoteStore | None,
+) -> dict[str, Any]:
     experiment.check()
     start = last_intact(directory, experiment) if resume else None
     workers = without_auto(experiment.config).replace(output__dir=str(directory.path))
-    with open_pool(workers, experiment.workload) as pool:
-        results = _evolve(pool, experiment, directory, resume, start, listeners)
-    listeners.on_run_end(results)
+    with copying(store, directory.path) as copy_is_ours:
+        with open_pool(workers, experiment.workload) as pool:
+            results = _evolve(pool, experiment, directory, resume, start, listeners, copy_is_ours)
+        listeners.on_run_end(results)
     return results
 
 
@@ -93,6 +105,7 @@ def _evolve(
     resume: bool,
     start: Start | None,
     listeners: CallbackList,
+    copy_is_ours: Callable[[], None],
 ) -> dict[str, Any]:
     info = pool.start()
     experiment, calibration = settle_noise(pool, experiment, info, listeners.on_progress)
@@ -132,6 +145,7 @@ def _evolve(
         generation = first - 1
         while generation < last and not (watch is not None and watch.guard.stops):
             generation += 1
+            copy_is_ours()
             record = step(pool, strategy, experiment, generation, state, listeners, watch)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)

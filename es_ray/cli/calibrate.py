@@ -1,7 +1,6 @@
 """`es-ray calibrate`."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +24,8 @@ from es_ray.cli.options import (
     Workers,
 )
 from es_ray.cli.requested import requested
+from es_ray.errors import UserError
+from es_ray.runs.remote_store import is_remote
 
 
 def calibrate(
@@ -42,7 +43,7 @@ def calibrate(
     population: Population = None,
     seed: Seed = None,
     output: Annotated[
-        Path | None, typer.Option(help="Where to write; default: a new folder in runs/.")
+        str | None, typer.Option(help="Where to write; default: a new folder in runs/.")
     ] = None,
     set_: Sets = None,
     as_json: AsJson = False,
@@ -60,9 +61,11 @@ def calibrate(
         "evolution.generations": generations,
         "evolution.population": population,
         "evolution.seed": seed,
-        "output.dir": None if output is None else str(output),
+        "output.dir": output,
     }
     resolved = requested(config, preset, set_ or [], flags, local)
+    if is_remote(resolved.output.dir):
+        raise UserError(f"--output: es-ray calibrate writes into a folder, not to {resolved.output.dir}")
 
     from es_ray.callbacks.calibration_progress import CalibrationProgress
     from es_ray.judge.calibrate import calibrate as find

@@ -8,8 +8,26 @@ import typer
 from es_ray.config import preset_names
 from es_ray.engines.registry import ENGINES
 
+
+def run_folder(given: str) -> Path:
+    """A run's folder on this machine; that of a URL is fetched. Raises UserError."""
+    from es_ray.runs.remote_store import is_remote
+
+    if not is_remote(given):
+        return Path(given)
+    from es_ray.runs.remote_fetch import fetch
+
+    return fetch(given)
+
+
 RunDirectory = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="The run directory.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR",
+        help="The run directory, or a URL (s3://...).",
+        show_default=False,
+        parser=run_folder,
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML configuration file.")]
 Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")]

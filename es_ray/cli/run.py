@@ -21,6 +21,7 @@ from es_ray.cli.options import (
     Test,
     Train,
     Workers,
+    run_folder,
 )
 from es_ray.cli.requested import requested
 from es_ray.config import BUNDLED, Config
@@ -42,7 +43,8 @@ def run(
     population: Population = None,
     seed: Seed = None,
     output: Annotated[
-        Path | None, typer.Option(help="The run directory; default: a new one in runs/.")
+        str | None,
+        typer.Option(help="The run directory, or a URL (s3://...); default: a new one in runs/."),
     ] = None,
     set_: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output.")] = False,
@@ -63,7 +65,7 @@ def run(
         "evolution.generations": generations,
         "evolution.population": population,
         "evolution.seed": seed,
-        "output.dir": None if output is None else str(output),
+        "output.dir": output,
     }
     if resume:
         if preset is not None:
@@ -98,14 +100,15 @@ def _notes(config: Config, chosen: bool) -> list[str]:
     return notes
 
 
-def _folder_to_resume(config: Path | None, output: Path | None, sets: list[str]) -> Path:
-    """--output, or the folder that contains the given config.yaml."""
-    folder = output or (config.parent if config is not None else None)
+def _folder_to_resume(config: Path | None, output: str | None, sets: list[str]) -> Path:
+    """--output, or the folder that contains the given config.yaml; a URL's run is fetched."""
+    given = output or (str(config.parent) if config is not None else None)
     for item in sets:
         if output is None and item.startswith("output.dir="):
-            folder = Path(item.partition("=")[2])
-    if folder is None:
+            given = item.partition("=")[2]
+    if given is None:
         raise UserError("--resume: which run? Give its folder with --output")
+    folder = run_folder(given)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"--resume: {folder} is not a run directory (it has no config.yaml)")
     return folder
@@ -116,7 +119,9 @@ def _dry_run(config: Config, resume: bool) -> None:
     from es_ray.experiment import Experiment
     from es_ray.preparation import resolve_config
     from es_ray.runs.opening import new_run_dir, open_for_resume
+    from es_ray.runs.remote_fetch import with_local_folder
 
+    config, _store = with_local_folder(config, resume)
     experiment = Experiment(resolve_config(config, resume)).with_batch_size()
     resolved = experiment.config
     _ = open_for_resume(resolved) if resume else new_run_dir(resolved)

@@ -1,0 +1,171 @@
+"""Runs whose folder is a store: copied behind the loop, resumed on another machine, to the same bytes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from es_ray.errors import RunError
+from es_ray.runs.remote_copy import RemoteCopy, copying, in_order
+from es_ray.runs.remote_store import RemoteStore, local_folder
+from tests.s3_server import S3
+from tests.short_runs import GENERATIONS, SETTINGS, command, es_ray, evolved, json_lines
+
+pytest.importorskip("s3fs")
+URL = "s3://bucket/runs/first"
+LAST = f"generations/{GENERATIONS - 1:04d}/DONE"
+
+
+@pytest.fixture
+def s3(tmp_path) -> Iterator[S3]:
+    server = S3(tmp_path / "s3")
+    server.start()
+    yield server
+    server.kill()
+
+
+def start(s3: S3, folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A driver on a machine of its own: in a folder where there is no run."""
+    folder.mkdir()
+    with (folder / "output").open("w") as output:
+        return subprocess.Popen(
+            command("run", *arguments),
+            cwd=folder,
+            env=environment(s3),
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+
+
+def environment(s3: S3) -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return os.environ | s3.environment | {"PYTHONPATH": root}
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def names_of(folder: Path) -> set[str]:
+    """The files of a local run that belong into the store."""
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return {file.as_posix() for file in files if not file.name.startswith(".") and str(file) != "lock"}
+
+
+def test_a_head_is_lost_with_its_disk_and_the_run_goes_on_elsewhere_to_the_same_bytes(s3, finished, tmp_path):
+    driver = start(s3, tmp_path / "head", *SETTINGS, "--output", URL)
+    wait_for(lambda: "generations/0001/DONE" in s3.names("runs/first"))
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    shutil.rmtree(tmp_path / "head")
+    (tmp_path / "new head").mkdir()
+    ended = es_ray("run", "--resume", "--output", URL, cwd=tmp_path / "new head", env=environment(s3))
+    assert ended.returncode == 0, ended.stderr
+    run = tmp_path / "new head" / local_folder(URL)
+    assert evolved(run) == evolved(finished.path)
+    assert s3.names("runs/first") == names_of(run) | {"owner.json"}
+    for name in names_of(run):
+        assert s3.content(f"runs/first/{name}") == (run / name).read_bytes(), name
+
+
+def test_a_store_that_fails_for_a_while_does_not_stop_the_run(s3, finished, tmp_path):
+    driver = start(s3, tmp_path / "head", *SETTINGS, "--output", URL)
+    wait_for(lambda: "generations/0000/DONE" in s3.names("runs/first"))
+    s3.kill()
+    run = tmp_path / "head" / local_folder(URL)
+    wait_for(lambda: (run / "test_results.json").is_file())
+    wait_for(lambda: f"{URL} cannot be written" in (tmp_path / "head/output").read_text())
+    assert driver.poll() is None and LAST not in s3.names("runs/first")
+    s3.start()
+    assert driver.wait(timeout=120) == 0
+    assert f"{URL} can be written again" in (tmp_path / "head/output").read_text()
+    assert evolved(run) == evolved(finished.path)
+    assert s3.names("runs/first") == names_of(run) | {"owner.json"}
+
+
+def test_what_is_pruned_here_is_pruned_there_and_commands_take_the_url(s3, tmp_path):
+    options = [*SETTINGS, "--output", URL, "--set", "output.keep=1"]
+    ended = es_ray("run", *options, cwd=tmp_path, env=environment(s3))
+    assert ended.returncode == 0, ended.stderr
+    run = tmp_path / local_folder(URL)
+    assert s3.names("runs/first") == names_of(run) | {"owner.json"}
+    adapters = [name for name in s3.names("runs/first") if name.endswith("/adapter/adapter_config.json")]
+    assert 0 < len(adapters) < GENERATIONS
+    again = es_ray("run", *options, cwd=tmp_path, env=environment(s3))
+    assert again.returncode == 2 and "is not empty; give another folder, or --resume" in again.stderr
+    shutil.rmtree(run)
+    output = tmp_path / "member"
+    rebuilt = es_ray(
+        "member", URL, "--generation", 1, "--index", 2, "--output", output, cwd=tmp_path, env=environment(s3)
+    )
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (output / "adapter_model.safetensors").is_file()
+
+
+def test_resuming_the_local_folder_goes_on_with_its_copy(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = f"file://{tmp_path}/store/run"
+    short = es_ray("run", *SETTINGS, "--generations", 2, "--output", url, cwd=tmp_path)
+    assert short.returncode == 0, short.stderr
+    run = local_folder(url)
+    more = es_ray("run", "--resume", "--output", run, "--generations", GENERATIONS, cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert len(json_lines(tmp_path / "store/run/metrics.jsonl")) == GENERATIONS
+    assert evolved(tmp_path / "store/run") == evolved(tmp_path / run) == evolved(finished.path)
+
+
+def test_a_driver_ends_when_another_one_has_taken_over(tmp_path):
+    url = f"file://{tmp_path}/store"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/metrics.jsonl").write_text("{}\n")
+    with pytest.raises(RunError, match="another driver goes on with .*store"):  # noqa: SIM117
+        with copying(RemoteStore(url), tmp_path / "one") as is_ours:
+            wait_for(lambda: (tmp_path / "store/metrics.jsonl").is_file())
+            is_ours()
+            with RemoteCopy(RemoteStore(url), tmp_path / "two"):
+                (tmp_path / "one/metrics.jsonl").write_text("{}\n{}\n")
+                wait_for(lambda: _says_so(is_ours))
+            is_ours()
+    assert (tmp_path / "store/metrics.jsonl").read_text() == "{}\n"
+
+
+def _says_so(is_ours: Callable[[], None]) -> bool:
+    try:
+        is_ours()
+    except RunError:
+        return True
+    return False
+
+
+def test_a_generation_is_marked_complete_after_everything_that_it_needs():
+    names = ["metrics.jsonl", "generations/0000/DONE", "generations/0000/best/README.md", "config.yaml"]
+    assert in_order(names) == [
+        ["generations/0000/best/README.md"],
+        ["metrics.jsonl", "config.yaml"],
+        ["generations/0000/DONE"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--output", "nosuch://x/y"], "output.dir: nosuch://x/y: Protocol not known: nosuch"),
+        (["run", "--resume", "--output", "file:///nonexistent/run"], "not a run directory"),
+        (["evaluate", "file:///nonexistent/run"], "not a run directory"),
+        (["calibrate", "--output", "s3://bucket/x"], "--output: es-ray calibrate writes into a folder"),
+    ],
+)
+def test_a_bad_url_is_one_line_and_writes_nothing(arguments, said, tmp_path):
+    ended = es_ray(*arguments, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert said in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
