@@ -62,6 +62,7 @@ FORMER_DEFAULTS: Final[dict[str, Any]] = {
     "task": {"batch": None},
     "evaluation": {"kl_every": None},
     "engine": {"threads": 1},
+    "output": {"keep": None},
 }
 """What keys that a run's file may lack meant when it was written, where the default is another one today."""
 

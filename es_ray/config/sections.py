@@ -123,7 +123,7 @@ class OutputConfig(Section):
     """
 
     dir: str | None = None
-    keep: Count | None = None
+    keep: Count | None = 100
     plots_every: Count | None = 1
     adapters_every: Count = 1
     populations_every: Count = 1

@@ -30,6 +30,8 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: RunLock | None = None
+        self._bare: set[int] = set()
+        """Generations in which `prune` left nothing: of thousands only the latest are looked at again."""
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
@@ -256,7 +258,11 @@ class RunDir:
                 kept = {ADAPTER, BEST, STATE}
             elif generation == best - 1:  # the best member is made from the centre before its generation
                 kept = {STATE}
+            if generation in self._bare:
+                continue
             for name in DROPPABLE:
                 path = self.generation(generation) / name
                 if name not in kept:
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if not kept:
+                self._bare.add(generation)
