@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
     from es_ray.errors import RunError, UserError
-    from es_ray.judge.comparison import Comparison, compare
+    from es_ray.judge.compare import compare
+    from es_ray.judge.comparison import Comparison
     from es_ray.judge.evaluation import Evaluation, evaluate
     from es_ray.tasks.base import Example, Score, Task
 
@@ -46,7 +47,7 @@ _MODULES = {
     "Task": "es_ray.tasks.base",
     "TerminalConsole": "es_ray.callbacks.console",
     "UserError": "es_ray.errors",
-    "compare": "es_ray.judge.comparison",
+    "compare": "es_ray.judge.compare",
     "evaluate": "es_ray.judge.evaluation",
     "load": "es_ray.config",
     "run": "es_ray.driver",

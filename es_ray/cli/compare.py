@@ -25,7 +25,7 @@ def compare(
     """
     from rich.console import Console
 
-    from es_ray.judge.comparison import FILES, compare
+    from es_ray.judge.compare import FILES, compare
     from es_ray.judge.comparison_table import NOTE, comparison_tables
 
     found = compare(runs, output)

@@ -1,21 +1,18 @@
-"""Runs side by side: `es-ray compare`, and `es_ray.compare` in Python."""
+"""What a comparison of runs holds: groups of seeds, their final results, and the keys that differ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.errors import RunError, UserError
+from es_ray.errors import RunError
 from es_ray.judge.intervals import LEVEL, bootstrap
-from es_ray.judge.run_groups import ComparedRun, Group, grouped
+from es_ray.judge.run_groups import ComparedRun, Group
 from es_ray.judge.table import metric_names
-from es_ray.runs.atomic_io import write_json, write_text, writing
 
 WHO: Final = ("base", "centre", "selected")
-FILES: Final = ("compare.png", "compare.md", "compare.json")
 
 
 @dataclass(frozen=True)
@@ -42,45 +39,6 @@ class Comparison:
                 for group, final in pairs
             ],
         }
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write compare.png, compare.md and compare.json; raises RunError if they cannot be written."""
-        from es_ray.judge.comparison_figure import comparison_figure
-        from es_ray.judge.comparison_table import as_markdown
-
-        png, markdown, data = (folder / name for name in FILES)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            comparison_figure(self.groups, png)
-            write_text(markdown, as_markdown(self))
-            write_json(data, self.as_json())
-        return [png, markdown, data]
-
-
-def compare(runs: Sequence[str | Path], output: str | Path | None = None) -> Comparison:
-    """Compare runs, finished or not; those that differ in the seed alone are one group.
-
-    output: a folder for compare.png, compare.md and compare.json; None writes nothing. Raises UserError for
-    what is no run or has no finished generation, before anything is written; RunError for torn files.
-    """
-    paths = [Path(run) for run in runs]
-    if len(paths) < 2:
-        raise UserError("compare: at least two runs are needed")
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise UserError(f"{path}: is named twice")
-        seen.add(path.resolve())
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        blocking = next((each for each in (folder, *folder.parents) if each.exists()), None)
-        if blocking is not None and not blocking.is_dir():
-            raise UserError(f"--output {folder}: {blocking} is not a folder")
-    groups, differing = grouped([ComparedRun.read(path) for path in paths])
-    found = Comparison(groups, differing, [final_results(group) for group in groups])
-    if folder is not None:
-        found.write(folder)
-    return found
 
 
 def final_results(group: Group) -> dict[str, dict[str, Any]]:

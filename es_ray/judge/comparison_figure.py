@@ -114,7 +114,7 @@ def _leave_out_wrecks(
         x = curve.x[curve.low < bottom - 2 * margin]
         colour = COLOURS[number % len(COLOURS)]
         marks: dict[str, Any] = {"marker": "x", "ms": 6, "mew": 1.6, "ls": ""}
-        panel.plot(x, np.full(len(x), bottom - margin), color=colour, label="_wreck", **marks)
+        panel.plot(x, np.full(len(x), bottom - margin), color=colour, label="lower than shown", **marks)
 
 
 def _base(group: Group, split: str, quantity: str) -> float | None:

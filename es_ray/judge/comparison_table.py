@@ -83,8 +83,8 @@ def _entry(quantity: str, entry: Mapping[str, Any] | None, sign: str = "") -> st
         return "-"
 
     def shown(value: float) -> str:
-        text = formatted(quantity, value)
-        return f"{sign}{text}" if value > 0 else text
+        text = formatted(quantity, value).replace("-0%", "0%")
+        return f"{sign}{text}" if value > 0 and text != "0%" else text
 
     text = f"{shown(entry['mean'])} [{shown(entry['low'])}, {shown(entry['high'])}]"
     low, high = entry.get("seeds", (0, 0))

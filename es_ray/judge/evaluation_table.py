@@ -60,8 +60,8 @@ def _cells(quantity: str, found: Mapping[str, Mapping[str, Any]], sign: str = ""
     kind = SHARES[0] if is_share else quantity
 
     def shown(value: float, sign: str = sign) -> str:
-        text = formatted(kind, value)
-        return f"{sign}{text}" if value > 0 else text
+        text = formatted(kind, value).replace("-0%", "0%")
+        return f"{sign}{text}" if value > 0 and text != "0%" else text
 
     def cell(each: Mapping[str, Any]) -> str:
         text = shown(each["mean"]) if each else ""
