@@ -86,14 +86,16 @@ def _draw_curve(panel: Axes, curve: Curve, colour: str, marker: str, label: str)
     if not len(curve.x):  # never measured
         panel.plot([], [], color=colour, lw=1.8, label=label, **marks)
         return
-    panel.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
-    panel.plot(
-        curve.x, np.where(curve.complete, curve.mean, np.nan), color=colour, lw=1.8, label=label, **marks
-    )
+    low, mean, high = (np.where(curve.complete, of, np.nan) for of in (curve.low, curve.mean, curve.high))
+    panel.fill_between(curve.x, low, high, color=colour, alpha=0.18, lw=0)
+    panel.plot(curve.x, mean, color=colour, lw=1.8, label=label, **marks)
+    if curve.complete.all():
+        return
+    # a mean of fewer runs would jump: the runs that went on are drawn alone
     last = np.flatnonzero(curve.complete)
     rest = slice(int(last[-1]) if len(last) else 0, None)
-    if not curve.complete.all():
-        panel.plot(curve.x[rest], curve.mean[rest], color=colour, lw=1.4, ls=(0, (4, 2)))
+    for run in curve.runs:
+        panel.plot(curve.x[rest], run[rest], color=colour, lw=1.2, ls=(0, (4, 2)))
 
 
 def _leave_out_wrecks(

@@ -17,7 +17,7 @@ NOTE: Final = (
     "of a run's finished generations. A run without test results has not ended."
 )
 FIGURE_NOTE: Final = (
-    "Lines: means over seeds; bands: from the lowest to the highest seed; dashed: not all seeds got so far. "
+    "Lines: means over seeds; bands: from the lowest to the highest seed; dashed: the runs that went on. "
     "A point of the centre is the centre that a generation starts from, at what was spent before it."
 )
 

@@ -93,7 +93,8 @@ class EvaluationRequest:
                 raise UserError(f"--task {self.task}: has no {split} data of its own; name some with --data")
             experiment.check()
         if split not in experiment.examples:
-            raise UserError(f"--split {split}: the run has no such examples (task.{split} is not set)")
+            there = ", ".join(experiment.examples)
+            raise UserError(f"--split {split}: must be one of {there}; task.{split} is not set")
         return experiment
 
 

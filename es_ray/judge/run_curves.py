@@ -18,13 +18,17 @@ Column = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean, lowest and highest run at each point; complete: whether all runs got so far."""
+    """Mean, lowest and highest run at each point; complete: whether all runs got so far.
+
+    runs: of each run, shape [runs, points], nan where it did not get so far, or had not begun.
+    """
 
     x: Column
     mean: Column
     low: Column
     high: Column
     complete: NDArray[np.bool_]
+    runs: Column
 
 
 def group_curve(group: Group, key: str, unit: str) -> Curve:
@@ -49,7 +53,7 @@ def group_curve(group: Group, key: str, unit: str) -> Curve:
         mean, low, high = np.nanmean(values, axis=0), np.nanmin(values, axis=0), np.nanmax(values, axis=0)
     kept = covered > 0
     complete = covered == len(group.runs)
-    return Curve(points[kept], mean[kept], low[kept], high[kept], complete[kept])
+    return Curve(points[kept], mean[kept], low[kept], high[kept], complete[kept], values[:, kept])
 
 
 def wrecked(run: ComparedRun) -> NDArray[np.bool_]:
