@@ -186,9 +186,9 @@ def test_what_cannot_be_asked_is_refused_in_one_line(finished, cli, more, words)
     assert contents(finished.path) == before
 
 
-def test_a_task_of_another_kind_of_target_is_refused_before_the_model_is_loaded(finished, cli, tmp_path):
-    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "target": "b"}\n', encoding="utf-8")
-    ended = cli("evaluate", finished.path, "--task", "numeric", "--data", tmp_path / "mine.jsonl")
+def test_data_that_the_task_cannot_score_are_refused_before_the_model_is_loaded(finished, cli, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "target": 5}\n', encoding="utf-8")
+    ended = cli("evaluate", finished.path, "--data", tmp_path / "mine.jsonl")
     assert (ended.code, ended.out) == (2, "")
     assert "mine.jsonl, line 1" in ended.err
 
