@@ -15,6 +15,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,7 +63,7 @@ class LightWorker:
 
     def evaluate(
         self,
-        theta: Vector,
+        centres: Mapping[int, Vector],
         perturbation: Perturbation,
         batch: Batch,
         generation: int,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
     from es_ray.errors import RunError, UserError
+    from es_ray.judge.compare import compare
+    from es_ray.judge.comparison import Comparison
+    from es_ray.judge.evaluation import Evaluation, evaluate
     from es_ray.tasks.base import Example, Score, Task
 
 try:
@@ -27,13 +30,15 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "Callback", "Config", "Example", "RunError", "RunInfo", "RunResult", "Score", "Task",
-    "TerminalConsole", "UserError", "__version__", "load", "run",
+    "Callback", "Comparison", "Config", "Evaluation", "Example", "RunError", "RunInfo", "RunResult", "Score",
+    "Task", "TerminalConsole", "UserError", "__version__", "compare", "evaluate", "load", "run",
 ]  # fmt: skip
 
 _MODULES = {
     "Callback": "es_ray.callbacks.base",
+    "Comparison": "es_ray.judge.comparison",
     "Config": "es_ray.config",
+    "Evaluation": "es_ray.judge.evaluation",
     "Example": "es_ray.tasks.base",
     "RunError": "es_ray.errors",
     "RunInfo": "es_ray.callbacks.base",
@@ -42,6 +47,8 @@ _MODULES = {
     "Task": "es_ray.tasks.base",
     "TerminalConsole": "es_ray.callbacks.console",
     "UserError": "es_ray.errors",
+    "compare": "es_ray.judge.compare",
+    "evaluate": "es_ray.judge.evaluation",
     "load": "es_ray.config",
     "run": "es_ray.driver",
 }

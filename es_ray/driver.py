@@ -19,7 +19,7 @@ from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
 from es_ray.judge.calibrate import as_calibrated, settle_noise, without_auto
-from es_ray.judge.evaluate import compare
+from es_ray.judge.evaluate import side_by_side
 from es_ray.judge.watch import Watch
 from es_ray.lora.noise_report import noise_report
 from es_ray.preparation import resolve_config
@@ -168,7 +168,7 @@ def _evolve(
         selected = None
         if watch is not None:
             selected = watch.judge_final(pool, generation, state[THETA])["generation"]
-        results = compare(
+        results = side_by_side(
             pool,
             directory,
             strategy,

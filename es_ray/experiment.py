@@ -125,6 +125,12 @@ class Experiment:
         vars(changed).update({name: vars(self)[name] for name in same if name in vars(self)})  # cached ones
         return changed
 
+    def with_other_data(self, config: Config) -> "Experiment":
+        """With a configuration of another task, or of other data, for the same model and adapters."""
+        changed = replace(self, config=config)
+        vars(changed).update({name: vars(self)[name] for name in ("source", "layout") if name in vars(self)})
+        return changed
+
     def batch(self, generation: int) -> Batch:
         """What the candidates of a generation answer: drawn from the seed, or all that there is."""
         return self._draws.batch(generation)

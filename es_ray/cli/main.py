@@ -17,6 +17,7 @@ import typer
 from es_ray import __version__
 from es_ray.cli.calibrate import calibrate
 from es_ray.cli.check_task import check_task
+from es_ray.cli.compare import compare
 from es_ray.cli.doctor import doctor
 from es_ray.cli.evaluate import evaluate
 from es_ray.cli.member import member
@@ -65,7 +66,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (run, calibrate, check_task, evaluate, member, plot, doctor):
+for command in (run, calibrate, check_task, evaluate, compare, member, plot, doctor):
     app.command()(interruptible(command))
 
 

@@ -23,17 +23,19 @@ MOST_PROMPTS: Final = 16
 class KlPrompts:
     """The prompts that are completed for a measurement: their split, and their numbers in it.
 
-    index, sigma_factor: who completes them, the centre or a member, as in a Candidate. A member's KL to the
-    base model is estimated as the centre's is.
+    index, sigma_factor, generation: who completes them, the centre or a member, as in a Candidate. A member's
+    KL to the base model is estimated as the centre's is.
     """
 
     split: str
     numbers: Sequence[int]
     index: int = CENTRE
     sigma_factor: float = 1.0
+    generation: int | None = None
 
     def packed(self, generation: int) -> list[Any]:
-        """The arguments of a worker's `kl` after the shared ones, plain values."""
+        """The arguments of a worker's `kl` after the shared ones, plain values; generation: the call's."""
+        generation = generation if self.generation is None else self.generation
         return [generation, self.split, list(self.numbers), self.index, self.sigma_factor]
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from es_ray.engines.base import CENTRE
 from es_ray.errors import RunError
 from es_ray.evaluation.degenerate import AnswerCounts
-from es_ray.evaluation.shard_outcomes import SUMMARY_DTYPE, ShardOutcome, json_text
+from es_ray.evaluation.shard_outcomes import OWN, SUMMARY_DTYPE, ShardOutcome, json_text
 from es_ray.experiment import SPLITS
 
 
@@ -37,7 +37,8 @@ class Outcomes:
         self._examples = [text for part in parts for text in part.examples]
         self._workers = [part.worker for part in parts for _ in part.examples]
         indices, splits = self._summaries["index"], self._summaries["split"]
-        members = np.flatnonzero((indices >= 0) & (splits == SPLITS.index("train")))
+        own = self._summaries["generation"] == OWN
+        members = np.flatnonzero((indices >= 0) & (splits == SPLITS.index("train")) & own)
         self._members = members[np.argsort(indices[members], kind="stable")]
 
     @property
@@ -86,15 +87,18 @@ class Outcomes:
             "distinct_members": len(np.unique(digests)),
         }
 
-    def summary(self, index: int, split: str) -> dict[str, Any]:
-        """A candidate's mean reward, and means of the task's metrics, on a split."""
-        row = self._row(index, split)
+    def summary(self, index: int, split: str, generation: int | None = None) -> dict[str, Any]:
+        """A candidate's mean reward, and means of the task's metrics, on a split.
+
+        generation: the candidate's own, as in the Candidate.
+        """
+        row = self._row(index, split, generation)
         metrics = dict(zip(self.metric_names, self._metrics[row].tolist(), strict=True))
         return {"reward": float(self._summaries["reward"][row]), **metrics}
 
-    def examples(self, index: int, split: str) -> list[dict[str, Any]]:
-        """A candidate's Samples on a split, as records."""
-        found: list[dict[str, Any]] = json.loads(self._examples[self._row(index, split)])
+    def examples(self, index: int, split: str, generation: int | None = None) -> list[dict[str, Any]]:
+        """A candidate's Samples on a split, as records; generation: as for `summary`."""
+        found: list[dict[str, Any]] = json.loads(self._examples[self._row(index, split, generation)])
         return found
 
     def splits(self, index: int) -> list[str]:
@@ -121,8 +125,9 @@ class Outcomes:
             # the examples are JSON already
             yield f'{head[:-1]}, "examples": {self._examples[row]}}}\n' if examples else f"{head}\n"
 
-    def _row(self, index: int, split: str) -> int:
+    def _row(self, index: int, split: str, generation: int | None = None) -> int:
         same = (self._summaries["index"] == index) & (self._summaries["split"] == SPLITS.index(split))
+        same &= self._summaries["generation"] == (OWN if generation is None else generation)
         return int(np.flatnonzero(same)[0])
 
 

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,14 @@ from es_ray.errors import ScoreError
 from es_ray.evaluation.degenerate import Answer, count_answers
 from es_ray.experiment import SPLITS
 
+OWN: Final = -1
+"""In place of a generation: that of the evaluation."""
+
 SUMMARY_DTYPE = np.dtype(
     [
         ("index", np.int64),
         ("split", np.int64),  # its number in SPLITS
+        ("generation", np.int64),  # the candidate's where it has one of its own, else OWN
         ("reward", np.float64),  # mean over the split's examples
         ("digest", np.int64),  # of the completions' texts
         ("prompts", np.int64),
@@ -32,6 +36,14 @@ SUMMARY_DTYPE = np.dtype(
     ]
 )
 """A summary of a candidate's answers on one split."""
+
+
+class Answered(NamedTuple):
+    """Who answered which split; member: its index, CENTRE or BASE; generation: its own, as in a Candidate."""
+
+    member: int
+    split: str
+    generation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,23 +96,25 @@ class ShardOutcome:
 
     @classmethod
     def of(
-        cls, worker: str, generation: int, answered: Mapping[tuple[int, str], Sequence[Sample]]
+        cls, worker: str, generation: int, answered: Mapping[tuple[Any, ...], Sequence[Sample]]
     ) -> "ShardOutcome":
-        """From samples by (candidate's index, split); raises ScoreError if their metrics differ."""
+        """From samples by Answered, or a tuple of its fields; raises ScoreError if their metrics differ."""
         names = tuple(next(iter(answered.values()))[0].metrics)
-        for (index, _), samples in answered.items():
+        everyone = [Answered(*key) for key in answered]
+        for (index, _, own), samples in zip(everyone, answered.values(), strict=True):
             for sample in samples:
                 if set(sample.metrics) != set(names):
                     raise ScoreError(
                         "the task must return the same metrics each time: of "
-                        f"{candidate_name(index, generation)} they are {', '.join(sample.metrics) or 'none'} "
+                        f"{candidate_name(index, generation if own is None else own)} they are "
+                        f"{', '.join(sample.metrics) or 'none'} "
                         f"for the prompt {sample.prompt!r}, {', '.join(names) or 'none'} for another"
                     )
         count = 1 + max((s.sample or 0 for samples in answered.values() for s in samples), default=0)
         by_prompt = [_prompt_rewards(samples, count) for samples in answered.values()]
         summaries = [
-            _summary(*who, len(prompts), samples)
-            for (who, samples), prompts in zip(answered.items(), by_prompt, strict=True)
+            _summary(who, len(prompts), samples)
+            for who, samples, prompts in zip(everyone, answered.values(), by_prompt, strict=True)
         ]
         means = [[_mean(s.metrics[name] for s in samples) for name in names] for samples in answered.values()]
         if count > 1 and "correct" in names:
@@ -117,13 +131,14 @@ class ShardOutcome:
         )
 
 
-def _summary(index: int, split: str, prompts: int, samples: Sequence[Sample]) -> tuple[float, ...]:
+def _summary(who: Answered, prompts: int, samples: Sequence[Sample]) -> tuple[float, ...]:
     counts = count_answers(
         [Answer(s.prompt, s.target, s.completion, s.metrics, s.finish_reason == "length") for s in samples]
     )
     return (
-        index,
-        SPLITS.index(split),
+        who.member,
+        SPLITS.index(who.split),
+        OWN if who.generation is None else who.generation,
         _mean(sample.reward for sample in samples),
         _digest([sample.completion for sample in samples]),
         prompts,

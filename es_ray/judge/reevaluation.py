@@ -1,4 +1,4 @@
-"""Evaluates a past run again with other workers or another engine, such as a cluster's run on a laptop."""
+"""Past runs on other workers or another engine, such as a cluster's run on a laptop."""
 
 from typing import Any
 
@@ -7,10 +7,9 @@ import torch
 from es_ray.config import Config
 from es_ray.engines.registry import ANYWHERE, AUTO, engine_spec
 from es_ray.errors import UserError
-from es_ray.evaluation import CENTRE, Candidate
+from es_ray.evaluation import Candidate
 from es_ray.imports import absolute
 from es_ray.interrupts import interrupts_once
-from es_ray.judge.evaluate import compare
 from es_ray.preparation import resolve_config
 from es_ray.runs.past_run import PastRun
 from es_ray.workers import open_pool
@@ -57,27 +56,11 @@ def _check_gpus(config: Config) -> None:
 
 
 @interrupts_once()
-def reevaluate(past: PastRun, config: Config, split: str) -> dict[str, Any]:
-    """`compare` for a past run, on the workers of `reevaluation_config`; writes nothing.
-
-    Raises UserError for workers that cannot start, RunError if the model's weights are not those that were
-    evolved.
-    """
-    batch = past.experiment.whole_split(split)
-    rows = 2 * batch.rows(CENTRE, (split,))  # base model and centre; the best member comes after them
-    with open_pool(config, past.experiment.workload_of(config.engine, rows)) as pool:
-        past.check_weights(pool.start())
-        selected = past.run.selected()
-        if selected is not None and selected > past.generation:
-            selected = None  # there was no such centre yet
-        return compare(pool, past.run, past.strategy, batch, past.generation, split, selected=selected)
-
-
-@interrupts_once()
 def member_answers(past: PastRun, config: Config, index: int) -> dict[str, Any]:
     """What a member answers to the training prompts of its generation: {reward, metrics by name, examples}.
 
-    config: of `reevaluation_config`. Raises as `reevaluate` does.
+    config: of `reevaluation_config`. Raises UserError for workers that cannot start, RunError if the model's
+    weights are not those that were evolved.
     """
     batch = past.experiment.batch(past.generation)
     rows = batch.rows(index, ("train",))

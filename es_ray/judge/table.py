@@ -1,7 +1,7 @@
 """The results of a run side by side, for a terminal; and how metrics are shown everywhere."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.table import Table
@@ -16,8 +16,14 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 NOT_METRICS: Final = RESERVED
 
 
-def comparison_table(results: Mapping[str, Any], title: str) -> Table:
-    """Summary, then every completion; results: as in test_results.json."""
+def comparison_table(
+    results: Mapping[str, Any], title: str, rows: Sequence[tuple[str, Mapping[str, str]]] | None = None
+) -> Table:
+    """Summary, then every completion.
+
+    results: as in test_results.json, and further members by any name; rows: of the summary, each a title and
+    texts by name, by default the reward and the metrics.
+    """
     best, selected = results["best"], results.get("selected")
     # the selected centre has a column of its own only if it is not the last one
     same = selected is not None and selected["examples"] == results["centre"]["examples"]
@@ -29,12 +35,17 @@ def comparison_table(results: Mapping[str, Any], title: str) -> Table:
     if selected is not None and not same:
         number = selected["generation"]
         names["selected"] = f"selected (generation {number})" if number >= 0 else "selected (the start)"
+    for name in [name for name in results if name not in (*names, "selected")]:
+        names[name] = f"generation {results[name]['generation']}, member {results[name]['index']}"
     table = Table(title=title, title_justify="left")
     table.add_column("", overflow="fold")
     for name in names.values():
         table.add_column(name, overflow="fold")
-    for key in ("reward", *metric_names(results["base"])):
-        table.add_row(Text(key, style="bold"), *(formatted(key, results[name][key]) for name in names))
+    if rows is None:
+        keys = ("reward", *metric_names(results["base"]))
+        rows = [(key, {name: formatted(key, results[name][key]) for name in names}) for key in keys]
+    for key, texts in rows:
+        table.add_row(Text(key, style="bold"), *(Text(texts[name]) for name in names))
     table.add_section()
     for number, example in enumerate(results["base"]["examples"]):
         completions = [_shown(results[name]["examples"][number]["completion"]) for name in names]

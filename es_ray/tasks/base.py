@@ -94,6 +94,13 @@ class Task(ABC):
         """
         return [self.score(*pair) for pair in zip(examples, completions, strict=True)]
 
+    def normalized_reward(self, reward: float) -> float | None:
+        """A completion's reward on the scale on which publications report it; to be overridden.
+
+        For reports alone: nothing is evolved by it. None where there is no such scale.
+        """
+        return None
+
 
 RESERVED = (
     "prompt", "target", "sample", "completion", "reward", "tokens", "finish", "examples", "index",

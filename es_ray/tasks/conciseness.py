@@ -6,10 +6,14 @@ the reward sees only the length. That is why `correct` and `exact` are recorded 
 """
 
 import re
+from typing import Final
 
 from es_ray.errors import UserError
 from es_ray.paths import data_dir
 from es_ray.tasks.base import Example, Score, Task, example_name, no_target
+
+WORST: Final = -2000.0
+"""The reward that is 0 where the paper reports rewards."""
 
 
 class Conciseness(Task):
@@ -34,3 +38,13 @@ class Conciseness(Task):
                 "exact": text.removesuffix(".").rstrip().casefold() == target.removesuffix(".").casefold(),
             },
         )
+
+    def normalized_reward(self, reward: float) -> float:
+        """As the paper reports it (arXiv 2509.24372, appendix A.2): 0 for -2000, 1 for the best possible, 0.
+
+        Within [0, 1]: below -2000 it is 0.
+
+        >>> Conciseness().normalized_reward(-97.75)
+        0.951125
+        """
+        return max(1 - reward / WORST, 0.0)

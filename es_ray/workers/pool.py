@@ -2,9 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from es_ray.tasks.batches import Batch, Workload
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of completions made so far, and the total; the first never falls."""
+
+
+NO_OTHERS: Final[Mapping[int, Vector]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -107,14 +111,17 @@ class Pool(ABC):
         batch: Batch,
         on_progress: OnProgress = lambda done, total: None,
         kl: KlPrompts | None = None,
+        others: Mapping[int, Vector] = NO_OTHERS,
+        shard: int | None = None,
     ) -> Outcomes:
         """Outcomes of all candidates. Raises RunError if one cannot be evaluated.
 
-        theta: the centre, shape [P]; batch: what the candidates are asked; kl: the prompts for which the
-        centre's KL to the base model is measured besides, by one of the workers: in batches of its own, so
-        that it changes nothing else.
+        theta: the centre that the generation starts from, shape [P]; others: those of other generations, for
+        candidates of these; batch: what the candidates are asked; kl: the prompts for which the centre's KL
+        to the base model is measured besides, by one of the workers: in batches of its own, so that it
+        changes nothing else; shard: candidates in one batch, by default engine.shard.
         """
-        size = self.config.engine.shard
+        size = self.config.engine.shard if shard is None else shard
         shards = [
             Shard(generation, tuple(candidates[at : at + size])) for at in range(0, len(candidates), size)
         ]
@@ -137,7 +144,8 @@ class Pool(ABC):
             show(0)
 
         show(0)
-        results = self._map((theta, perturbation, batch), calls, count, show)
+        centres = {generation: theta, **others}
+        results = self._map((centres, perturbation, batch), calls, count, show)
         if kl is None:
             return Outcomes(results)
         return Outcomes(results[:-1], kl_of(results[-1]))
@@ -149,10 +157,14 @@ class Pool(ABC):
         generation: int,
         asked: Sequence[KlPrompts],
         batch: Batch,
+        others: Mapping[int, Vector] = NO_OTHERS,
     ) -> list[float]:
-        """KL to the base model of each candidate that is asked for; batch: has their prompts."""
+        """KL to the base model of each candidate that is asked for; batch: has their prompts.
+
+        theta, others: as for `evaluate`.
+        """
         calls = [_kl_call(prompts, generation) for prompts in asked]
-        shared = (theta, perturbation, batch)
+        shared = ({generation: theta, **others}, perturbation, batch)
         return [kl_of(sums) for sums in self._map(shared, calls, lambda call: None, lambda rows: None)]
 
     def noise_sum(
@@ -174,5 +186,6 @@ class Pool(ABC):
 
 
 def _kl_call(prompts: KlPrompts, generation: int) -> Call:
-    about = f"{prompts} of generation {generation}"
+    own = generation if prompts.generation is None else prompts.generation
+    about = f"{prompts} of generation {own}"
     return Call("kl", prompts.packed(generation), about, rows=len(prompts.numbers))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from es_ray.config import Config
 from es_ray.engines import create_engine
 from es_ray.engines.base import CENTRE, Completion, Row, Sampling, Variant
-from es_ray.evaluation import Sample, Shard, ShardOutcome
+from es_ray.evaluation import Answered, Sample, Shard, ShardOutcome
 from es_ray.evolution.draws import sample_seeds
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, Vector
@@ -31,7 +31,7 @@ class _Place(NamedTuple):
     """A completion that is wanted: who makes it, and for which example."""
 
     variant: Variant
-    split: str
+    who: Answered
     number: int
     example: Example
     sampling: Sampling | None
@@ -53,7 +53,7 @@ class Worker:
 
     def evaluate(
         self,
-        theta: Vector,
+        centres: Mapping[int, Vector],
         perturbation: Perturbation,
         batch: Batch,
         generation: int,
@@ -63,10 +63,12 @@ class Worker:
 
         Raises EvaluationError, also for a score of an earlier shard.
 
-        theta: the centre that the generation starts from, shape [P]; batch: what the candidates are asked;
-        generation, candidates: a packed Shard. The engine gets `engine.rows` of its completions at a time.
+        centres: what each generation that candidates are of starts from, shape [P]; batch: what the
+        candidates are asked; generation, candidates: a packed Shard. The engine gets `engine.rows` of its
+        completions at a time.
         """
-        places = self._places(Shard.of(generation, candidates), batch, perturbation.noise)
+        starts = tuple(centres)
+        places = self._places(Shard.of(generation, candidates), starts, batch, perturbation.noise)
         texts: dict[int, str] = {}
         made: dict[int, Completion] = {}
         self._scorer.begin()
@@ -84,24 +86,26 @@ class Worker:
             def score_row(row: int, completion: Completion, low: int = low) -> None:
                 score(low + row, completion)
 
-            completions = self._engine.generate([theta], perturbation, rows, on_completion=score_row)
+            completions = self._engine.generate(
+                [centres[start] for start in starts], perturbation, rows, on_completion=score_row
+            )
             for number, completion in enumerate(completions, start=low):
                 if number not in made:  # an engine may leave it to its end
                     score(number, completion)
             self._scorer.flush()
 
         def outcome(scores: Mapping[int, Score]) -> ShardOutcome:
-            answered: dict[tuple[int, str], list[Sample]] = {}
+            answered: dict[tuple[Any, ...], list[Sample]] = {}
             for number, place in enumerate(places):
                 sample = self._sample(place, made[number], texts[number], scores[number])
-                answered.setdefault((place.variant.member, place.split), []).append(sample)
+                answered.setdefault(place.who, []).append(sample)
             return ShardOutcome.of(self.name, generation, answered)
 
         return UnscoredShard(self, self._scorer.pending(), outcome)
 
     def kl(
         self,
-        theta: Vector,
+        centres: Mapping[int, Vector],
         perturbation: Perturbation,
         batch: Batch,
         generation: int,
@@ -121,7 +125,8 @@ class Worker:
             for number, seed in zip(numbers, seeds, strict=True)
         ]
         positions = getattr(self._experiment.source.architecture, "max_position_embeddings", None)
-        return kl_sums(self._engine, theta, perturbation, rows, self._rows_at_once, positions, self.on_rows)
+        theta, size = centres[generation], self._rows_at_once
+        return kl_sums(self._engine, theta, perturbation, rows, size, positions, self.on_rows)
 
     @property
     def _rows_at_once(self) -> int:
@@ -129,18 +134,20 @@ class Worker:
         assert size != "auto"  # resolve_config has settled it
         return size
 
-    def _places(self, shard: Shard, batch: Batch, noise: Noise) -> list[_Place]:
-        """The completions that a shard consists of."""
+    def _places(self, shard: Shard, starts: Sequence[int], batch: Batch, noise: Noise) -> list[_Place]:
+        """The completions that a shard consists of; starts: the generations whose centres there are."""
         places = []
         for candidate in shard.candidates:
-            variant = Variant(candidate.index, shard.generation, sigma_factor=candidate.sigma_factor)
+            index, own = candidate.index, candidate.generation
+            generation = shard.generation if own is None else own
+            variant = Variant(index, generation, starts.index(generation), candidate.sigma_factor)
             for split in candidate.splits:
-                numbers = batch.asked(candidate.index, split)
-                samplings = self._samplings(noise, shard.generation, candidate.index, numbers, batch.samples)
+                numbers = batch.asked(index, split)
+                samplings = self._samplings(noise, generation, index, numbers, batch.samples)
                 for number, of_prompt in zip(numbers, samplings, strict=True):
                     example = batch.examples[split][number]
                     places += [
-                        _Place(variant, split, number, example, sampling, sample)
+                        _Place(variant, Answered(index, split, own), number, example, sampling, sample)
                         for sample, sampling in enumerate(of_prompt)
                     ]
         return places
@@ -156,7 +163,7 @@ class Worker:
         return [[Sampling(seed, task.temperature, task.top_p) for seed in row] for row in seeds]
 
     def _row(self, place: _Place) -> Row:
-        ids = self._token_ids(place.split, place.number, place.example)
+        ids = self._token_ids(place.who.split, place.number, place.example)
         return Row(place.variant, ids, place.sampling)
 
     def _token_ids(self, split: str, number: int, example: Example) -> tuple[int, ...]:

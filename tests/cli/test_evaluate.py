@@ -1,5 +1,7 @@
 """`es-ray evaluate` with other workers and another engine than a run had."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -40,6 +42,15 @@ def recorded_as(run: Path, **sections: dict) -> Path:
     return run
 
 
+def recorded_answers(run: Path, out: str) -> dict:
+    """The answers of an evaluation, which must be those in test_results.json; returns all of it."""
+    found = json.loads(out)
+    recorded = json.loads((run / "test_results.json").read_text(encoding="utf-8"))
+    assert {name: found[name] for name in recorded} == recorded
+    assert list(found) == [*recorded, "settings", "statistics"]
+    return found
+
+
 def contents(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
@@ -54,7 +65,8 @@ def clusters(copied) -> Path:
 def test_two_workers_give_the_bytes_of_none(finished, cli):
     local, shared = (cli("evaluate", finished.path, "--json", *more) for more in ((), ("--workers", 2)))
     assert (local.code, shared.code) == (0, 0), local.err + shared.err
-    assert local.out == shared.out == (finished.path / "test_results.json").read_text(encoding="utf-8")
+    assert local.out == shared.out
+    recorded_answers(finished.path, local.out)
     assert (local.err, shared.err) == ("", "")
 
 
@@ -62,8 +74,7 @@ def test_a_run_of_a_cluster_is_evaluated_here_by_another_engine(clusters, finish
     before = contents(clusters)
     ended = cli("evaluate", clusters, "--engine", "transformers", "--json")
     assert ended.code == 0, ended.err
-    assert ended.out == (finished.path / "test_results.json").read_text(encoding="utf-8")
-    assert list(json.loads(ended.out)) == ["base", "centre", "best", "selected"]
+    recorded_answers(finished.path, ended.out)
     table = cli("evaluate", clusters, "--engine", "transformers", "--local")
     assert table.out.startswith("test split, after generation 3, answered by transformers")
     assert cli("evaluate", finished.path).out.startswith("test split, after generation 3 ")
@@ -112,7 +123,7 @@ def test_an_engine_that_may_end_its_process_runs_in_a_worker(copied, tmp_path, c
     run = recorded_as(copied, engine={"kind": kind}, cluster={"workers": 7, "address": "nowhere:1"})
     ended = cli("evaluate", run, "--json")
     assert ended.code == 0, ended.err
-    assert list(json.loads(ended.out)) == ["base", "centre", "best", "selected"]
+    assert list(json.loads(ended.out))[:4] == ["base", "centre", "best", "selected"]
     assert int((tmp_path / "pid").read_text()) != os.getpid()
     refused = cli("evaluate", run, "--local")
     assert refused.code == 2
@@ -140,3 +151,61 @@ def test_bad_input_is_refused_in_one_line(finished, cli, more, words):
     assert len(ended.err.splitlines()) == 1, ended.err
     for word in words:
         assert word in ended.err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--split", "test", "--data", "x.jsonl"), ("--data x.jsonl", "--split test")),
+        (("--split", "validation"), ("--split validation", "task.validation")),
+        (("--split", "nowhere"), ("--split", "nowhere", "validation")),
+        (("--data", "x.jsonl"), ("x.jsonl", "no such file")),
+        (("--task", "nowhere"), ("task.name", "nowhere", "conciseness")),
+        (("--task", "contains"), ("--task contains", "--data")),
+        (("--set", "task.nowhere=1"), ("task.nowhere", "unknown key")),
+        (("--set", "evolution.seed=1"), ("--set evolution.seed", "task")),
+        (("--samples", 0), ("--samples 0", "at least 1")),
+        (("--samples", 3), ("--samples 3", "--temperature")),
+        (("--samples", "many"), ("--samples", "many", "integer")),
+        (("--temperature", 0), ("--temperature 0", "above 0", "--greedy")),
+        (("--temperature", -1, "--samples", 3), ("--temperature -1", "above 0")),
+        (("--temperature", "nan"), ("--temperature nan", "above 0")),
+        (("--temperature", 1000), ("task.temperature", "1000", "100")),
+        (("--greedy", "--samples", 3), ("--greedy", "--samples")),
+        (("--generation", 99), ("--generation 99", "0-3")),
+        (("--member", 3), ("--member 3", "GENERATION:INDEX")),
+        (("--member", "0:-1"), ("--member 0:-1", "GENERATION:INDEX")),
+        (("--member", "9:0"), ("--member 9:0", "0-3")),
+        (("--member", "0:6"), ("--member 0:6", "members 0-5")),
+        (("--json", "--csv"), ("--json", "--csv", "one of the two")),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(finished, cli, more, words):
+    before = contents(finished.path)
+    test_bad_input_is_refused_in_one_line(finished, cli, more, words)
+    assert contents(finished.path) == before
+
+
+def test_data_that_the_task_cannot_score_are_refused_before_the_model_is_loaded(finished, cli, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "target": 5}\n', encoding="utf-8")
+    ended = cli("evaluate", finished.path, "--data", tmp_path / "mine.jsonl")
+    assert (ended.code, ended.out) == (2, "")
+    assert "mine.jsonl, line 1" in ended.err
+
+
+def test_the_table_has_intervals_differences_and_samples(finished, cli):
+    ended = cli("evaluate", finished.path, "--samples", 2, "--temperature", 1, "--member", "1:3")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("test split, after generation 3, 2 samples at temperature 1")
+    for words in ("generation 1, member 3", "less base", "pass@2", "KL to base", "normalised reward", "±"):
+        assert words in ended.out
+    assert "95% bootstrap interval" in ended.out
+
+
+def test_csv_and_json_hold_the_same_answers(finished, cli):
+    as_csv, as_json = (cli("evaluate", finished.path, form) for form in ("--csv", "--json"))
+    rows = list(csv.DictReader(io.StringIO(as_csv.out, newline="")))
+    found = recorded_answers(finished.path, as_json.out)
+    names = ("base", "centre", "best", "selected")
+    expected = [(name, e["completion"], e["reward"]) for name in names for e in found[name]["examples"]]
+    assert [(row["candidate"], row["completion"], float(row["reward"])) for row in rows] == expected

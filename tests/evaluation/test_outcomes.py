@@ -106,3 +106,12 @@ def test_completions_with_other_metrics_are_an_error_with_the_members_name():
         ShardOutcome.of("host/1", 4, answered)
     with pytest.raises(RunError, match="different metrics"):
         Outcomes([shard(0, 1.0, a=1.0), shard(1, 1.0)])
+
+
+def test_candidates_of_other_generations_are_told_apart_and_are_no_members():
+    samples = [[Sample("p", "t", "c", reward, {}, 5, "stop")] for reward in (1.0, 2.0, 3.0)]
+    keys = [(0, "train"), (0, "train", 3), (0, "train", 4)]
+    outcomes = Outcomes([ShardOutcome.of("host/1", 9, dict(zip(keys, samples, strict=True)))])
+    assert [outcomes.summary(0, "train", g)["reward"] for g in (None, 3, 4)] == [1, 2, 3]
+    assert [outcomes.examples(0, "train", g)[0]["reward"] for g in (None, 3, 4)] == [1, 2, 3]
+    assert outcomes.members["reward"].tolist() == [1]

@@ -64,7 +64,7 @@ def signal_at_stage(stage: str, number: int) -> None:
         "evaluating": (Worker, "evaluate"),
         "updating": (Worker, "noise_sum"),
         "recording": (Recorder, "_write"),
-        "the final comparison": (evaluate, "compare"),
+        "the final comparison": (evaluate, "side_by_side"),
     }
     place, name = places[stage]
     plain: Callable = getattr(place, name)
@@ -72,13 +72,16 @@ def signal_at_stage(stage: str, number: int) -> None:
 
     def then(*arguments, **options):
         # the second generation, the first shard of it: the base model makes generation 0's calls more
-        if name in ("start", "compare") or next(calls) == {"evaluate": 4, "noise_sum": 1, "_write": 1}[name]:
+        if (
+            name in ("start", "side_by_side")
+            or next(calls) == {"evaluate": 4, "noise_sum": 1, "_write": 1}[name]
+        ):
             os.kill(os.getpid(), number)
         return plain(*arguments, **options)
 
     setattr(place, name, then)
-    if name == "compare":
-        driver.compare = then
+    if name == "side_by_side":
+        driver.side_by_side = then
 
 
 def without_plots() -> None:

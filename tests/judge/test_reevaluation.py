@@ -108,11 +108,11 @@ SPEC = EngineSpec("tells", load, lambda engine, available: 0)
 
 
 def test_an_engine_prepares_for_what_is_asked_of_it(finished, tmp_path, cli):
-    """Eight test prompts of the base model and the centre; the two training prompts of one member."""
+    """Eight test prompts of base, centre, best and selected; the two training prompts of one member."""
     (tmp_path / "tells.py").write_text(TELLS)
     engine = ("--engine", f"{tmp_path}/tells.py:SPEC")
     member = ("--generation", 1, "--index", 0, "--evaluate", "--output", tmp_path / "member")
-    for command, rows in ((("evaluate", finished.path), 16), (("member", finished.path, *member), 2)):
+    for command, rows in ((("evaluate", finished.path), 32), (("member", finished.path, *member), 2)):
         ended = cli(*command, *engine)
         assert ended.code == 1
         assert ended.err == f"es-ray: to prepare for: {rows}\n"

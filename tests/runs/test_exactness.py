@@ -158,7 +158,7 @@ def test_evaluate_warns_once_and_not_into_its_json(pruned):
     done = es_ray("evaluate", pruned, "--generation", 3, "--json")
     assert done.returncode == 0, done.stderr
     assert_one_warning(done.stderr, pruned)
-    assert list(json.loads(done.stdout)) == ["base", "centre", "best", "selected"]
+    assert list(json.loads(done.stdout))[:4] == ["base", "centre", "best", "selected"]
 
 
 def test_an_exact_engines_replay_says_nothing(runs, rebuild):
