@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from es_ray.callbacks.base import Callback, CallbackList, run_info
 from es_ray.callbacks.plots import ProgressPlots
+from es_ray.callbacks.run_report import RunReport
 from es_ray.config import Config
 from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.strategy import THETA, State, Strategy
@@ -52,15 +53,15 @@ class RunResult:
 def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Evolve adapters as configured, and return the results.
 
-    resume: continue the run in config.output.dir; callbacks: in addition to the plots in the run directory.
-    Raises UserError for bad input, before anything is written; RunError for a run that cannot continue, whose
-    finished generations are complete and can be resumed; TypeError for anything but a Config.
+    resume: continue the run in config.output.dir; callbacks: in addition to the plots and the report in the
+    run directory. Raises UserError for bad input, before anything is written; RunError for a run that cannot
+    continue, whose finished generations are complete and can be resumed; TypeError for anything but a Config.
     """
     if not isinstance(config, Config):
         given = repr(str(config)) if isinstance(config, str | Path) else "..."
         kind = type(config).__name__
         raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
-    listeners = CallbackList([ProgressPlots(), *callbacks])
+    listeners = CallbackList([ProgressPlots(), RunReport(), *callbacks])
     try:
         experiment = Experiment(resolve_config(as_calibrated(config) if resume else config, resume))
         if experiment.config.cluster.workers != 0:
