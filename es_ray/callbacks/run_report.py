@@ -25,7 +25,7 @@ class RunReport(Callback):
         """Write it; a failure is a warning: the run itself is complete."""
         if self._run is None:
             return
-        from es_ray.judge.report import write_report  # jinja2 is not needed before
+        from es_ray.judge.report.page import write_report  # jinja2 is not needed before
 
         try:
             write_report(self._run)

@@ -20,7 +20,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write a report of a run, also one that is still running: one HTML file that needs no network."""
-    from es_ray.judge.report import write_report
+    from es_ray.judge.report.page import write_report
 
     run = RunDir.open(run_dir)
     if output is not None and (output.is_dir() or not output.parent.is_dir()):

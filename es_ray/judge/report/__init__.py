@@ -1,5 +1,1 @@
-"""The report of a run: one HTML file that needs no network."""
-
-from es_ray.judge.report.page import write_report
-
-__all__ = ["write_report"]
+"""The report of a run: one HTML page that needs no network; `page.write_report` writes it."""

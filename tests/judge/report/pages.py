@@ -6,7 +6,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-from es_ray.judge.report import write_report
+from es_ray.judge.report.page import write_report
 from es_ray.runs.generation_folder import publish, write_population
 from es_ray.runs.run_dir import RunDir
 from tests.short_runs import json_lines
