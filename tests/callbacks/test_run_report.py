@@ -34,13 +34,10 @@ def test_a_run_ends_with_a_report_and_names_it(finished):
 def test_a_report_that_cannot_be_written_is_a_warning(tmp_path, caplog, capfd):
     with caplog.at_level(logging.WARNING, "es_ray"):
         run = es_ray.run(tiny(tmp_path / "run"), callbacks=[FolderInTheWay(), es_ray.TerminalConsole()])
-    assert run.test_results["base"]["reward"] == run.test_results["base"]["reward"]
     assert (run.path / "test_results.json").is_file()
     (warning,) = [record.getMessage() for record in caplog.records if "report" in record.getMessage()]
-    assert "could not be written" in warning
-    assert str(run.path / "report.html") in warning
+    assert f"could not be written: {run.path}/report.html: cannot be written: Is a directory" in warning
     assert "  report  " not in capfd.readouterr().out
-    assert not list(run.path.glob(".report.html*")), "no temporary file stays"
 
 
 def test_without_plots_there_is_no_report(tmp_path):

@@ -20,7 +20,7 @@ from es_ray.judge.report.spread import reward_spread
 from es_ray.judge.report.svg import drawn, legend
 from es_ray.judge.report.text import masked, number, shown
 from es_ray.judge.thinning import consecutive
-from es_ray.runs.atomic_io import write_text, writing
+from es_ray.runs.atomic_io import write_text
 from es_ray.runs.run_dir import RunDir
 
 TEMPLATE = "page.html.jinja"
@@ -36,8 +36,10 @@ def write_report(run: RunDir, path: Path | None = None) -> Path:
     """
     path = path or run.report_file
     page = rendered(run)
-    with writing(path):
+    try:
         write_text(path, page)
+    except OSError as error:  # which names a temporary file
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
     return path
 
 
