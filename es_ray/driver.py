@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from es_ray.callbacks.base import Callback, CallbackList, run_info
 from es_ray.callbacks.plots import ProgressPlots
+from es_ray.callbacks.run_report import RunReport
 from es_ray.config import Config
 from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.strategy import THETA, State, Strategy
@@ -56,15 +57,15 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     """Evolve adapters as configured, and return the results.
 
     config.output.dir may be a store's URL: the run is then written into a folder of this machine, and copied
-    there. resume: continue the run in config.output.dir; callbacks: in addition to the plots there.
-    Raises UserError for bad input, before anything is written; RunError for a run that cannot continue, whose
-    finished generations are complete and can be resumed; TypeError for anything but a Config.
+    there. resume: continue the run in config.output.dir; callbacks: in addition to the plots and the report
+    there. Raises UserError for bad input, before anything is written; RunError for a run that cannot continue,
+    whose finished generations are complete and can be resumed; TypeError for anything but a Config.
     """
     if not isinstance(config, Config):
         given = repr(str(config)) if isinstance(config, str | Path) else "..."
         kind = type(config).__name__
         raise TypeError(f"es_ray.run takes a Config, not {kind}: es_ray.run(es_ray.load({given})) makes one")
-    listeners = CallbackList([ProgressPlots(), *callbacks])
+    listeners = CallbackList([ProgressPlots(), RunReport(), *callbacks])
     try:
         config, store = with_local_folder(config, resume)
         experiment = Experiment(resolve_config(as_calibrated(config) if resume else config, resume))

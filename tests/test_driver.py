@@ -107,7 +107,7 @@ def centre_before(rebuilt: Path, generation: int) -> dict[str, np.ndarray]:
 def test_the_run_directory_holds_the_documented_files(finished):
     adapter = {"adapter_model.safetensors", "adapter_config.json", "README.md"}
     wanted = {"config.yaml", "environment.json", "metrics.jsonl", "test_results.json", "plots/latest.png"}
-    wanted.add("selected.json")
+    wanted |= {"selected.json", "report.html"}
     for generation in range(GENERATIONS):
         folder = f"generations/{generation:04d}"
         wanted |= {

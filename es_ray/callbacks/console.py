@@ -123,6 +123,7 @@ class TerminalConsole(Callback):
             f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}",
             *selected_lines(results, path, last),
             *([] if plots is None else [f"  plot    {path / 'plots' / 'latest.png'}"]),
+            *([f"  report  {path / 'report.html'}"] if (path / "report.html").is_file() else []),
             f"next: es-ray evaluate {path} --split train",
         ):
             self._line([line])  # in one part: to be copied

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from es_ray.callbacks.base import Callback, RunInfo
-from es_ray.config import BUNDLED
-from es_ray.imports import short_name
+from es_ray.judge.figure_style import run_title
 from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -35,18 +34,12 @@ def draw(run: RunDir, generation: int) -> Path:
     """Draw the progress up to a generation into plots/, and as plots/latest.png; returns the plot's path."""
     from es_ray.callbacks.progress_figure import evolution_progress
 
-    config = run.config()
-    evolution = config.evolution
-    name = "tiny-chat" if config.model.path == BUNDLED else Path(config.model.path).name
-    title = (
-        f"{short_name(config.task.name)} · {name} · population {evolution.population} · seed {evolution.seed}"
-    )
     path = plot_file(run, generation)
     path.parent.mkdir(exist_ok=True)
     # unique names: the process of a killed driver may still be drawing
     tmp, copy = (_tmp(run, os.getpid(), name) for name in (path.name, "latest.png"))
     try:
-        evolution_progress(run.metrics(generation), run.base(), title, tmp)
+        evolution_progress(run.metrics(generation), run.base(), run_title(run.config()), tmp)
         shutil.copyfile(tmp, copy)
         tmp.replace(path)
         copy.replace(run.plots / "latest.png")

@@ -14,12 +14,19 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 
 from es_ray.judge.figure_style import BLUE, DPI, FONTS, GREEN, GREY, ORANGE, PURPLE  # noqa: E402
+from es_ray.judge.reward_axis import reward_floor  # noqa: E402
 from es_ray.judge.table import SHARES  # noqa: E402
+from es_ray.judge.thinning import consecutive, thinned_band, thinned_curve, thinned_places  # noqa: E402
 
 MOST_MARKS, FEW = 60, 20
 """Most generations whose points are marked: more would make a thick line; of thin curves fewer."""
-DISTANCES = {"kl": "KL to base", "drift": "drift"}
+DISTANCES = {"kl": "KL to base\n(nats per token)", "drift": "drift\n(share of ‖W‖)"}
 """How far the centre is from the base model: keys of metrics.jsonl, where measured, and their panels."""
+GROUPS = 450
+"""Groups of generations that a long run is thinned to, for each its lowest and its highest value: a figure is
+twice as many pixels wide."""
+LONGEST_NAME = 20
+"""Characters of a metric's name beside its panel."""
 MOST_METRICS = 4
 """Most metrics with a panel; with more, none would be readable."""
 
@@ -88,7 +95,7 @@ def _draw_rewards(
     best, worst = _column(metrics, "reward_best"), _column(metrics, "reward_worst")
     test = _column(metrics, "test_reward")
     lines = [] if base is None else [base["train"]["reward"], base["test"]["reward"]]
-    floor = _floor(best, mean, spread, worst, np.array([*test, *lines]))
+    floor = reward_floor(best, mean, spread, worst, np.array([*test, *lines]))
     cut = worst < floor
     # one wrecked member makes a standard deviation that reaches beyond every member, and the axis
     low = np.maximum(mean - spread, np.maximum(worst, floor))
@@ -96,30 +103,26 @@ def _draw_rewards(
     if len(x) == 1:
         panel.vlines(x, low, high, color=BLUE, alpha=0.25, lw=12, label="± 1 std")
     else:
-        panel.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="± 1 std")
-    panel.plot(x, best, color=GREEN, lw=1.3, ls="-.", label="best member", **_marks(x, "^"))
-    panel.plot(x, mean, color=BLUE, lw=2, label="population mean", **_marks(x, "o", 3.5, MOST_MARKS))
-    panel.plot(x, worst, color=PURPLE, lw=1.4, label="worst member", **_marks(x, "v"))
+        panel.fill_between(*thinned_band(x, low, high, GROUPS), color=BLUE, alpha=0.2, lw=0, label="± 1 std")
+    panel.plot(
+        *thinned_curve(x, best, GROUPS), color=GREEN, lw=1.3, ls="-.", label="best member", **_marks(x, "^")
+    )
+    panel.plot(
+        *thinned_curve(x, mean, GROUPS),
+        color=BLUE,
+        lw=2,
+        label="population mean",
+        **_marks(x, "o", 3.5, MOST_MARKS),
+    )
+    if len(x) > 2 * GROUPS:  # marks alone: lines down to each of many wrecked members would be a wall
+        worst = np.where(cut, np.nan, worst)
+    panel.plot(*thinned_curve(x, worst, GROUPS), color=PURPLE, lw=1.4, label="worst member", **_marks(x, "v"))
     _draw_test(panel, x, test)
     for name, value, style in zip(("training", "test"), lines, ("--", ":"), strict=False):
         panel.axhline(value, color=GREY, ls=style, lw=1.4, label=f"base, {name}")
     if cut.any():
         _cut(panel, x, cut, np.concatenate([best, mean, worst, test, lines]), floor)
-    panel.set_ylabel("reward")
-
-
-def _floor(
-    best: np.ndarray, mean: np.ndarray, spread: np.ndarray, worst: np.ndarray, others: np.ndarray
-) -> float:
-    """The reward below which values are cut, as they would flatten the curves; others: more that do not."""
-    # where fewer than a tenth of the members are far below the others, the mean says little
-    pulled = spread > 3 * (best - mean)
-    usual = np.concatenate([best, mean[~pulled], others])
-    usual = usual[~np.isnan(usual)]
-    bottom, top = np.quantile(usual, [0.1, 0.9])
-    below = (usual.max() - worst)[~pulled]
-    span = max(top - bottom, float(np.median(below)) if below.size else 0.0, 1e-3 * abs(top))
-    return float(bottom - 3 * span)
+    panel.set_ylabel("reward (mean over prompts)")
 
 
 def _cut(panel: Axes, x: np.ndarray, cut: np.ndarray, values: np.ndarray, floor: float) -> None:
@@ -127,24 +130,34 @@ def _cut(panel: Axes, x: np.ndarray, cut: np.ndarray, values: np.ndarray, floor:
     kept = values[values >= floor]
     margin = 0.05 * (kept.max() - kept.min() or abs(kept.max()) or 1.0)
     panel.set_ylim(kept.min() - 2.5 * margin, kept.max() + margin)
-    marks = np.full(int(cut.sum()), kept.min() - 1.5 * margin)
-    panel.plot(x[cut], marks, color=PURPLE, ls="", marker="X", ms=7, label="worse than shown")
+    places = thinned_places(x[cut], (x[0], x[-1]), GROUPS // 3)
+    panel.plot(
+        places,
+        np.full(len(places), kept.min() - 1.5 * margin),
+        color=PURPLE,
+        ls="",
+        marker="X",
+        ms=7,
+        label="worse than shown",
+    )
 
 
 def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], name: str) -> None:
     values = _column(metrics, f"centre_{name}")
-    panel.plot(x, values, color=BLUE, lw=5, alpha=0.4, label="training (centre)", **_marks(x, "o", 9, 1))
+    curve = thinned_curve(x, values, GROUPS)
+    panel.plot(*curve, color=BLUE, lw=5, alpha=0.4, label="training (centre)", **_marks(x, "o", 9, 1))
     _draw_test(panel, x, _column(metrics, f"test_{name}"))
     if name in SHARES:
         panel.set_ylim(-0.05, 1.05)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-    panel.set_ylabel(name)
+    shown = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    panel.set_ylabel(f"{shown}\n({'share of answers' if name in SHARES else 'mean'})")
 
 
 def _draw_distance(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], key: str) -> None:
     values = _column(metrics, key)
-    there = ~np.isnan(values)
-    panel.plot(x[there], values[there], color=GREY, lw=1.8, **_marks(x[there], "o", 3.5, MOST_MARKS))
+    at, values = thinned_curve(x, values, GROUPS)
+    panel.plot(at, values, color=GREY, lw=1.8, **_marks(at, "o", 3.5, MOST_MARKS))
     panel.set_ylim(bottom=0)
     if key == "drift":
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -153,15 +166,15 @@ def _draw_distance(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, An
 
 def _mark_verdicts(panel: Axes, metrics: Sequence[Mapping[str, Any]], labelled: bool) -> None:
     """Shade the generations whose centre has a verdict, and draw a line where the run went back."""
-    labels = {"verdict": "verdict of the guard", "rollback": "back to the selected centre"}
-    for line in metrics:
-        at = line["generation"]
-        if line.get("verdicts"):
-            label = labels.pop("verdict", None) if labelled else None
-            panel.axvspan(at - 0.5, at + 0.5, color=ORANGE, alpha=0.18, lw=0, label=label)
-        if "rollback" in line:
-            label = labels.pop("rollback", None) if labelled else None
-            panel.axvline(at + 0.5, color=ORANGE, ls=(0, (1, 1)), lw=1.6, label=label)
+    labels = {"verdict": "verdict of the guard", "rollback": "rollback"}
+    judged = [line["generation"] for line in metrics if line.get("verdicts")]
+    back = [line["generation"] + 0.5 for line in metrics if "rollback" in line]
+    for first, last in consecutive(judged, max(len(metrics) // GROUPS, 1)):
+        label = labels.pop("verdict", None) if labelled else None
+        panel.axvspan(first - 0.5, last + 0.5, color=ORANGE, alpha=0.18, lw=0, label=label)
+    for at in thinned_places(back, (0, len(metrics)), GROUPS):
+        label = labels.pop("rollback", None) if labelled else None
+        panel.axvline(at, color=ORANGE, ls=(0, (1, 1)), lw=1.6, label=label)
 
 
 def _marks(x: np.ndarray, marker: str, size: float = 4, most: int = FEW) -> dict[str, Any]:
@@ -170,6 +183,6 @@ def _marks(x: np.ndarray, marker: str, size: float = 4, most: int = FEW) -> dict
 
 
 def _draw_test(panel: Axes, x: np.ndarray, values: np.ndarray) -> None:
-    tested = ~np.isnan(values)
-    marks = _marks(x[tested], "s", 3.5, MOST_MARKS)
-    panel.plot(x[tested], values[tested], color=ORANGE, lw=1.8, label="test (centre)", **marks)
+    at, values = thinned_curve(x, values, GROUPS)
+    marks = _marks(at, "s", 3.5, MOST_MARKS)
+    panel.plot(at, values, color=ORANGE, lw=1.8, label="test (centre)", **marks)

@@ -22,6 +22,7 @@ from es_ray.cli.doctor import doctor
 from es_ray.cli.evaluate import evaluate
 from es_ray.cli.member import member
 from es_ray.cli.plot import plot
+from es_ray.cli.report import report
 from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
 from es_ray.interrupts import SIGNALS, Terminated, sigterm_as_interrupt
@@ -66,7 +67,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (run, calibrate, check_task, evaluate, compare, member, plot, doctor):
+for command in (run, calibrate, check_task, evaluate, compare, member, plot, report, doctor):
     app.command()(interruptible(command))
 
 

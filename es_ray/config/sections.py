@@ -118,8 +118,8 @@ class ClusterConfig(Section):
 class OutputConfig(Section):
     """The run directory. keep: generations kept complete (None: all); the rest: how often, in generations.
 
-    plots_every: None draws none; populations_every: how often the members' completions are written; their
-    rewards and metrics always are.
+    plots_every: None draws none, and writes no report; populations_every: how often the members' completions
+    are written; their rewards and metrics always are.
     """
 
     dir: str | None = None

@@ -1,6 +1,10 @@
-"""How figures look: what those of a run and of a calibration have in common."""
+"""How figures look: what those of a run, of its report and of a calibration have in common."""
 
+from pathlib import Path
 from typing import Final
+
+from es_ray.config import BUNDLED, Config
+from es_ray.imports import short_name
 
 BLUE: Final = "#0072b2"
 ORANGE: Final = "#d55e00"
@@ -11,3 +15,10 @@ GREY: Final = "#595959"
 
 FONTS: Final = {"font.size": 11, "legend.fontsize": 10, "legend.frameon": False}
 DPI: Final = 110
+
+
+def run_title(config: Config) -> str:
+    """What a run is called on its figures."""
+    model = "tiny-chat" if config.model.path == BUNDLED else Path(config.model.path).name
+    run = f"population {config.evolution.population} · seed {config.evolution.seed}"
+    return f"{short_name(config.task.name)} · {model} · {run}"

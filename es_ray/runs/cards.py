@@ -1,11 +1,23 @@
 """The model cards of adapters, as Markdown below the front matter."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 ONLY_B = (
     "\nOnly its B was evolved: A is random and fixed, the same in all adapters of the run (lora.form b).\n"
 )
+
+
+def loading_code(base: str, dtype: str | None, adapter: str = "path/of/this/folder") -> str:
+    """Python that loads an adapter with PEFT; the arguments as for `how_to_load`."""
+    folder = json.dumps(adapter, ensure_ascii=False)
+    return f"""import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained({folder}, dtype=torch.{dtype or "float32"})
+tokenizer = AutoTokenizer.from_pretrained({base!r})"""
 
 
 def how_to_load(base: str, dtype: str | None, form: str = "both") -> str:
@@ -24,12 +36,7 @@ def how_to_load(base: str, dtype: str | None, form: str = "both") -> str:
 Load it with PEFT; the tokenizer, with its chat template, is the base model's:
 
 ```python
-import torch
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-model = AutoPeftModelForCausalLM.from_pretrained("path/of/this/folder", dtype=torch.{dtype or "float32"})
-tokenizer = AutoTokenizer.from_pretrained({base!r})
+{loading_code(base, dtype)}
 ```
 
 {recorded}

@@ -74,10 +74,20 @@ class GenerationFolder:
 
     def population(self) -> Iterator[dict[str, Any]]:
         """The members' lines of population.jsonl in their order; some generations have no examples there."""
+        yield from map(json.loads, self.population_lines())
+
+    def population_lines(self) -> list[bytes]:
+        """The same lines, not parsed: most of a large one is completions."""
         name = COMPRESSED if COMPRESSED in self._sums else POPULATION
         content = self._read(name)
-        for line in (gzip.decompress(content) if name == COMPRESSED else content).splitlines():
-            yield json.loads(line)
+        return (gzip.decompress(content) if name == COMPRESSED else content).splitlines()
+
+    def population_size(self) -> int:
+        """Bytes of population.jsonl as it was written, about: text is a fifth of its size when compressed."""
+        for name, factor in ((POPULATION, 1), (COMPRESSED, 5)):
+            if (self.path / name).is_file():
+                return factor * (self.path / name).stat().st_size
+        return 0
 
     @property
     def mean_abs(self) -> tuple[float, ...]:

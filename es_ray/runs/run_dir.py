@@ -17,7 +17,9 @@ from es_ray.runs.lock import LOCK, RunLock
 
 log = logging.getLogger(__name__)
 
-_TMP = re.compile(r"\.(config\.yaml|environment\.json|metrics\.jsonl|selected\.json|test_results\.json)\.\d+")
+_TMP = re.compile(
+    r"\.(config\.yaml|environment\.json|metrics\.jsonl|selected\.json|test_results\.json|report\.html)\.\d+"
+)
 """Names under which the run directory's own files are written, before they get theirs."""
 
 STATES_KEPT = 2
@@ -64,6 +66,11 @@ class RunDir:
     def selected_file(self) -> Path:
         """Which centre is the one to use, and why."""
         return self.path / "selected.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The run's report, a page of its own."""
+        return self.path / "report.html"
 
     @property
     def plots(self) -> Path:
@@ -224,7 +231,8 @@ class RunDir:
 
     def _cut(self, generation: int) -> None:
         """Remove everything newer than that generation, and what dead writers left behind."""
-        for file in (self.test_results_file, self.selected_file):  # of an earlier end of the run
+        # of an earlier end of the run
+        for file in (self.test_results_file, self.selected_file, self.report_file):
             file.unlink(missing_ok=True)
         for tmp in (self.path / "generations").glob(".[0-9]*"):  # its writer died
             shutil.rmtree(tmp)

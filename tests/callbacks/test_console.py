@@ -132,13 +132,14 @@ def test_the_end_shows_base_centre_and_best_what_was_written_and_what_comes_next
         assert f"{results[name]['correct']:.0%}" in finished.out
     assert "What is the capital of" in finished.out
     lines = finished.out.splitlines()
-    *_, plot, following = lines
-    written, adapter, *selected = lines[next(i for i, line in enumerate(lines) if line[:6] == "wrote ") : -2]
+    *_, plot, report, following = lines
+    written, adapter, *selected = lines[next(i for i, line in enumerate(lines) if line[:6] == "wrote ") : -3]
     last = results["selected"]["generation"] == GENERATIONS - 1
     assert [line[:12] for line in selected] == ([] if last else ["  selected: "])
     assert str(finished.path) in written
     assert f"generations/{GENERATIONS - 1:04d}/adapter" in adapter
     assert "plots/latest.png" in plot
+    assert report == f"  report  {finished.path}/report.html"
     assert f"es-ray evaluate {finished.path}" in following
 
 

@@ -192,6 +192,52 @@ def test_each_curve_of_a_single_generation_can_be_seen(tmp_path):
         assert rows.size >= 4, name
 
 
+def test_a_long_run_is_thinned_and_no_peak_is_lost(tmp_path):
+    """Of ten thousand generations one has a better member than the others: its peak is as high as it was."""
+    usual = {"reward_mean": -90.0, "reward_best": -60.0, "reward_worst": -120.0, "test_reward": -95.0}
+
+    def top(count: int) -> int:
+        metrics = [line | usual for line in lines(count)]
+        metrics[count // 2]["reward_best"] = -20.0
+        found, _ = of_color(rewards(drawn(tmp_path / "a.png", metrics)), progress_figure.GREEN)
+        return int(found.min())
+
+    assert abs(top(10_000) - top(100)) <= 12
+
+
+def test_thousands_of_verdicts_are_shaded_as_one_area(tmp_path, monkeypatch):
+    """Each of their own took half a minute to draw."""
+    areas = []
+    monkeypatch.setattr(
+        progress_figure.Axes, "axvspan", lambda panel, first, last, **_: areas.append((first, last))
+    )
+    metrics = [
+        line | {"verdicts": ["kl: 1"] if n % 2 and n > 4000 else []} for n, line in enumerate(lines(9000))
+    ]
+    drawn(tmp_path / "a.png", metrics)
+    assert set(areas) == {(4000.5, 8999.5)}
+
+
+def test_verdicts_apart_are_areas_apart(tmp_path):
+    judged = [line | {"verdicts": ["kl: 1"] if n in (2, 7) else []} for n, line in enumerate(lines(12))]
+    all_of_it = [line | {"verdicts": ["kl: 1"] if 2 <= n <= 7 else []} for n, line in enumerate(lines(12))]
+    pictures = [drawn(tmp_path / "a.png", metrics) for metrics in (lines(12), judged, all_of_it)]
+    shaded = [int((np.abs(picture - pictures[0]).max(axis=-1) > 0.02)[200:].sum()) for picture in pictures]
+    assert shaded[1] == pytest.approx(shaded[2] / 3, rel=0.25)
+
+
+def test_axes_say_what_they_show_with_units(tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(progress_figure.Axes, "set_ylabel", lambda panel, label: labels.append(label))
+    long = "a_metric_with_quite_a_long_name"
+    metrics = lines(5, kl=0.1, drift=0.2, **{f"centre_{long}": 1.0, f"test_{long}": 1.0})
+    drawn(tmp_path / "a.png", metrics)
+    assert labels == [
+        "reward (mean over prompts)", "correct\n(share of answers)", "a_metric_with_quite…\n(mean)",
+        "KL to base\n(nats per token)", "drift\n(share of ‖W‖)",
+    ]  # fmt: skip
+
+
 def test_a_usual_run_is_shown_as_a_whole(tmp_path):
     """Its first generations are far below the others, and no wreck: the legend says nothing of a cut."""
 

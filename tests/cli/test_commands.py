@@ -114,11 +114,11 @@ def test_a_rebuilt_member_says_what_it_is(finished, tmp_path, cli):
 def test_help_lists_the_commands(cli):
     ended = cli("--help")
     assert ended.code == 0
-    for name in ("run", "evaluate", "compare", "member", "plot", "doctor"):
+    for name in ("run", "evaluate", "compare", "member", "plot", "report", "doctor"):
         assert re.search(rf"\b{name}\b", ended.out)
 
 
-@pytest.mark.parametrize("name", ["run", "evaluate", "compare", "member", "plot", "doctor"])
+@pytest.mark.parametrize("name", ["run", "evaluate", "compare", "member", "plot", "report", "doctor"])
 def test_every_command_has_help(name, cli):
     ended = cli(name, "--help")
     assert ended.code == 0
