@@ -57,9 +57,9 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     """Evolve adapters as configured, and return the results.
 
     config.output.dir may be a store's URL: the run is then written into a folder of this machine, and copied
-    there. resume: continue the run in config.output.dir; callbacks: in addition to the plots and the report
-    there. Raises UserError for bad input, before anything is written; RunError for a run that cannot continue,
-    whose finished generations are complete and can be resumed; TypeError for anything but a Config.
+    there. resume: continue the run in config.output.dir; callbacks: in addition to plots and report. Raises
+    UserError for bad input, before anything is written; RunError for a run that cannot continue, whose
+    finished generations are complete and can be resumed; TypeError for anything but a Config.
     """
     if not isinstance(config, Config):
         given = repr(str(config)) if isinstance(config, str | Path) else "..."
