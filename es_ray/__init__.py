@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
     from es_ray.errors import RunError, UserError
+    from es_ray.exporting.export import export
     from es_ray.tasks.base import Example, Score, Task
 
 try:
@@ -28,7 +29,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 __all__ = [
     "Callback", "Config", "Example", "RunError", "RunInfo", "RunResult", "Score", "Task",
-    "TerminalConsole", "UserError", "__version__", "load", "run",
+    "TerminalConsole", "UserError", "__version__", "export", "load", "run",
 ]  # fmt: skip
 
 _MODULES = {
@@ -42,6 +43,7 @@ _MODULES = {
     "Task": "es_ray.tasks.base",
     "TerminalConsole": "es_ray.callbacks.console",
     "UserError": "es_ray.errors",
+    "export": "es_ray.exporting.export",
     "load": "es_ray.config",
     "run": "es_ray.driver",
 }

@@ -19,6 +19,7 @@ from es_ray.cli.calibrate import calibrate
 from es_ray.cli.check_task import check_task
 from es_ray.cli.doctor import doctor
 from es_ray.cli.evaluate import evaluate
+from es_ray.cli.export import export
 from es_ray.cli.member import member
 from es_ray.cli.plot import plot
 from es_ray.cli.run import run
@@ -65,7 +66,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (run, calibrate, check_task, evaluate, member, plot, doctor):
+for command in (run, calibrate, check_task, evaluate, member, export, plot, doctor):
     app.command()(interruptible(command))
 
 
