@@ -27,6 +27,7 @@ from tests.listeners import listening
 def end(metrics):
     if metrics["generation"] == {KILLED_IN}:
         os.kill(os.getpid(), int(sys.argv[3]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
 config = es_ray.load(sys.argv[1]).replace(output__dir=sys.argv[2])
 es_ray.run(config, callbacks=[listening(on_generation_end=end)])
 """
@@ -44,7 +45,7 @@ def cut_and_resumed(folder: Path, number: signal.Signals) -> SimpleNamespace:
     config.write_text(printed.stdout.partition("\n# ")[0])
     words = [sys.executable, "-c", ENDED, config, run, str(int(number))]
     ended = subprocess.run(words, env=OFFLINE, capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL or "Terminated" in ended.stderr, ended.stderr
+    assert ended.returncode == -signal.SIGKILL or "KeyboardInterrupt" in ended.stderr, ended.stderr
     for lost in (CUT, KILLED_IN):
         (run / f"generations/{lost:04d}/DONE").unlink(missing_ok=True)
     resumed = es_ray("run", "--resume", "--output", run, "--generations", TOTAL, env=OFFLINE)
@@ -60,9 +61,9 @@ def tracked(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def terminated(tmp_path_factory) -> SimpleNamespace:
-    """Ended by SIGTERM: killed with the driver, W&B's own process loses what it has not written yet."""
-    return cut_and_resumed(tmp_path_factory.mktemp("terminated"), signal.SIGTERM)
+def interrupted(tmp_path_factory) -> SimpleNamespace:
+    """Ended by Ctrl-C: killed with the driver, W&B's own process loses what it has not written yet."""
+    return cut_and_resumed(tmp_path_factory.mktemp("interrupted"), signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +122,11 @@ def test_tensorboard_has_configuration_completions_and_plots(tracked, events):
     assert (images[-1].width, images[-1].height) > (300, 300)
 
 
-def test_wandb_goes_on_with_the_same_run_where_cut_generations_appear_again(terminated):
+def test_wandb_goes_on_with_the_same_run_where_cut_generations_appear_again(interrupted):
     from tests.callbacks.wandb_file import history, of_type
 
-    first, second = sorted((terminated.path / "wandb").glob("offline-run-*/run-*.wandb"))
-    run_id = (terminated.path / "wandb/id").read_text().strip()
+    first, second = sorted((interrupted.path / "wandb").glob("offline-run-*/run-*.wandb"))
+    run_id = (interrupted.path / "wandb/id").read_text().strip()
     runs = [of_type(file, "run")[0] for file in (first, second)]
     assert {(run.run_id, run.project, run.display_name) for run in runs} == {(run_id, "tiny", "run")}
     settings = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
@@ -134,7 +135,7 @@ def test_wandb_goes_on_with_the_same_run_where_cut_generations_appear_again(term
     assert [row["generation"] for row in rows[0]] == list(range(KILLED_IN + 1))
     assert [row["generation"] for row in rows[1]] == list(range(CUT, TOTAL))
     for row in [*rows[0], *rows[1]]:  # also the generations that were cut: they came again
-        line = terminated.lines[row["generation"]]
+        line = interrupted.lines[row["generation"]]
         assert row["reward/mean"] == line["reward_mean"]
         assert row["test/reward"] == line["test_reward"]
         assert row["step/update_norm"] == line["update_norm"]
@@ -144,19 +145,19 @@ def test_wandb_goes_on_with_the_same_run_where_cut_generations_appear_again(term
     assert ended.exit_code == 0
 
 
-def test_wandb_has_tables_of_completions_and_plots(terminated):
+def test_wandb_has_tables_of_completions_and_plots(interrupted):
     from tests.callbacks.wandb_file import history
 
-    second = sorted((terminated.path / "wandb").glob("offline-run-*"))[-1]
+    second = sorted((interrupted.path / "wandb").glob("offline-run-*"))[-1]
     rows = history(next(second.glob("run-*.wandb")))
-    last = [row for row in rows if "completions/final" in row][-1]
-    table = json.loads((second / "files" / last["completions/final"]["path"]).read_text())
-    results = json.loads((terminated.path / "test_results.json").read_text())
+    last = [row for row in rows if "completions/final/path" in row][-1]
+    table = json.loads((second / "files" / last["completions/final/path"]).read_text())
+    results = json.loads((interrupted.path / "test_results.json").read_text())
     assert table["columns"][:4] == ["prompt", "target", "base", "centre"]
     assert [row[3] for row in table["data"]] == [e["completion"] for e in results["centre"]["examples"]]
-    best = [row for row in rows if "completions/best_member" in row][-1]
+    best = [row for row in rows if "completions/best_member/path" in row][-1]
     assert best["generation"] == TOTAL - 1
-    assert (second / "files" / last["progress"]["path"]).read_bytes().startswith(b"\x89PNG")
+    assert (second / "files" / last["progress/path"]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_tracker_that_cannot_reach_its_server_is_a_warning(tmp_path):
