@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from es_ray.judge.compare import compare
     from es_ray.judge.comparison import Comparison
     from es_ray.judge.evaluation import Evaluation, evaluate
+    from es_ray.exporting.export import export
     from es_ray.tasks.base import Example, Score, Task
 
 try:
@@ -31,7 +32,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 __all__ = [
     "Callback", "Comparison", "Config", "Evaluation", "Example", "RunError", "RunInfo", "RunResult", "Score",
-    "Task", "TerminalConsole", "UserError", "__version__", "compare", "evaluate", "load", "run",
+    "Task", "TerminalConsole", "UserError", "__version__", "compare", "evaluate", "export", "load", "run",
 ]  # fmt: skip
 
 _MODULES = {
@@ -49,6 +50,7 @@ _MODULES = {
     "UserError": "es_ray.errors",
     "compare": "es_ray.judge.compare",
     "evaluate": "es_ray.judge.evaluation",
+    "export": "es_ray.exporting.export",
     "load": "es_ray.config",
     "run": "es_ray.driver",
 }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from es_ray.callbacks.base import Callback, CallbackList, run_info
 from es_ray.callbacks.plots import ProgressPlots
 from es_ray.callbacks.run_report import RunReport
+from es_ray.callbacks.trackers import trackers
 from es_ray.config import Config
 from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evolution.strategy import THETA, State, Strategy
@@ -69,6 +70,7 @@ def run(config: Config, *, resume: bool = False, callbacks: Sequence[Callback] =
     try:
         config, store = with_local_folder(config, resume)
         experiment = Experiment(resolve_config(as_calibrated(config) if resume else config, resume))
+        listeners.insert(1, trackers(experiment.config))  # before those of the caller, who may end the run
         if experiment.config.cluster.workers != 0:
             log.info("checking model, task and examples")  # which takes seconds, as starting Ray then does
         experiment = experiment.with_batch_size()

@@ -1,1 +1,1 @@
-"""Callbacks of a run: the terminal, plots; one module each."""
+"""Callbacks of a run: the terminal, plots, trackers; one module each."""

@@ -128,6 +128,10 @@ class CallbackList(Callback):
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = list(callbacks)
 
+    def insert(self, place: int, callbacks: Iterable[Callback]) -> None:
+        """Call these too, after as many of the others."""
+        self._callbacks[place:place] = callbacks
+
     def on_run_start(self, run: RunInfo) -> None:
         """Call all of them."""
         self._each(lambda callback: callback.on_run_start(copy.deepcopy(run)))

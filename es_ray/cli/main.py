@@ -20,6 +20,7 @@ from es_ray.cli.check_task import check_task
 from es_ray.cli.compare import compare
 from es_ray.cli.doctor import doctor
 from es_ray.cli.evaluate import evaluate
+from es_ray.cli.export import export
 from es_ray.cli.member import member
 from es_ray.cli.plot import plot
 from es_ray.cli.report import report
@@ -67,7 +68,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (run, calibrate, check_task, evaluate, compare, member, plot, report, doctor):
+for command in (run, calibrate, check_task, evaluate, compare, member, export, plot, report, doctor):
     app.command()(interruptible(command))
 
 

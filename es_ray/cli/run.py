@@ -116,6 +116,7 @@ def _folder_to_resume(config: Path | None, output: str | None, sets: list[str]) 
 
 def _dry_run(config: Config, resume: bool) -> None:
     """Check everything that does not need the weights, and print what would run."""
+    from es_ray.callbacks.trackers import trackers
     from es_ray.experiment import Experiment
     from es_ray.preparation import resolve_config
     from es_ray.runs.opening import new_run_dir, open_for_resume
@@ -126,7 +127,7 @@ def _dry_run(config: Config, resume: bool) -> None:
     resolved = experiment.config
     _ = open_for_resume(resolved) if resume else new_run_dir(resolved)
     typer.echo(resolved.to_yaml(), nl=False)
-    _ = experiment.task, experiment.optimizer
+    _ = experiment.task, experiment.optimizer, trackers(resolved)
     prompts = experiment.prompts
     typer.echo(f"# {prompts['train']} training and {prompts['test']} test prompts")
     if experiment.source.is_cached:

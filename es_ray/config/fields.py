@@ -1,6 +1,6 @@
 """What all sections of the configuration are made of."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -22,7 +22,7 @@ class Section(BaseModel):
     @classmethod
     def _no_boolean_as_number(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
+        if isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
             kind = (
                 "a number" if "int" in str(field.annotation) or "float" in str(field.annotation) else "text"
             )

@@ -25,6 +25,7 @@ RESUMABLE = (
     "evolution.generations",
     "cluster.",
     "output.",
+    "tracking.",
     "guard.",
     "engine.sglang.mem_fraction_static",
     "engine.shard",

@@ -15,6 +15,7 @@ from es_ray.config.noise import layered
 from es_ray.config.noise_section import NoiseConfig
 from es_ray.config.schedule import ScheduleConfig
 from es_ray.config.task import EvaluationConfig, TaskConfig
+from es_ray.config.tracking import TrackingConfig
 from es_ray.config.tree import flat, put
 from es_ray.errors import UserError
 
@@ -142,6 +143,7 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _complete_noise(self) -> "Config":

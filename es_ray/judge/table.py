@@ -69,9 +69,13 @@ def answers_table(answers: Mapping[str, Any], title: str) -> Table:
     return table
 
 
-def _shown(text: str) -> Text:
+def shown(text: str) -> str:
     """A text with its control characters written out: a model may answer with a terminal's escape codes."""
-    return Text(_CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text))
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def _shown(text: str) -> Text:
+    return Text(shown(text))
 
 
 def metric_names(summary: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,192 @@
+"""`es_ray.export`: an adapter of a past run, or the model with it merged in, in a folder for others."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from es_ray.config import BUNDLED
+from es_ray.errors import RunError, UserError
+from es_ray.exporting import hub
+from es_ray.exporting.agreement import Agreement, agreement
+from es_ray.exporting.card import Card
+from es_ray.exporting.chosen import Chosen, choose
+from es_ray.exporting.facts import facts
+from es_ray.exporting.weights import INDEX, weight_files, write_merged
+from es_ray.interrupts import interrupts_once
+from es_ray.lora.peft_files import AdapterWriter
+from es_ray.models import ModelSource
+from es_ray.runs.atomic_io import sync_tree, writing
+from es_ray.runs.run_dir import RunDir
+
+BESIDE_WEIGHTS: Final = (
+    "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "vocab.*", "LICENSE*", "LICENCE*", "NOTICE*",
+)  # fmt: skip
+"""What else a model's folder has that belongs to the model; an index of other weights is left out."""
+CARD: Final = "README.md"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. output: the folder; name: of the adapter, for people; generation (-1: the start),
+    index: as `Chosen` has them; base: the base model; agreement: of a merged model with base model and
+    adapter; url: where it was pushed to.
+    """
+
+    output: Path
+    name: str
+    generation: int
+    index: int | None
+    base: str
+    agreement: Agreement | None = None
+    url: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "output": str(self.output),
+            "generation": self.generation,
+            "index": self.index,
+            "base": self.base,
+            "merged": self.agreement is not None,
+            "check": None if self.agreement is None else self.agreement.as_json(),
+            "url": self.url,
+        }
+
+
+@interrupts_once()
+def export(
+    run_dir: str | Path,
+    output: str | Path,
+    *,
+    generation: int | None = None,
+    index: int | None = None,
+    best: bool = False,
+    last: bool = False,
+    merged: bool = False,
+    base: str | None = None,
+    push_to_hub: str | None = None,
+    private: bool = False,
+) -> Exported:
+    """Write an adapter of a run as a PEFT adapter, or merged into the base model's weights, with a card.
+
+    output: a new or empty folder, which appears complete or not at all. By default the run's selected centre;
+    else the centre after a generation, or with index a member of it; best: the best member; last: the last
+    centre. merged: W + alpha / r * B A, computed in float32 and rounded to the dtype of W, in files as the
+    base model has them; base model with adapter and merged model must then answer alike. base: the base
+    model's name on the hub, where the run's was a folder; push_to_hub: a repository's name; private: for a
+    new one. Raises UserError for bad input, before anything is written; RunError where a check or an upload
+    fails.
+    """
+    run, folder = RunDir.open(Path(run_dir)), Path(output)
+    _check_output(folder)
+    if private and push_to_hub is None:
+        raise UserError("--private: has no effect without --push-to-hub")
+    chosen = choose(run, generation, index, best, last)
+    source = chosen.past.experiment.source
+    is_folder = Path(source.path).is_dir()
+    if push_to_hub is not None:
+        hub.check_name(push_to_hub)
+        if is_folder and base is None and not merged:
+            raise UserError(
+                f"--push-to-hub {push_to_hub}: others cannot find the base model {source.name}, a folder of "
+                "this machine; name it with --base OWNER/NAME, or export the whole model with --merged"
+            )
+    chosen.past.check_weights()  # of another model's weights an adapter would make something else
+    known = base or source.path
+    card = Card(
+        chosen=chosen,
+        facts=facts(chosen),
+        base=base or ("tiny_chat" if chosen.past.config.model.path == BUNDLED else _name(source)),
+        on_hub=base is not None or not is_folder,
+        merged=merged,
+        dtype="auto"
+        if merged
+        else chosen.past.run.generation_folder(chosen.past.generation).dtype or "float32",
+    )
+    writer = AdapterWriter(chosen.past.experiment.layout, known, None if base else source.revision)
+    found = None
+    with writing(folder), _complete_or_not_at_all(folder) as tmp:
+        if merged:
+            found = _write_merged(chosen, tmp)
+            card = Card(**{**vars(card), "agreement": str(found)})
+        else:
+            writer.write(chosen.vector(), tmp, "")
+        (tmp / CARD).write_text(card.text(), encoding="utf-8")
+    url = None if push_to_hub is None else hub.push(folder, push_to_hub, private)
+    return Exported(folder, chosen.name, chosen.generation, chosen.index, card.base, found, url)
+
+
+def _check_output(folder: Path) -> None:
+    """Raise UserError unless it is a new or empty folder in one that can be written."""
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {folder}: exists and is not an empty folder")
+    above = next(each for each in folder.absolute().parents if os.path.lexists(each))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--output {folder}: cannot be written: {above} is no folder, or read-only for this user"
+        )
+
+
+def _name(source: ModelSource) -> str:
+    return source.name if Path(source.path).is_dir() else source.path
+
+
+def _write_merged(chosen: Chosen, folder: Path) -> Agreement:
+    """The merged model into an empty folder; raises RunError if it does not answer as the adapter does."""
+    import torch
+
+    source, layout, vector = chosen.past.experiment.source, chosen.past.experiment.layout, chosen.vector()
+    origin = _files_of(source)
+    files = weight_files(origin)
+    dtypes = write_merged(files, folder, layout.matrices(vector), layout.scaling)
+    for pattern in BESIDE_WEIGHTS:
+        for file in origin.glob(pattern):
+            if file.is_file() and (file.name == INDEX or not file.name.endswith(".index.json")):
+                shutil.copyfile(file, folder / file.name)
+    with tempfile.TemporaryDirectory() as adapter:
+        AdapterWriter(layout, source.path, source.revision).write(vector, Path(adapter), "")
+        coarsest = max(dtypes, key=lambda name: torch.finfo(getattr(torch, name)).eps)
+        found = agreement(chosen, Path(adapter), folder, coarsest)
+    if not found.alike:
+        raise RunError(
+            f"--merged: the merged model does not answer as the adapter does: {found}; not written"
+        )
+    return found
+
+
+def _files_of(source: ModelSource) -> Path:
+    """The folder of all of a model's files; those of one on the hub are downloaded if they are missing."""
+    if Path(source.path).is_dir():
+        return Path(source.path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                source.path,
+                revision=source.revision,
+                allow_patterns=[*BESIDE_WEIGHTS, "model*.safetensors", CARD],
+            )
+        )
+    except Exception as error:  # whatever its library for HTTP raises
+        raise source.unusable(error) from error
+
+
+@contextmanager
+def _complete_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """A temporary folder that gets the name of `folder` at the end, and is removed if anything fails."""
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    tmp = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
+    tmp.mkdir()
+    try:
+        yield tmp
+        sync_tree(tmp)
+        tmp.replace(folder.absolute())  # an empty folder is replaced
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise

@@ -1,0 +1,74 @@
+"""A run's metrics, scraped from the endpoint of a real Ray as Prometheus would."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("prometheus_client", reason="Ray exports metrics with ray[default] only")
+pytest.importorskip("opencensus")
+
+SCRAPE = """
+import json, sys, time, urllib.request
+import es_ray
+from tests.listeners import listening
+
+def scraped(metrics):
+    import ray
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    found, deadline = [], time.monotonic() + 60
+    while time.monotonic() < deadline:  # Ray reports in the background
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            lines = []
+        found = [line for line in lines if line.startswith("ray_es_ray_")]
+        now = f" {float(metrics['generation'])}"
+        if any(line.startswith("ray_es_ray_generation{") and line.endswith(now) for line in found):
+            break
+        time.sleep(0.5)
+    seen.append({"metrics": metrics, "lines": found})
+    if metrics["generation"] == 1:
+        time.sleep(PAUSE)  # longer than Ray keeps a gauge
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        seen.append({"metrics": metrics, "lines": [line for line in lines if line.startswith("ray_es_ray_")]})
+
+PAUSE, seen = 8, []
+config = es_ray.load(sets=[
+    "evolution.generations=2", "evolution.population=6", "cluster.workers=1", "output.plots_every=null",
+    f"output.dir={sys.argv[1]}",
+])
+es_ray.run(config, callbacks=[listening(on_generation_end=scraped)])
+with open(sys.argv[2], "w") as file:
+    json.dump(seen, file)
+"""
+
+
+def test_prometheus_reads_the_runs_numbers_from_ray(tmp_path):
+    env = os.environ | {"RAY_metrics_report_interval_ms": "500"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRAPE, tmp_path / "run", tmp_path / "seen.json"],
+        env=env, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert [each["metrics"]["generation"] for each in seen] == [0, 1, 1]
+    tokens = 0
+    for scrape in seen[1:]:
+        metrics = scrape["metrics"]
+        values = {}
+        for line in scrape["lines"]:
+            name, labels, value = re.fullmatch(r"ray_(\w+)\{(.*)\} (\S+)", line).groups()
+            assert 'run="run"' in labels
+            values[name] = float(value)
+        for key in ("generation", "reward_mean", "reward_best", "centre_reward", "test_reward", "workers"):
+            assert values[f"es_ray_{key}"] == pytest.approx(metrics[key]), key
+        assert values["es_ray_tokens_per_second"] == pytest.approx(metrics["tokens_per_second"])
+        tokens = values["es_ray_tokens_total"]
+    assert tokens == sum(each["metrics"]["tokens"] for each in seen[:2])

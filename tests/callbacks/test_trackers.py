@@ -1,0 +1,217 @@
+"""TensorBoard and W&B, read back from what they write: a run that is killed, cut, and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from es_ray.callbacks.tracked import GROUPS, numbers
+from es_ray.config import differences, load
+from tests.short_runs import SETTINGS, command, es_ray, evolved, json_lines
+
+pytest.importorskip("tensorboard")
+pytest.importorskip("wandb")
+
+KILLED_IN, CUT, TOTAL = 3, 2, 5
+TRACKED = ("--set", "tracking.tensorboard=true", "--set", "tracking.wandb.project=tiny",
+           "--set", "tracking.completions_every=2")  # fmt: skip
+ENDED = f"""
+import os, signal, sys
+import es_ray
+from tests.listeners import listening
+def end(metrics):
+    if metrics["generation"] == {KILLED_IN}:
+        os.kill(os.getpid(), int(sys.argv[3]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+config = es_ray.load(sys.argv[1]).replace(output__dir=sys.argv[2])
+es_ray.run(config, callbacks=[listening(on_generation_end=end)])
+"""
+OFFLINE = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+
+
+def cut_and_resumed(folder: Path, number: signal.Signals) -> SimpleNamespace:
+    """A run that a signal ended in a generation that its trackers have.
+
+    It loses that generation and the one before, and goes on.
+    """
+    run, config = folder / "run", folder / "config.yaml"
+    printed = es_ray("run", "--local", *SETTINGS, *TRACKED, "--dry-run")
+    assert printed.returncode == 0, printed.stderr
+    config.write_text(printed.stdout.partition("\n# ")[0])
+    words = [sys.executable, "-c", ENDED, config, run, str(int(number))]
+    ended = subprocess.run(words, env=OFFLINE, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL or "KeyboardInterrupt" in ended.stderr, ended.stderr
+    for lost in (CUT, KILLED_IN):
+        (run / f"generations/{lost:04d}/DONE").unlink(missing_ok=True)
+    resumed = es_ray("run", "--resume", "--output", run, "--generations", TOTAL, env=OFFLINE)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "warning" not in resumed.stdout
+    return SimpleNamespace(path=run, lines=json_lines(run / "metrics.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory) -> SimpleNamespace:
+    """Killed."""
+    return cut_and_resumed(tmp_path_factory.mktemp("tracked"), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> SimpleNamespace:
+    """Ended by Ctrl-C: killed with the driver, W&B's own process loses what it has not written yet."""
+    return cut_and_resumed(tmp_path_factory.mktemp("interrupted"), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def events(tracked):
+    """What TensorBoard shows of the run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tracked.path / "tensorboard"), size_guidance={"tensors": 0, "images": 0})
+    return found.Reload()
+
+
+def text_of(events, tag: str) -> dict[int, str]:
+    return {e.step: e.tensor_proto.string_val[0].decode() for e in events.Tensors(f"{tag}/text_summary")}
+
+
+def test_trackers_change_no_byte(tracked, tmp_path):
+    plain = es_ray(
+        "run", "--local", *SETTINGS, "--generations", TOTAL, "--output", tmp_path / "plain", env=OFFLINE
+    )
+    assert plain.returncode == 0, plain.stderr
+    assert evolved(tracked.path) == evolved(tmp_path / "plain")
+
+
+def test_tensorboard_has_each_generation_once_with_the_values_of_metrics_jsonl(tracked, events):
+    assert len(list((tracked.path / "tensorboard").iterdir())) == 2
+    line = tracked.lines[0]
+    wanted = {"reward/mean": "reward_mean", "test/reward": "test_reward", "centre/correct": "centre_correct",
+              "step/sigma": "sigma", "step/update_norm": "update_norm", "answers/truncated": "truncated",
+              "speed/tokens": "tokens", "members/exact": "members_exact"}  # fmt: skip
+    assert set(wanted.values()) <= set(line)
+    for tag, key in wanted.items():
+        scalars = events.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == list(range(TOTAL))
+        values = [scalar.value for scalar in scalars]
+        assert values == pytest.approx([float(each[key]) for each in tracked.lines], rel=1e-6)
+    shown = set(events.Tags()["scalars"])
+    assert {tag for each in tracked.lines for tag in numbers(each)} - shown <= {"speed/seconds_record"}
+    results = json.loads((tracked.path / "test_results.json").read_text())
+    (final,) = events.Scalars("final/centre_reward")
+    assert final.value == pytest.approx(results["centre"]["reward"])
+    for scalar in events.Scalars("base/test_reward"):
+        assert scalar.value == pytest.approx(results["base"]["reward"])
+
+
+def test_tensorboard_has_configuration_completions_and_plots(tracked, events):
+    assert "population: 6" in text_of(events, "configuration")[0]
+    tables = text_of(events, "completions/best_member")
+    assert sorted(tables) == [0, 2, 4]
+    for generation, table in tables.items():
+        best = tracked.lines[generation]["best_index"]
+        member = json_lines(tracked.path / f"generations/{generation:04d}/population.jsonl")[best]
+        assert all(f"`{example['completion']}`" in table for example in member["examples"])
+    assert "completions/final/text_summary" in events.Tags()["tensors"]
+    images = events.Images("progress")
+    assert images[-1].encoded_image_string.startswith(b"\x89PNG")
+    assert (images[-1].width, images[-1].height) > (300, 300)
+
+
+def test_wandb_goes_on_with_the_same_run_where_cut_generations_appear_again(interrupted):
+    from tests.callbacks.wandb_file import history, of_type
+
+    first, second = sorted((interrupted.path / "wandb").glob("offline-run-*/run-*.wandb"))
+    run_id = (interrupted.path / "wandb/id").read_text().strip()
+    runs = [of_type(file, "run")[0] for file in (first, second)]
+    assert {(run.run_id, run.project, run.display_name) for run in runs} == {(run_id, "tiny", "run")}
+    settings = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
+    assert settings["evolution.population"] == 6
+    rows = [[row for row in history(file) if "reward/mean" in row] for file in (first, second)]
+    assert [row["generation"] for row in rows[0]] == list(range(KILLED_IN + 1))
+    assert [row["generation"] for row in rows[1]] == list(range(CUT, TOTAL))
+    for row in [*rows[0], *rows[1]]:  # also the generations that were cut: they came again
+        line = interrupted.lines[row["generation"]]
+        assert row["reward/mean"] == line["reward_mean"]
+        assert row["test/reward"] == line["test_reward"]
+        assert row["step/update_norm"] == line["update_norm"]
+    metrics = of_type(first, "metric")
+    assert {(metric.glob_name, metric.step_metric) for metric in metrics} >= {("*", "generation")}
+    (ended,) = of_type(second, "exit")
+    assert ended.exit_code == 0
+
+
+def test_wandb_has_tables_of_completions_and_plots(interrupted):
+    from tests.callbacks.wandb_file import history
+
+    second = sorted((interrupted.path / "wandb").glob("offline-run-*"))[-1]
+    rows = history(next(second.glob("run-*.wandb")))
+    last = [row for row in rows if "completions/final/path" in row][-1]
+    table = json.loads((second / "files" / last["completions/final/path"]).read_text())
+    results = json.loads((interrupted.path / "test_results.json").read_text())
+    assert table["columns"][:4] == ["prompt", "target", "base", "centre"]
+    assert [row[3] for row in table["data"]] == [e["completion"] for e in results["centre"]["examples"]]
+    best = [row for row in rows if "completions/best_member/path" in row][-1]
+    assert best["generation"] == TOTAL - 1
+    assert (second / "files" / last["progress/path"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tracker_that_cannot_reach_its_server_is_a_warning(tmp_path):
+    env = OFFLINE | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    done = es_ray(
+        "run", "--local", *SETTINGS, "--generations", 1, "--output", tmp_path / "run",
+        "--set", "tracking.wandb={project: tiny, mode: online}", env=env | {"WANDB_INIT_TIMEOUT": "3"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the callback WeightsAndBiases failed and is left out from now on" in done.stdout
+    assert (tmp_path / "run/test_results.json").is_file()
+    assert "0" * 40 not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "key"), [("tensorboard", "tensorboard=true"), ("wandb", "wandb.project=x")]
+)
+@pytest.mark.parametrize("option", ["--dry-run", "--local"])
+def test_a_missing_package_is_named_before_anything_is_written(tmp_path, package, key, option):
+    (tmp_path / "blocked.py").write_text(
+        "import importlib.util as u, sys\nfind = u.find_spec\n"
+        f"u.find_spec = lambda name, *rest: None if name == {package!r} else find(name, *rest)\n"
+        "from es_ray.cli.main import main\nmain()\n"
+    )
+    words = command("run", option, "--set", f"tracking.{key}", "--output", tmp_path / "run")[3:]
+    done = subprocess.run(
+        [sys.executable, tmp_path / "blocked.py", *words], capture_output=True, text=True, cwd=Path.cwd(),
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"es-ray: tracking.{package}: needs the package {package}: pip install 'es-ray[{package}]'\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_trackers_may_change_on_resume_and_values_are_checked(cli):
+    plain, changed = load(), load(sets=["tracking.tensorboard=logs", "tracking.wandb.project=x"])
+    assert differences(plain, changed) == []
+    assert changed.tracking.tensorboard == "logs"
+    wrong = {"tracking.tensorboard=3": "tracking.tensorboard", "tracking.wandb.mode=on": "offline"}
+    for value, words in wrong.items():
+        ended = cli("run", "--dry-run", "--set", value)
+        assert ended.code == 2
+        assert words in ended.err
+        assert len(ended.err.splitlines()) == 1
+
+
+def test_every_number_of_a_line_has_a_group_of_its_own():
+    line = {"generation": 2, "zero_variance": True, "verdicts": ["kl"], "rollback": 1, "kl": 0.5,
+            "drift": 0.1,
+            "centre_reward": 1.0, "validation_reward": None, "seconds": {"total": 1.0}}  # fmt: skip
+    assert numbers(line | dict.fromkeys([key for keys in GROUPS.values() for key in keys], 1)) == {
+        "step/zero_variance": 1.0, "guard/verdicts": 1.0, "guard/rollback_to": 1.0, "step/kl": 0.5,
+        "step/drift": 0.1, "centre/reward": 1.0, "speed/seconds_total": 1.0,
+        **{f"{group}/{key}": 1.0 for group, keys in GROUPS.items() for key in keys},
+    }  # fmt: skip

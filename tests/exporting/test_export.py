@@ -1,0 +1,181 @@
+"""`es-ray export` and `es_ray.export`: what is exported, what is refused, and the hub."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from peft import AutoPeftModelForCausalLM
+
+import es_ray
+from es_ray.paths import data_dir
+from tests.exporting.edited import edit_states
+from tests.exporting.hub_server import hub_server
+from tests.plain_peft import adapted_model, logits, tokenizer_of
+from tests.short_runs import es_ray as command
+from tests.short_runs import tensors
+from tests.small_models import edit_json
+
+TOKEN = "hf_" + "a" * 34
+
+
+def same(one: Path, other: Path) -> bool:
+    found = tensors(one), tensors(other)
+    return found[0].keys() == found[1].keys() and all(
+        np.array_equal(found[0][name], found[1][name]) for name in found[0]
+    )
+
+
+def test_the_selected_centre_is_exported_by_default(copied, tmp_path, cli):
+    edit_json(copied / "selected.json", generation=1)
+    ended = cli("export", copied, "--output", tmp_path / "a")
+    assert ended.code == 0, ended.err
+    assert ended.out == (
+        f"wrote {tmp_path / 'a'}: the centre after generation 1, a PEFT adapter of tiny_chat\n"
+    )
+    assert same(tmp_path / "a", copied / "generations/0001/adapter")
+    (copied / "selected.json").unlink()  # as in a run without a guard, or one that has not ended
+    assert cli("export", copied, "--output", tmp_path / "b").code == 0
+    assert same(tmp_path / "b", copied / "generations/0003/adapter")
+
+
+def test_a_start_that_was_selected_is_said_to_be_one(copied, tmp_path, cli):
+    edit_json(copied / "selected.json", generation=-1)
+    ended = cli("export", copied, "--output", tmp_path / "a")
+    assert "no update has changed this adapter" in ended.out
+    assert not same(tmp_path / "a", copied / "generations/0000/adapter")
+
+
+@pytest.mark.parametrize(
+    ("options", "which"),
+    [(["--last"], "0003/adapter"), (["--generation", 0], "0000/adapter"), (["--best"], None)],
+)
+def test_others_by_option(finished, tmp_path, cli, options, which):
+    assert cli("export", finished.path, "--output", tmp_path / "a", *options).code == 0
+    if which is None:
+        best = json.loads((finished.path / "test_results.json").read_text())["best"]
+        which = f"{best['generation']:04d}/best"
+        written = cli(
+            "export", finished.path, "--output", tmp_path / "b",
+            "--generation", best["generation"], "--index", best["index"],
+        )  # fmt: skip
+        assert written.code == 0
+        assert same(tmp_path / "b", tmp_path / "a")
+    assert same(tmp_path / "a", finished.path / "generations" / which)
+
+
+def test_plain_peft_loads_the_adapter(finished, tmp_path):
+    done = es_ray.export(finished.path, tmp_path / "a", last=True)
+    assert (done.generation, done.index, done.agreement, done.url) == (3, None, None, None)
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.float32).eval()
+    ids = tokenizer_of(data_dir() / "tiny_chat")("What is the capital of France?")["input_ids"]
+    wanted = logits(adapted_model(finished.path / "generations/0003/adapter"), ids)
+    assert torch.equal(logits(model, ids), wanted)
+
+
+def test_the_merged_bundled_model_answers_as_the_run_recorded(tmp_path):
+    """The centre's answers in test_results.json, from a model that knows nothing of es-ray or PEFT."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.plain_peft import answer
+
+    run = tmp_path / "run"
+    done = command("run", "--local", "--generations", 25, "--output", run, "--set", "output.plots_every=null")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((run / "test_results.json").read_text())
+    exported = es_ray.export(run, tmp_path / "m", last=True, merged=True)
+    assert exported.agreement.same == exported.agreement.tokens
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
+    tokenizer, stop_ids = tokenizer_of(tmp_path / "m"), model.generation_config.eos_token_id
+    stop_ids = stop_ids if isinstance(stop_ids, list) else [stop_ids]
+    answers = [
+        answer(model, tokenizer, example["prompt"], 64, stop_ids) for example in results["centre"]["examples"]
+    ]
+    assert answers == [example["completion"] for example in results["centre"]["examples"]]
+    assert answers != [example["completion"] for example in results["base"]["examples"]]
+
+
+REFUSED = [
+    ("export missing --output new", "missing"),
+    ("export run --output used", "--output", "used"),
+    ("export run --output file.txt", "--output", "file.txt"),
+    ("export run --output file.txt/new", "file.txt/new"),
+    ("export run", "--output"),
+    ("export run --output new --generation 9", "--generation 9", "0-3"),
+    ("export run --output new --generation -1", "--generation -1", "0-3"),
+    ("export run --output new --index 1", "--index 1", "--generation"),
+    ("export run --output new --generation 0 --index 6", "--index 6", "0-5"),
+    ("export run --output new --best --last", "--best", "--last"),
+    ("export run --output new --generation 1 --best", "--generation", "--best"),
+    ("export run --output new --private", "--private", "--push-to-hub"),
+    ("export run --output new --push-to-hub a/b/c", "a/b/c", "OWNER/NAME"),
+    ("export run --output new --push-to-hub me/it", "--base OWNER/NAME", "--merged"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in REFUSED])
+def test_bad_input_ends_with_2_and_writes_nothing(finished, tmp_path, cli, monkeypatch, line, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(finished.path)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").write_text("mine")
+    (tmp_path / "file.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    ended = cli(*line.split())
+    assert ended.code == 2, ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert all(word in ended.err for word in words), ended.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_with_other_weights_is_refused(copied, tmp_path, cli):
+    edit_states(copied, weights={"model.safetensors": "0" * 64})
+    ended = cli("export", copied, "--output", tmp_path / "a", "--last")
+    assert ended.code == 1
+    assert "other weights" in ended.err
+    assert not (tmp_path / "a").exists()
+
+
+def pushed(hub, run: Path, output: Path, *options: object, token: str = TOKEN):
+    """The command with a hub of its own: a process, as huggingface_hub reads these once."""
+    env = os.environ | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": token,
+    }
+    return command("export", run, "--output", output, "--last", *options, env=env)
+
+
+@pytest.mark.parametrize("kind", [["--merged"], ["--base", "owner/tiny"]])
+def test_what_the_hub_receives_is_the_folder(finished, tmp_path, kind):
+    with hub_server(TOKEN) as hub:
+        done = pushed(hub, finished.path, tmp_path / "m", *kind, "--push-to-hub", "tiny-concise", "--private")
+    assert done.returncode == 0, done.stderr
+    assert f"pushed to {hub.url}/someone/tiny-concise" in done.stdout
+    assert hub.files == {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
+    assert hub.private is True
+    assert TOKEN not in done.stdout + done.stderr
+    matter = yaml.safe_load(hub.card.split("---\n")[1])
+    assert matter["library_name"] == ("transformers" if kind == ["--merged"] else "peft")
+    if kind != ["--merged"]:  # others have no folder of this machine
+        assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == "owner/tiny"
+        assert str(data_dir()).encode() not in b"".join(hub.files.values())
+
+
+def test_a_hub_that_refuses_leaves_the_folder_and_one_line(finished, tmp_path):
+    options = ("--base", "owner/tiny", "--push-to-hub", "me/tiny")
+    with hub_server(TOKEN) as hub:
+        refused = pushed(hub, finished.path, tmp_path / "a", *options, token="hf_" + "b" * 34)
+        assert not hub.files
+    unreachable = pushed(hub, finished.path, tmp_path / "b", *options)  # it has stopped
+    for done, words in ((refused, ("401", "HF_TOKEN")), (unreachable, ("--push-to-hub me/tiny",))):
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert all(word in done.stderr for word in words)
+        assert "hf_" not in done.stderr
+    assert "Traceback" not in unreachable.stderr
+    assert same(tmp_path / "a", tmp_path / "b")
