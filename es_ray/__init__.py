@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from es_ray.config import Config, load
     from es_ray.driver import RunResult, run
     from es_ray.errors import RunError, UserError
+    from es_ray.exporting.export import export
     from es_ray.judge.compare import compare
     from es_ray.judge.comparison import Comparison
     from es_ray.judge.evaluation import Evaluation, evaluate
-    from es_ray.exporting.export import export
     from es_ray.tasks.base import Example, Score, Task
 
 try:
