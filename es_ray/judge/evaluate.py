@@ -64,7 +64,7 @@ class SideBySide:
         weights: Mapping[str, Weights],
         theta: Vector | None = None,
     ) -> "SideBySide":
-        """Of `compared`; theta: the last centre, where it is at hand. Raises RunError for torn files."""
+        """Of `compared`; theta: the last centre, if known. Raises RunError for torn files."""
         last = weights["centre"].generation
         if theta is None:
             theta = centre_after(run, strategy, last - 1)

@@ -105,7 +105,7 @@ class RemoteCopy:
         return [_stamp(self._folder / name) for name in names]
 
     def _attempt(self) -> bool:
-        """A pass; whether it succeeded. A failure is told, now and then, and tried again."""
+        """A pass; whether it succeeded. A failure is reported now and then, and tried again."""
         try:
             self._pass()
         except Exception as error:  # its packages raise errors of many libraries

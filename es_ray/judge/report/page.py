@@ -1,4 +1,4 @@
-"""The page: what it is told of a run, and writing it."""
+"""The page: what is shown of a run, and writing it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
