@@ -125,7 +125,17 @@ def test_the_run_directory_holds_the_documented_files(finished):
 def test_nothing_is_a_pickle(finished):
     for file in finished.path.rglob("*"):
         if file.is_file():
-            assert file.suffix in {".json", ".jsonl", ".yaml", ".safetensors", ".md", ".png", ".log", ""}
+            assert file.suffix in {
+                ".json",
+                ".html",
+                ".jsonl",
+                ".yaml",
+                ".safetensors",
+                ".md",
+                ".png",
+                ".log",
+                "",
+            }
             assert file.read_bytes()[:2] not in {b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK"}
         if file.suffix == ".safetensors":
             with safe_open(file, "numpy") as opened:

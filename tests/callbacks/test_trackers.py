@@ -198,7 +198,7 @@ def test_trackers_may_change_on_resume_and_values_are_checked(cli):
     plain, changed = load(), load(sets=["tracking.tensorboard=logs", "tracking.wandb.project=x"])
     assert differences(plain, changed) == []
     assert changed.tracking.tensorboard == "logs"
-    wrong = {"tracking.tensorboard=3": "tracking.tensorboard", "tracking.wandb.mode=on": "offline"}
+    wrong = {"tracking.tensorboard=3": "tracking.tensorboard", "tracking.wandb.mode=sometimes": "offline"}
     for value, words in wrong.items():
         ended = cli("run", "--dry-run", "--set", value)
         assert ended.code == 2
