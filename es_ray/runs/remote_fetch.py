@@ -70,19 +70,21 @@ def with_local_folder(config: Config, resume: bool) -> tuple[Config, RemoteStore
 
 
 def missing(there: dict[str, int], folder: Path) -> list[str]:
-    """Files to fetch: generations that are complete there and not here, and others that are shorter here."""
+    """Files to fetch: generations that are complete there and not here, and all else unless here is ahead.
+
+    Which is ahead metrics.jsonl says: it only grows. selected.json and its like go with it.
+    """
     complete = {name.removesuffix(f"/{DONE}") for name in there if name.endswith(f"/{DONE}")}
-    here = {name for name in complete if (folder / name / DONE).is_file()}
+    lacking = {name for name in complete if not (folder / name / DONE).is_file()}
+    metrics = folder / METRICS
+    is_ahead = metrics.is_file() and metrics.stat().st_size > there.get(METRICS, 0)
     found = []
-    for name, size in there.items():
-        generation = "/".join(name.split("/")[:2]) if name.startswith("generations/") else None
-        if generation is not None:
-            if generation in complete - here:
-                found.append(name)
-        elif name == METRICS:  # grows: the longer one has the other's lines
-            if not (folder / name).is_file() or (folder / name).stat().st_size < size:
-                found.append(name)
-        elif not (folder / name).exists():
+    for name in there:
+        if name.startswith("generations/"):
+            wanted = "/".join(name.split("/")[:2]) in lacking
+        else:
+            wanted = not is_ahead or not (folder / name).exists()
+        if wanted:
             found.append(name)
     return found
 

@@ -12,6 +12,7 @@ import pytest
 
 from es_ray.errors import RunError
 from es_ray.runs.remote_copy import RemoteCopy, copying, in_order
+from es_ray.runs.remote_fetch import missing
 from es_ray.runs.remote_store import RemoteStore, local_folder
 from tests.s3_server import S3
 from tests.short_runs import GENERATIONS, SETTINGS, command, es_ray, evolved, json_lines
@@ -153,6 +154,20 @@ def test_a_generation_is_marked_complete_after_everything_that_it_needs():
         ["metrics.jsonl", "config.yaml"],
         ["generations/0000/DONE"],
     ]
+
+
+def test_what_is_fetched_again_follows_whoever_is_ahead(tmp_path):
+    there = {
+        "metrics.jsonl": 4,
+        "selected.json": 2,
+        "generations/0000/DONE": 1,
+        "generations/0001/state.json": 1,
+    }
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "selected.json").write_text("{}")
+    assert missing(there, tmp_path) == ["metrics.jsonl", "selected.json", "generations/0000/DONE"]
+    (tmp_path / "metrics.jsonl").write_text("{}\n{}\n")
+    assert missing(there, tmp_path) == ["generations/0000/DONE"]
 
 
 @pytest.mark.parametrize(
