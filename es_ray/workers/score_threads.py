@@ -87,7 +87,7 @@ class LoopBackground(Background):
     def __init__(self, perform: Callable[[Job], Coroutine[Any, Any, list[Score]]], timeout: float) -> None:
         self._perform, self._timeout = perform, timeout
         self._running: dict[Job, Running] = {}
-        self._interrupted = False
+        self._stopped = self._interrupted = False
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="es-ray-scores", daemon=True)
         self._thread.start()
@@ -103,6 +103,7 @@ class LoopBackground(Background):
 
     def stop(self) -> None:
         """Cancel all jobs, and end the loop."""
+        self._stopped = True
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(STOP_SECONDS)
         if self._thread.is_alive():  # a job that blocks the loop, or does not let itself be cancelled
@@ -149,6 +150,8 @@ class LoopBackground(Background):
                 self._loop.run_until_complete(asyncio.wait(rest, timeout=STOP_SECONDS))
 
     def _begin(self, job: Job) -> None:
+        if self._stopped:  # submitted while another blocked the loop; it might block it again
+            return
         task = self._loop.create_task(self._run(job))
         self._tasks.add(task)  # the loop alone would not keep it alive
         task.add_done_callback(self._forget)

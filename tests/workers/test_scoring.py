@@ -84,6 +84,20 @@ def source(body: str, batch: str = BATCH) -> str:
     return PREAMBLE.format(body="\n".join(f"    {line}" for line in body.splitlines()), batch=batch)
 
 
+@pytest.fixture(autouse=True)
+def _threads_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remember what runs before: a reward that sleeps in a test of another file cannot be ended there."""
+    monkeypatch.setitem(globals(), "_BEFORE", frozenset(threading.enumerate()))
+
+
+_BEFORE: frozenset[threading.Thread] = frozenset()
+
+
+def score_threads() -> list[threading.Thread]:
+    """Threads of this test's scorers that still run."""
+    return [t for t in threading.enumerate() if t.name == "es-ray-scores" and t not in _BEFORE]
+
+
 @pytest.fixture
 def scorer(tmp_path: Path) -> Iterator[Make]:
     """`scorer("return 1.0", "thread")`: a scorer of a task in a file; nothing of it may be left behind."""
@@ -102,7 +116,7 @@ def scorer(tmp_path: Path) -> Iterator[Make]:
     for one in made:
         one.close()
     assert_all_end(lambda: [process for process in offspring() if process.pid not in before], 5)
-    assert not [thread for thread in threading.enumerate() if thread.name == "es-ray-scores"]
+    assert not score_threads()
 
 
 def example(number: int) -> Example:
@@ -189,7 +203,7 @@ def test_an_exception_in_a_task_that_a_reward_waits_for_is_the_rewards(tmp_path,
     name = error.partition("(")[0]
     with pytest.raises(EvaluationError, match=rf"^{re.escape(str(file))}:4: .*{name}.*line 4 \(member 3 "):
         scores(mine, 6)
-    assert not [thread for thread in threading.enumerate() if thread.name == "es-ray-scores"]
+    assert not score_threads()
     assert scores(mine, 3) == {n: Score(1.0, {}) for n in range(3)}, "it may be used again"
     mine.close()
     assert capfd.readouterr().err == ""
@@ -210,8 +224,24 @@ def test_rewards_that_each_block_the_loop_end_with_the_first(tmp_path, awaited, 
     with pytest.raises(EvaluationError, match=r"judge\.py:\d+: the task took longer than 0\.3 s"):
         scores(mine, 4)
     mine.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "es-ray-scores"]
+    assert not score_threads()
     assert capfd.readouterr().err == ""
+
+
+def test_rows_that_come_while_one_blocks_the_loop_are_not_begun(scorer, tmp_path):
+    begun = f"Path({str(tmp_path)!r}, 'begun-' + completion).touch()"
+    mine = scorer(f"{begun}\nwhile True: time.sleep(0.01)", "loop", timeout=1.0)
+    mine.begin()
+    submit(mine, 1)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun-0").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    submit(mine, 3, first=1)
+    with pytest.raises(EvaluationError, match=r"took longer than 1 s"):
+        mine.results()
+    assert not score_threads()
+    assert [path.name for path in tmp_path.glob("begun-*")] == ["begun-0"]
 
 
 WRONG = {
@@ -288,7 +318,7 @@ def test_after_a_failure_nothing_runs_and_the_scorer_can_be_used_again(scorer, w
     mine = scorer(f"if Path({str(flag)!r}).exists(): raise ValueError('no luck')\nreturn 1.0", way)
     with pytest.raises(EvaluationError, match="no luck"):
         scores(mine, 30)
-    assert not [thread for thread in threading.enumerate() if thread.name == "es-ray-scores"]
+    assert not score_threads()
     assert not offspring("es_ray.workers.score_process")
     flag.unlink()
     assert scores(mine, 3) == {n: Score(1.0, {}) for n in range(3)}
