@@ -105,9 +105,9 @@ def measure(config: Config, rounds: int) -> tuple[Seconds, Seconds]:
             generate(adapted, prompts[index * per_member : (index + 1) * per_member], tokens)
 
     ways: dict[str, Callable[[], Any]] = {
-        "base": lambda: decode(plain, prompts, frozenset(), tokens, lambda kept: None),
+        "base": lambda: decode(plain, prompts, frozenset(), tokens),
         "base generate": lambda: generate(plain, prompts, tokens),
-        "base, prepared": lambda: decode(prepared, prompts, frozenset(), tokens, lambda kept: None),
+        "base, prepared": lambda: decode(prepared, prompts, frozenset(), tokens),
         "population": lambda: engine.generate([theta], perturbation, rows),
         "PEFT, mixed batch": lambda: generate(adapted, prompts, tokens, adapter_names=names),
         "PEFT, one member at a time": one_at_a_time,

@@ -12,7 +12,7 @@ from es_ray.engines.hf.engine import TransformersEngine
 from es_ray.errors import EvaluationError, UserError
 from es_ray.experiment import Experiment
 from tests import plain_peft
-from tests.engines.hf_setting import GENERATION, INDICES, NEW_TOKENS, reference, rows, setting
+from tests.engines.hf_setting import GENERATION, INDICES, NEW_TOKENS, prompt_of, reference, rows, setting
 from tests.small_models import STOP_IDS, edit_json, small_model
 
 CASES = [
@@ -91,6 +91,64 @@ def test_long_answers_equal_plain_pefts(architecture, tmp_path):
         wanted = plain_peft.greedy(by_index[row.variant.member], list(row.prompt_ids), stop, 150)
         assert ours.token_ids == wanted
     assert max(len(answer.token_ids) for answer in answers) == 150
+
+
+def beginning_alike(same: int) -> list[Row]:
+    """Rows of four variants whose prompts begin with the same tokens, in mixed order."""
+    rng = np.random.default_rng(5)  # of 3, two logits of the base model tie in every bit
+    beginning = prompt_of(rng, same)
+    rests = [prompt_of(rng, length) for length in (1, 3, 9, 9, 4, 1, 6, 2)]
+    asked = [Row(Variant(c, GENERATION), beginning + rest) for c in (0, 3, CENTRE, BASE) for rest in rests]
+    return [asked[number] for number in rng.permutation(len(asked))]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shares"),
+    [
+        ("qwen2", True),
+        ("llama", True),
+        ("qwen3", True),
+        ("opt", True),
+        ("gpt_bigcode", True),
+        ("gpt_neox", True),
+        ("mistral-window", False),  # its layers forget
+        ("gemma2", False),
+    ],
+)
+def test_what_all_prompts_begin_with_is_read_once_for_each_variant(architecture, shares, tmp_path):
+    modules = next(lora for name, lora in CASES if name == architecture)
+    s = setting(small_model(tmp_path / "model", architecture), modules | {"rank": 2})
+    asked = beginning_alike(same=17)
+    read: list[tuple[int, ...]] = []
+    hook = s.engine._model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    answers = s.generate(asked)
+    hook.remove()
+    assert read[:2] == ([(4, 17), (32, 9)] if shares else [(32, 26), (32, 1)])
+    given = [[5, 6, 7]] * len(asked)
+    found = s.engine.log_probs([s.theta], s.perturbation, asked, given)
+    for variant in dict.fromkeys(row.variant for row in asked):
+        model = reference(s, variant, tmp_path / f"adapter{variant.member}")
+        for row, ours, log_probs in zip(asked, answers, found, strict=True):
+            if row.variant == variant:
+                prompt = list(row.prompt_ids)
+                assert ours.token_ids == plain_peft.greedy(model, prompt, STOP_IDS, NEW_TOKENS)
+                logits = plain_peft.logits(model, [*prompt, 5, 6, 7])[len(prompt) - 1 : -1]
+                wanted = logits.log_softmax(dim=-1)[range(3), [5, 6, 7]]
+                assert np.allclose(log_probs, wanted, atol=1e-4, rtol=0)
+
+
+def test_a_beginning_that_saves_little_is_not_read_apart(tmp_path):
+    s = setting(small_model(tmp_path / "model"), {"rank": 2})
+    passes: list[int] = []
+    s.engine._model.register_forward_pre_hook(lambda *_: passes.append(1))
+    each_once = [row for row in beginning_alike(same=17) if len(row.prompt_ids) == 20]
+    assert len(each_once) == 4  # one of each variant
+    for asked in (beginning_alike(same=1), each_once):
+        passes.clear()
+        longest = max(len(answer.token_ids) for answer in s.generate(asked))
+        assert len(passes) == longest
 
 
 @pytest.mark.parametrize(("architecture", "lora"), CASES[:1] + CASES[3:4] + CASES[6:8], ids=lambda v: str(v))

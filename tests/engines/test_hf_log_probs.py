@@ -82,7 +82,7 @@ def test_they_do_not_depend_on_how_many_logits_are_made_at_once(architecture, at
     prompts = [prompt_of(rng, n) for n in (3, 20, 9)]
     given = [list(prompt_of(rng, n)) for n in (30, 11, 1)]
     with torch.inference_mode():
-        found = continuation_log_probs(model, prompts, given, at_once)
+        found = continuation_log_probs(model, prompts, given, logits_at_once=at_once)
     for prompt, tokens, ours in zip(prompts, given, found, strict=True):
         assert np.allclose(ours, wanted_of(model, prompt, tokens), atol=1e-4, rtol=0)
 
@@ -94,7 +94,10 @@ def test_no_more_logits_are_made_at_once_than_asked(tmp_path):
     rng = np.random.default_rng(4)
     with torch.inference_mode():
         continuation_log_probs(
-            model, [prompt_of(rng, 50)] * 2, [list(prompt_of(rng, 21))] * 2, 2 * 8 * VOCABULARY
+            model,
+            [prompt_of(rng, 50)] * 2,
+            [list(prompt_of(rng, 21))] * 2,
+            logits_at_once=2 * 8 * VOCABULARY,
         )
     assert shapes == [(2, tokens, VOCABULARY) for tokens in (1, 8, 8, 4)]
 

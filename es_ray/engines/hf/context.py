@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from es_ray.engines.hf.kv_cache import growing_cache
+from es_ray.engines.hf.kv_cache import can_repeat, growing_cache
+from es_ray.engines.hf.population_linear import PopulationAdapters
+
+_WORTH = 0.25
+"""Of all prompt tokens, how many a shared beginning must save: it costs a pass of its own."""
 
 
 class Context:
@@ -21,27 +25,51 @@ class Context:
         self._mask: Tensor
         self._position: Tensor  # of each row's last token, shape [rows, 1]
 
-    def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits after each prompt, shape [rows, vocabulary]."""
+    def read_prompts(
+        self, prompts: Sequence[Sequence[int]], adapters: PopulationAdapters | None = None
+    ) -> Tensor:
+        """Logits after each prompt, shape [rows, vocabulary].
+
+        adapters: the rows'. What all prompts begin with (a system prompt, say) is then read once for each
+        adapter, not for each row, where that saves enough.
+        """
+        shared = 0 if adapters is None or not can_repeat(self._cache) else _shared(prompts, adapters.of_rows)
+        if adapters is not None and shared:
+            self._read_beginning(prompts[0][:shared], adapters)
+            rest, mask = (part.to(self._model.device) for part in _left_padded([p[shared:] for p in prompts]))
+            return self.read(rest, mask, 1)[:, -1]
         ids, self._mask = (part.to(self._model.device) for part in _left_padded(prompts))
         positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
         return self._read(ids, positions, 1)[:, -1]
 
-    def read(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits after each of the next tokens, shape [rows, tokens, vocabulary].
+    def read(self, tokens: Tensor, mask: Tensor | None = None, logits_to_keep: int = 0) -> Tensor:
+        """Logits after each of the next tokens, or after the last logits_to_keep, [rows, tokens, vocabulary].
 
-        tokens: shape [rows, tokens]; mask: 0 where a row has ended, 1 elsewhere, of the same shape.
+        tokens: shape [rows, tokens]; mask: 0 where a row has ended or not begun, 1 elsewhere, same shape.
         """
         mask = torch.ones_like(tokens) if mask is None else mask
         self._mask = torch.cat([self._mask, mask], dim=1)
         # a row that has ended stays at its position: models with learned positions have no more of them
-        return self._read(tokens, self._position + mask.cumsum(dim=1), tokens.shape[1])
+        keep = logits_to_keep or tokens.shape[1]
+        return self._read(tokens, self._position + mask.cumsum(dim=1), keep)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these, by their current numbers."""
+        """Go on with these rows, by their current numbers; one may be taken several times."""
         kept = torch.tensor(rows, device=self._mask.device)
         self._cache.batch_select_indices(kept)
         self._mask, self._position = self._mask[kept], self._position[kept]
+
+    def _read_beginning(self, beginning: Sequence[int], adapters: PopulationAdapters) -> None:
+        """Read it once for each adapter, then give it to each row."""
+        of_rows = adapters.of_rows
+        numbers = list(dict.fromkeys(of_rows))
+        ids = torch.tensor(beginning, device=self._model.device).expand(len(numbers), -1)
+        adapters.assign(numbers)
+        self._mask = torch.ones_like(ids)
+        self._read(ids, self._mask.cumsum(dim=1) - 1, 1)
+        place = {number: index for index, number in enumerate(numbers)}
+        self.keep([place[number] for number in of_rows])
+        adapters.assign(of_rows)
 
     def _read(self, ids: Tensor, positions: Tensor, logits_to_keep: int) -> Tensor:
         self._position = positions[:, -1:]
@@ -54,6 +82,15 @@ class Context:
             **{self._cache_name: self._cache},
         ).logits
         return logits
+
+
+def _shared(prompts: Sequence[Sequence[int]], of_rows: Sequence[int]) -> int:
+    """How many first tokens to read once for each adapter; of_rows: each row's adapter. 0: not worth it."""
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # what these two share, all share
+    most = min(len(prompt) for prompt in prompts) - 1  # at least a token is left to each row
+    same = next((n for n in range(most) if first[n] != last[n]), most)
+    saved = same * (len(of_rows) - len(set(of_rows)))
+    return same if saved >= _WORTH * sum(len(prompt) for prompt in prompts) else 0
 
 
 def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

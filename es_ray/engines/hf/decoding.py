@@ -1,6 +1,6 @@
 """Decoding of a batch: argmax, or seeded sampling; no penalties, only the model's stop ids."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from es_ray.engines.base import Completion, OnCompletion, Sampling
 from es_ray.engines.hf.context import Context
 from es_ray.engines.hf.log_probs import NonFiniteLogits, log_probs_of
+from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.engines.hf.sampling import Sampler
 
 
@@ -18,7 +19,7 @@ def decode(
     prompts: Sequence[Sequence[int]],
     stop_ids: frozenset[int],
     max_new_tokens: int,
-    keep_rows: Callable[[list[int]], None],
+    adapters: PopulationAdapters | None = None,
     *,
     samplings: Sequence[Sampling | None] = (),
     log_probs: bool = False,
@@ -26,14 +27,14 @@ def decode(
 ) -> list[Completion]:
     """Continue each prompt until a stop id or max_new_tokens.
 
-    keep_rows: called with the numbers of the unfinished rows whenever at least half of the batch has
-    finished; samplings: of each row, None for argmax. Raises NonFiniteLogits.
+    adapters: the rows', None for the model as it is; samplings: of each row, None for argmax. Rows that have
+    finished are dropped once they are half of the batch. Raises NonFiniteLogits.
     """
     completions = _Completions(len(prompts), stop_ids, max_new_tokens, on_completion)
     sampler = Sampler(samplings, max_new_tokens, model.device) if any(samplings) else None
     alive = list(range(len(prompts)))
     context = Context(model)
-    logits = context.read_prompts(prompts)
+    logits = context.read_prompts(prompts, adapters)
     for position in range(max_new_tokens):
         best, chosen = _largest(logits)
         if sampler is not None:
@@ -45,7 +46,8 @@ def decode(
             break
         if 2 * len(running) <= len(alive):
             context.keep(running)
-            keep_rows(running)
+            if adapters is not None:
+                adapters.keep(running)
             if sampler is not None:
                 sampler.keep(running)
             chosen = chosen[torch.tensor(running, device=chosen.device)]

@@ -100,7 +100,7 @@ class TransformersEngine(Engine):
                 [row.prompt_ids for row in rows],
                 self.stop_ids,
                 self._max_new_tokens,
-                self._adapters.keep,
+                self._adapters,
                 samplings=[row.sampling for row in rows],
                 log_probs=log_probs,
                 on_completion=on_completion,
@@ -116,7 +116,8 @@ class TransformersEngine(Engine):
     ) -> list[NDArray[np.float32]]:
         """Log-probabilities of given tokens after each row's prompt, as one batch."""
         with self._adapted(centres, perturbation, rows):
-            return continuation_log_probs(self._model, [row.prompt_ids for row in rows], continuations)
+            prompts = [row.prompt_ids for row in rows]
+            return continuation_log_probs(self._model, prompts, continuations, self._adapters)
 
     def close(self) -> None:
         """Drop the model and restore the process's settings."""

@@ -46,6 +46,11 @@ class GrowingLayer(DynamicLayer):
         return buffer[..., :total, :]
 
 
+def can_repeat(cache: DynamicCache) -> bool:
+    """Whether rows of this cache may be copied: all layers keep every token."""
+    return all(type(layer) is GrowingLayer for layer in cache.layers)
+
+
 def growing_cache(config: Any) -> DynamicCache:
     """A cache for a model of this configuration; other kinds of layers (sliding windows) stay unchanged."""
     cache = DynamicCache(config=config)

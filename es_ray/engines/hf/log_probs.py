@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_ray.engines.hf.context import Context
+from es_ray.engines.hf.population_linear import PopulationAdapters
 
 _LOGITS_AT_ONCE = 1 << 26  # of all rows together: 256 MiB in float32
 
@@ -30,17 +31,19 @@ def continuation_log_probs(
     model: Any,
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
+    adapters: PopulationAdapters | None = None,
+    *,
     logits_at_once: int = _LOGITS_AT_ONCE,
 ) -> list[NDArray[np.float32]]:
     """Log-probabilities of each row's given tokens, in one batch; one array per row, as long as its tokens.
 
-    The prompts are read first, then the given tokens in chunks, as all their logits together may not fit
-    into memory. Raises NonFiniteLogits.
+    adapters: the rows', None for the model as it is. The prompts are read first, then the given tokens in
+    chunks, as all their logits together may not fit into memory. Raises NonFiniteLogits.
     """
     tokens, mask = (part.to(model.device) for part in _right_padded(continuations))
     longest = tokens.shape[1]
     context = Context(model)
-    logits = context.read_prompts(prompts)[:, None]
+    logits = context.read_prompts(prompts, adapters)[:, None]
     found = [log_probs_of(tokens[:, :1], logits)] if longest else []
     step = max(1, logits_at_once // logits.numel())
     for low in range(0, longest - 1, step):

@@ -120,7 +120,8 @@ class PopulationAdapters:
     def __init__(self, model: Any, names: Sequence[str], scaling: float) -> None:
         self._scaling = scaling
         self._groups: list[Projections] = []
-        self._adapter_of: list[int] = []
+        self.of_rows: list[int] = []
+        """The number of each row's adapter."""
         for group_names in _sharing_input(model, names):
             layers = [model.get_submodule(name) for name in group_names]
             group = Projections(group_names, layers)
@@ -136,23 +137,23 @@ class PopulationAdapters:
         """
         for group in self._groups:
             group.write([matrices[name] for name in group.names], self._scaling)
-        self._adapter_of = list(adapter_of)
-        self._assign()
+        self.assign(adapter_of)
+
+    def assign(self, adapter_of: Sequence[int]) -> None:
+        """Give row i of the next pass the adapter number adapter_of[i], of those that were written."""
+        self.of_rows = list(adapter_of)
+        length = gcd(*(len(list(rows)) for _, rows in groupby(self.of_rows)))
+        for group in self._groups:
+            group.assign(self.of_rows[::length])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, by their current numbers."""
-        self._adapter_of = [self._adapter_of[row] for row in rows]
-        self._assign()
+        self.assign([self.of_rows[row] for row in rows])
 
     def clear(self) -> None:
         """Make the model the base model again."""
         for group in self._groups:
             group.clear()
-
-    def _assign(self) -> None:
-        length = gcd(*(len(list(rows)) for _, rows in groupby(self._adapter_of)))
-        for group in self._groups:
-            group.assign(self._adapter_of[::length])
 
 
 def _sharing_input(model: Any, names: Sequence[str]) -> list[list[str]]:
