@@ -17,6 +17,7 @@ from es_ray.callbacks.run_report import RunReport
 from es_ray.callbacks.trackers import trackers
 from es_ray.config import Config
 from es_ray.evaluation import BASE, CENTRE, Candidate
+from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.interrupts import Terminated, interrupts_once
@@ -28,7 +29,7 @@ from es_ray.preparation import resolve_config
 from es_ray.runs.atomic_io import write_json, writing
 from es_ray.runs.environment import environment
 from es_ray.runs.generation_folder import Inputs
-from es_ray.runs.generation_metrics import best_above_mean, centre_metrics, population_metrics, update_norm
+from es_ray.runs.generation_metrics import best_above_mean, centre_metrics, population_metrics
 from es_ray.runs.opening import locked_run_dir
 from es_ray.runs.past_run import check_weights
 from es_ray.runs.recorder import GenerationRecord, Recorder
@@ -212,6 +213,7 @@ def step(
     outcomes = pool.evaluate(
         theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress, kl
     )
+    outcomes.check_weights()
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()
@@ -228,7 +230,7 @@ def step(
         "learning_rate": strategy.learning_rate_at(generation, state),
     }
     if watch is not None:
-        metrics |= watch.observe(theta, outcomes, metrics)
+        metrics |= watch.observe(pool, theta, outcomes, metrics)
     rollback = None if watch is None else watch.rollback(state)
     if rollback is None:
         after = next_state(pool, strategy, state, generation, advantages)
@@ -237,7 +239,7 @@ def step(
     updated = time.perf_counter()
     seconds = {"evaluate": round(evaluated - started, 4), "update": round(updated - evaluated, 4)}
     metrics |= {
-        "update_norm": update_norm(theta, after[THETA]),
+        "update_norm": strategy.update_norm(theta, after[THETA]),
         "zero_variance": not advantages.any(),
         "redispatched": pool.redispatched - lost,
         "workers": pool.workers,
@@ -258,12 +260,13 @@ def next_state(
 ) -> State:
     """The state after a generation's update; unchanged if all members did equally well.
 
-    The workers sum noise; the step is taken here. Engines that hold the centre themselves, merged into the
-    model's weights, would get the advantages here.
+    The workers sum noise, if the strategy needs its sum; the step is taken here.
     """
-    if not advantages.any():
-        return state
-    return strategy.step(state, generation, pool.noise_sum(strategy.perturbation, generation, advantages))
+
+    def noise_sum() -> Vector:
+        return pool.noise_sum(strategy.perturbation, generation, advantages)
+
+    return strategy.updated(state, generation, advantages, noise_sum)
 
 
 def _how_to_resume(directory: RunDir, error: KeyboardInterrupt) -> str:

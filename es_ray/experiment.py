@@ -1,18 +1,26 @@
 """What is fixed during a run: from the configuration, and in workers what the driver sends of the data."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from es_ray.config import Config, EngineConfig
 from es_ray.errors import RunError, UserError
 from es_ray.evolution.configured import configured_optimizer, configured_schedule
+from es_ray.evolution.merged import MergedStrategy
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import Optimizer
 from es_ray.evolution.perturbation import Perturbation
 from es_ray.evolution.strategy import Strategy
 from es_ray.lora.layout import LoraLayout, lora_layout
-from es_ray.lora.scales import WeightSizes, first_scale, initial_scale, noise_scale, unit_rows
+from es_ray.lora.scales import (
+    WeightSizes,
+    first_scale,
+    initial_scale,
+    member_change,
+    noise_scale,
+    unit_rows,
+)
 from es_ray.models import ModelSource
 from es_ray.tasks.base import Data, Example, Task, example_name
 from es_ray.tasks.batches import Batch, Workload
@@ -174,8 +182,12 @@ class Experiment:
             sigma=noise_scale(self.layout, evolution.noise, weights, init),
             first_sigma=first_scale(self.layout, init),
             schedule=configured_schedule(evolution.noise.schedule),
+            fresh=self.layout.form == "merged",
         )
-        return Strategy(
+        rule: Callable[..., Strategy] = Strategy
+        if perturbation.fresh:
+            rule = partial(MergedStrategy, change_norm=member_change(self.layout, perturbation.sigma))
+        return rule(
             perturbation=perturbation,
             population=evolution.population,
             initial_std=initial_scale(self.layout, init),

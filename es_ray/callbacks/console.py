@@ -117,11 +117,13 @@ class TerminalConsole(Callback):
         self._end_bars()
         assert self._run is not None
         path, last, plots = self._run.path, self._last, self._run.config.output.plots_every
+        has_adapters = self._run.config.lora.form != "merged"
         self._out.print(comparison_table(results, "test split"))
         for line in (
             f"wrote {path}",
-            f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}",
-            *selected_lines(results, path, last),
+            *([f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}"] if has_adapters else []),
+            *([] if has_adapters else [f"  model   by es-ray export {path} --last --merged --output FOLDER"]),
+            *selected_lines(results, path, last, has_adapters),
             *([] if plots is None else [f"  plot    {path / 'plots' / 'latest.png'}"]),
             *([f"  report  {path / 'report.html'}"] if (path / "report.html").is_file() else []),
             f"next: es-ray evaluate {path} --split train",

@@ -47,8 +47,8 @@ def head(run: RunInfo) -> list[Line]:
     lines = [
         f"es-ray: {run.model}{bundled}, {_si(engine.parameters)} parameters in {engine.dtype}",
         f"engine: {engine_spec(config.engine.kind).name} on {engine.device}, {run.where}",
-        f"LoRA: {run.parameters:,} entries of rank {config.lora.rank} in {run.modules} modules, "
-        f"{run.layers} layers" + (", of which B evolves" if config.lora.form == "b" else ""),
+        f"{_evolved(run)} in {run.modules} modules, {run.layers} layers"
+        + (", of which B evolves" if config.lora.form == "b" else ""),
         f"noise: {_noise_kind(config)}{_schedule(evolution.noise.schedule)} ({origin}); "
         f"learning rate {evolution.learning_rate:g}{unit}{_schedule(evolution.learning_rate_schedule)}{rule}",
         *_noise_sizes(run.noise),
@@ -89,8 +89,9 @@ def generation_line(metrics: Mapping[str, Any]) -> Line:
 def watched_lines(metrics: Mapping[str, Any], before: Sequence[str]) -> list[Line]:
     """KL and drift where they are due, and the verdicts that are new; before: the last generation's."""
     found: list[Line] = []
-    if "drift" in metrics and ("kl" in metrics or metrics["generation"] % DRIFT_EVERY == 0):
-        kl = [f"KL to base {metrics['kl']:.3g},"] if "kl" in metrics else []
+    words = {"kl": "KL to base", "kl_forward": "KL of base to it"}
+    kl = [f"{said} {metrics[key]:.3g}," for key, said in words.items() if key in metrics]
+    if "drift" in metrics and (kl or metrics["generation"] % DRIFT_EVERY == 0):
         found.append([f"  centre{_centre(metrics)}:", *kl, f"drift {metrics['drift']:.2%}"])
     known = {verdict.partition(":")[0] for verdict in before}
     for verdict in metrics.get("verdicts", ()):
@@ -212,6 +213,13 @@ def _generations(first: int, total: int) -> str:
     return f"generations {first}-{total - 1}" if first < total else f"all {total} generations are complete"
 
 
+def _evolved(run: RunInfo) -> str:
+    rank = run.config.lora.rank
+    if run.config.lora.form == "merged":
+        return f"full weights, by members' changes of rank {rank} added to them (EGGROLL),"
+    return f"LoRA: {run.parameters:,} entries of rank {rank}"
+
+
 def _si(number: int) -> str:
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if number >= size:
@@ -219,7 +227,7 @@ def _si(number: int) -> str:
     return str(number)
 
 
-def selected_lines(results: Mapping[str, Any], path: Path, last: int) -> list[str]:
+def selected_lines(results: Mapping[str, Any], path: Path, last: int, has_adapters: bool = True) -> list[str]:
     """Where the selected centre is, if it is not the last one; results: as in test_results.json."""
     generation = results.get("selected", {}).get("generation", last)
     if generation == last:
@@ -227,6 +235,9 @@ def selected_lines(results: Mapping[str, Any], path: Path, last: int) -> list[st
     adapter = path / "generations" / f"{generation:04d}" / "adapter"
     if generation >= 0 and adapter.is_dir():
         return [f"  selected: generation {generation}, adapter {adapter}"]
+    if generation >= 0 and not has_adapters:
+        command = f"es-ray export {path} --merged --output FOLDER"
+        return [f"  selected: generation {generation}, model by {command}"]
     if generation >= 0:
         command = f"es-ray member {path} --generation {generation} --centre --output FOLDER"
         return [f"  selected: generation {generation}, adapter by {command}"]

@@ -20,7 +20,11 @@ from es_ray.judge.thinning import consecutive, thinned_band, thinned_curve, thin
 
 MOST_MARKS, FEW = 60, 20
 """Most generations whose points are marked: more would make a thick line; of thin curves fewer."""
-DISTANCES = {"kl": "KL to base\n(nats per token)", "drift": "drift\n(share of ‖W‖)"}
+DISTANCES = {
+    "kl": "KL to base\n(nats per token)",
+    "kl_forward": "KL of base to it\n(nats per token)",
+    "drift": "drift\n(share of ‖W‖)",
+}
 """How far the centre is from the base model: keys of metrics.jsonl, where measured, and their panels."""
 GROUPS = 450
 """Groups of generations that a long run is thinned to, for each its lowest and its highest value: a figure is

@@ -27,7 +27,9 @@ class ModelConfig(Section):
 class LoraConfig(Section):
     """The adapters: rank, scaling alpha / rank, which linear layers have one, and what of it evolves.
 
-    form: `both`, A and B; `b`, B alone, from zero: A is random, with rows of length 1, and fixed.
+    form: `both`, A and B; `b`, B alone, from zero: A is random, with rows of length 1, and fixed; `merged`
+    (EGGROLL, arXiv 2511.16652): members have fresh A and B, updates are added to the model's weights, and
+    alpha has no part in it: a member is W + sigma / sqrt(rank) * B A.
     """
 
     rank: Annotated[int, Field(ge=1, le=256)] = 1
@@ -36,7 +38,7 @@ class LoraConfig(Section):
     target_modules: Annotated[list[str], Field(min_length=1)] = [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     ]  # fmt: skip
-    form: Literal["both", "b"] = "b"
+    form: Literal["both", "b", "merged"] = "b"
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -56,7 +58,7 @@ class LoraConfig(Section):
 class InitConfig(Section):
     """Initial A and B: normal with standard deviation std x scale; mode `population` starts at theta = 0.
 
-    All for lora.form `both`: the other form's initial values are what it is.
+    All for lora.form `both`: the other forms' initial values are what they are.
     """
 
     std: Positive = 0.02

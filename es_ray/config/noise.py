@@ -18,7 +18,7 @@ AUTO: Final = "auto"
 """The value of `relative` that a run replaces by what it finds (`es_ray.judge.calibrate`)."""
 OF_ANY_KIND: Final = ("schedule",)
 """Keys that go with each kind: they stay where a layer changes the kind."""
-RELATIVE: Final = {"b": 0.03, "both": 0.0125}
+RELATIVE: Final = {"b": 0.03, "both": 0.0125, "merged": 0.03}
 """The default of `relative` for each form of adapter."""
 
 

@@ -164,6 +164,24 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _steps_into_weights(self) -> "Config":
+        """Form `merged` keeps no optimizer's state beside the weights, and steps in units of sigma."""
+        if self.lora.form != "merged":
+            return self
+        evolution = self.evolution
+        if evolution.optimizer != "sgd":
+            raise ValueError(
+                f"evolution.optimizer: {evolution.optimizer} keeps a state of the size of the weights; "
+                "lora.form merged takes sgd"
+            )
+        if evolution.update_scale != "sigma":
+            raise ValueError(
+                f"evolution.update_scale: {evolution.update_scale} has no meaning for lora.form merged; "
+                "set sigma"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _kl_to_limit(self) -> "Config":
         if self.guard.max_kl is not None and self.evaluation.kl_every is None:
             raise ValueError(

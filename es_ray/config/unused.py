@@ -32,9 +32,12 @@ def _unused(layer: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, str]
             name = f"engine.sglang.{key}"
             found[name] = f"{name}: {value!r} has no effect on engine.kind {kind}; it is for sglang"
     form, init = _get(tree, "lora", "form") or LoraConfig().form, layer.get("init")
-    if isinstance(init, dict) and form == "b":
+    if isinstance(init, dict) and form != "both":
         for key, value in init.items():
-            found[f"init.{key}"] = f"init.{key}: {value!r} has no effect on lora.form b; it is for both"
+            found[f"init.{key}"] = f"init.{key}: {value!r} has no effect on lora.form {form}; it is for both"
+    alpha = _get(layer, "lora", "alpha")
+    if alpha is not None and form == "merged":
+        found["lora.alpha"] = f"lora.alpha: {alpha!r} has no effect on lora.form merged"
     path, revision = _get(tree, "model", "path") or BUNDLED, _get(layer, "model", "revision")
     if revision is None or not isinstance(path, str):
         return found

@@ -97,9 +97,9 @@ def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
 class Engine(ABC):
     """A model on one device. Calls are made one at a time, from one thread.
 
-    An engine holds no state of the evolution: centres come with each call, members are rebuilt from them.
-    (One that holds the centre itself, with updates merged into its weights, would need a method besides
-    `noise_sum` that takes each generation's advantages, which `driver.next_state` would call.)
+    An engine holds no state of the evolution: centres come with each call, members are rebuilt from them. In
+    form `merged` a centre is all updates so far (`es_ray.evolution.merged.History`), and an engine's weights
+    are those after some of them: it adds what is missing, or begins again from the base model's.
     """
 
     info: EngineInfo
@@ -116,9 +116,9 @@ class Engine(ABC):
     ) -> list[Completion]:
         """Completions of the rows, in their order.
 
-        centres: what variants start from, each of shape [P]; log_probs: whether completions include theirs;
-        on_completion: called as soon as a row is known to be complete, in any order, before the call returns;
-        an exception in it ends the call. Raises EvaluationError.
+        centres: what variants start from, each of shape [P], or a History; log_probs: whether completions
+        include theirs; on_completion: called as soon as a row is known to be complete, in any order, before
+        the call returns; an exception in it ends the call. Raises EvaluationError.
         """
 
     def log_probs(
@@ -145,6 +145,17 @@ class Engine(ABC):
     ) -> Vector:
         """Entries [start, stop) of `Perturbation.noise_sum`; an engine may sum on its own device."""
         return perturbation.noise_sum(generation, advantages, start, stop)
+
+    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
+        """||W - W_0||_F / ||W_0||_F of a merged centre over all adapted matrices together, to six digits.
+
+        Raises EvaluationError if the engine does not have this form.
+        """
+        raise EvaluationError(f"{type(self).__name__} does not have lora.form merged")
+
+    def checksum(self) -> int | None:
+        """Of the bits of the adapted weights that answered last, in form `merged`; None for other forms."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -3,6 +3,9 @@
 KL(centre || base) per token, estimated on completions that are sampled from the centre at temperature 1, its
 full softmax: the mean over tokens of rho - 1 - log rho, rho = p_base / p_centre. Each term is at least 0, and
 their expectation is the KL, as that of rho - 1 is 0 (Schulman 2020, "Approximating KL divergence", k3).
+
+In form `merged` it is KL(base || centre), on samples of the base model that are the same in each measurement,
+with rho = p_centre / p_base: `kl_forward`, as an engine there cannot have both models' weights at once.
 """
 
 import math
@@ -14,6 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import CENTRE
+
+
+def kl_key(form: str) -> str:
+    """The name of the KL that is measured for a form of adapter (`lora.form`)."""
+    return "kl_forward" if form == "merged" else "kl"
+
 
 MOST_PROMPTS: Final = 16
 """Prompts of a measurement: it costs as many sampled completions, and a reading of each by the base model."""
@@ -42,9 +51,9 @@ class KlPrompts:
         return "the KL of the centre" if self.index == CENTRE else f"the KL of member {self.index}"
 
 
-def kl_terms(base: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Each token's rho - 1 - log rho, from log-probabilities of the tokens that the centre sampled."""
-    log_rho = base.astype(np.float64) - centre.astype(np.float64)
+def kl_terms(other: NDArray[np.float32], sampler: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Each token's rho - 1 - log rho, rho = p_other / p_sampler, from log-probabilities of sampled tokens."""
+    log_rho = other.astype(np.float64) - sampler.astype(np.float64)
     return np.maximum(np.expm1(log_rho) - log_rho, 0.0)  # rounding may leave it at -1e-17
 
 

@@ -1,6 +1,7 @@
 """The results of all shards of an evaluation, as the driver and its files need them."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ class Outcomes:
 
     def __init__(self, parts: Sequence[ShardOutcome], kl: float | None = None) -> None:
         self.kl = kl
+        self._weights = {part.worker: part.weights for part in parts}
         # np.concatenate is slow at finding that all have the same fields
         self._summaries = np.frombuffer(
             b"".join(part.summaries.tobytes() for part in parts), dtype=SUMMARY_DTYPE
@@ -40,6 +42,19 @@ class Outcomes:
         own = self._summaries["generation"] == OWN
         members = np.flatnonzero((indices >= 0) & (splits == SPLITS.index("train")) & own)
         self._members = members[np.argsort(indices[members], kind="stable")]
+
+    def check_weights(self) -> None:
+        """Raise RunError if workers' merged weights differ: their answers cannot be compared."""
+        count = Counter(self._weights.values())
+        if len(count) < 2:
+            return
+        (usual, workers), *_ = count.most_common()
+        others = [worker for worker, weights in self._weights.items() if weights != usual]
+        told = "is" if workers > len(self._weights) / 2 else "may be"
+        raise RunError(
+            f"the weights of {' and '.join(others)} differ from those of the other workers, after the same "
+            f"updates: its memory {told} damaged; leave out that machine, and resume"
+        )
 
     @property
     def members(self) -> NDArray[Any]:

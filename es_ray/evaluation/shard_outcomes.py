@@ -84,7 +84,7 @@ class ShardOutcome:
     summaries: one SUMMARY_DTYPE for each candidate and split; metric_names, metrics: names, and means of
     shape [summaries, names]; prompt_rewards: of all summaries in their order, the reward of each prompt,
     samples averaged, flat; examples: for each summary its Samples as a JSON array. So the driver handles a
-    few objects per shard, not several per completion.
+    few objects per shard, not several per completion. weights: `Engine.checksum`.
     """
 
     worker: str
@@ -93,6 +93,7 @@ class ShardOutcome:
     metrics: NDArray[np.float64]
     prompt_rewards: NDArray[np.float64]
     examples: list[str]
+    weights: int | None = None
 
     @classmethod
     def of(

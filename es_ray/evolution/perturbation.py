@@ -65,13 +65,16 @@ class Perturbation:
     """Everything that defines a member besides the centre: small enough to send with every call.
 
     sigma: the noise's scale for each entry; first_sigma: that of generation 0, if it differs
-    (`init.mode: population`); schedule: what multiplies sigma in each generation.
+    (`init.mode: population`); schedule: what multiplies sigma in each generation. fresh: what form `merged`
+    needs: no centre is added, and where sigma is 0 (A), a member has its plain noise, of which neither the
+    sign of a pair's second member nor a factor is taken: B alone is negated and scaled.
     """
 
     noise: Noise
     sigma: PiecewiseConstant
     first_sigma: PiecewiseConstant | None = None
     schedule: Schedule = CONSTANT
+    fresh: bool = False
 
     @property
     def size(self) -> int:
@@ -92,6 +95,8 @@ class Perturbation:
         self, theta: Vector, generation: int, indices: Sequence[int], factors: Sequence[float] = ()
     ) -> Vector:
         """Several members, shape [N, P]; factors: multiply each sigma, 1 by default."""
+        if self.fresh:
+            return self.fresh_members(generation, indices, 0, self.size, factors)
         scale = self.scale(generation)
         ranges = _batches(scale.nonzero(0, self.size))
         if 0.0 not in scale.values or ranges == [(0, self.size)]:
@@ -101,6 +106,27 @@ class Perturbation:
         for start, stop in ranges:
             members[:, start:stop] = self._moved(theta, generation, indices, factors, start, stop)
         return members
+
+    def fresh_members(
+        self,
+        generation: int,
+        indices: Sequence[int],
+        start: int,
+        stop: int,
+        factors: Sequence[float] = (),
+    ) -> Vector:
+        """Entries [start, stop) of members that are noise alone, shape [N, stop - start]; see `fresh`."""
+        found = self.noise.members(generation, indices, start, stop)
+        scale = self.scale(generation).dense(start, stop)
+        plain = scale == 0
+        odd = np.array([self.noise.antithetic and index % 2 == 1 for index in indices])
+        found[np.ix_(odd, plain)] *= -1  # as the pair's first member has it
+        scale[plain] = 1
+        found *= scale
+        for row, factor in enumerate(factors):
+            if factor != 1.0:
+                found[row, ~plain] *= np.float32(factor)
+        return found
 
     def _moved(
         self,

@@ -6,7 +6,7 @@ Salimans et al. 2017 (arXiv 1703.03864) in the form of arXiv 2509.24372. The sta
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -117,6 +117,26 @@ class Strategy:
             factor *= math.sqrt(tie_correction(fitness))
         return shaped * factor
 
+    def updated(
+        self,
+        state: State,
+        generation: int,
+        advantages: NDArray[np.float64],
+        noise_sum: Callable[[], Vector],
+    ) -> State:
+        """The state after a generation; unchanged if all its advantages are 0.
+
+        advantages: Z, shape [N]; noise_sum: computes what `step` needs.
+        """
+        return self.step(state, generation, noise_sum()) if advantages.any() else state
+
+    def update_norm(self, before: NDArray[Any], after: NDArray[Any]) -> float:
+        """Length of an update, in float64. before, after: the centre, shape [P]."""
+        # not np.linalg.norm: its sum depends on the number of BLAS threads; in pieces that stay in the cache
+        pieces = range(0, len(before), _CHUNK)
+        steps = (after[at : at + _CHUNK].astype(np.float64) - before[at : at + _CHUNK] for at in pieces)
+        return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))
+
     def step(self, state: State, generation: int, noise_sum: Vector) -> dict[str, NDArray[Any]]:
         """The state after a generation: theta_init + (1 - lambda) (theta - theta_init) + alpha * s * u.
 
@@ -171,7 +191,7 @@ class Strategy:
         return f"evolution.optimizer: {type(self.optimizer).__name__}"
 
     def _state(
-        self, theta: Vector, arrays: Mapping[str, Any], error: type[Exception]
+        self, theta: NDArray[Any], arrays: Mapping[str, Any], error: type[Exception]
     ) -> dict[str, NDArray[Any]]:
         """The state: its arrays contiguous, as files store them, and read-only, as it is shared."""
         state = {THETA: theta}

@@ -11,6 +11,7 @@ from es_ray.config import Config
 from es_ray.errors import RunError
 from es_ray.evaluation import BASE, CENTRE, Outcomes
 from es_ray.evaluation.degenerate import AnswerCounts
+from es_ray.evaluation.kl import kl_key
 from es_ray.judge.selection import JudgedCentre, select, selected_record
 from es_ray.judge.verdicts import Estimate, broken, dropped, junk, too_far
 
@@ -34,6 +35,7 @@ class Guard:
         reference: dict[str, Any] | None = None,
     ) -> None:
         self._config, self.reference = config, reference
+        self._kl = kl_key(config.lora.form)
         drawn = config.task.batch is not None
         self.split = "validation" if "validation" in splits else "train"
         self._by_reward = self.split == "validation" or not drawn
@@ -92,7 +94,7 @@ class Guard:
         """
         summary = outcomes.summary(CENTRE, self.split)
         metrics = {f"{self._prefix}_{name}": value for name, value in summary.items()}
-        metrics |= {} if outcomes.kl is None else {"kl": outcomes.kl}
+        metrics |= {} if outcomes.kl is None else {self._kl: outcomes.kl}
         return self.judge({"generation": generation, **metrics}, outcomes)
 
     def record(self, rollback: int | None) -> dict[str, Any]:
@@ -123,8 +125,8 @@ class Guard:
             before = Estimate(base[name], self._prompts) if name in base else None
             prompts = self._prompts or self._asked(outcomes)
             found.append(dropped(name, now, before, self._past, limits.max_drop, prompts))
-        if limits.max_kl is not None and "kl" in metrics:
-            found.append(too_far(metrics["kl"], limits.max_kl))
+        if limits.max_kl is not None and self._kl in metrics:
+            found.append(too_far(metrics[self._kl], limits.max_kl))
         if base and self.split in outcomes.splits(CENTRE):
             found += broken(outcomes.answer_counts(CENTRE, self.split), AnswerCounts(**base[COUNTS]))
         return [verdict for verdict in found if verdict is not None]

@@ -114,11 +114,11 @@ def _groups(
 ) -> tuple[Vector, list[tuple[Perturbation, dict[float, float]]]]:
     """The centre, and perturbations with the factor that makes each rung of them.
 
-    In form `b` sigma is proportional to the relative size: one perturbation serves all. In form `both` it is
-    not, and by another curve for each matrix: each rung has its own.
+    In forms `b` and `merged` sigma is proportional to the relative size: one perturbation serves all. In form
+    `both` it is not, and by another curve for each matrix: each rung has its own.
     """
     antithetic = {"evolution__antithetic": True, "evolution__population": 2}
-    if experiment.config.lora.form == "b":
+    if experiment.config.lora.form != "both":
         strategy = with_noise(experiment, 1.0, **antithetic).strategy(info.mean_abs, info.frobenius)
         return strategy.initial_theta(), [(strategy.perturbation, {r: r for r in RUNGS})]
     strategies = {

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from es_ray.engines.base import EngineInfo
 from es_ray.evaluation import CENTRE, Candidate, Outcomes
+from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.judge.ladder import Ladder, OnProgress, few_prompts, with_noise
@@ -220,10 +221,10 @@ class _Race:
     def _next(
         self, strategy: Strategy, state: State, generation: int, advantages: NDArray[np.float64]
     ) -> State:
-        if not advantages.any():
-            return state
-        noise_sum = self._pool.noise_sum(strategy.perturbation, generation, advantages)
-        return strategy.step(state, generation, noise_sum)
+        def noise_sum() -> Vector:
+            return self._pool.noise_sum(strategy.perturbation, generation, advantages)
+
+        return strategy.updated(state, generation, advantages, noise_sum)
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from es_ray.evaluation import CENTRE, Candidate, Outcomes
-from es_ray.evaluation.kl import MOST_PROMPTS, KlPrompts
+from es_ray.evaluation.kl import MOST_PROMPTS, KlPrompts, kl_key
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import State, Strategy
 from es_ray.experiment import Experiment
@@ -52,13 +54,20 @@ class Watch:
         every = self.experiment.config.evaluation.kl_every
         return None if every is None or generation % every else self._kl_prompts(batch)
 
-    def observe(self, theta: Vector, outcomes: Outcomes, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def observe(
+        self, pool: Pool, theta: NDArray[Any], outcomes: Outcomes, metrics: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """What the generation's line says besides: kl, drift, verdicts.
 
-        theta: the centre that the generation starts from; metrics: its line so far.
+        pool: knows the drift of merged weights; theta: the centre that the generation starts from; metrics:
+        its line so far.
         """
-        found: dict[str, Any] = {} if outcomes.kl is None else {"kl": outcomes.kl}
-        if self.norms:
+        key = kl_key(self.experiment.config.lora.form)
+        found: dict[str, Any] = {} if outcomes.kl is None else {key: outcomes.kl}
+        perturbation = self.strategy.perturbation
+        if perturbation.fresh:
+            found["drift"] = pool.drift(theta, perturbation)
+        elif self.norms:
             found["drift"] = relative_drift(self.experiment.layout, theta, self.norms)
         return found | {"verdicts": self.guard.judge({**metrics, **found}, outcomes)}
 

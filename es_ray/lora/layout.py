@@ -61,8 +61,8 @@ class LoraLayout:
 
     @property
     def scaling(self) -> float:
-        """Alpha / rank."""
-        return self.alpha / self.rank
+        """By which B A is multiplied: alpha / rank; in form `merged` 1 / sqrt(rank)."""
+        return self.rank**-0.5 if self.form == "merged" else self.alpha / self.rank
 
     @property
     def layers(self) -> list[int]:

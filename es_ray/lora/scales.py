@@ -34,7 +34,7 @@ class WeightSizes:
 def noise_scale(
     layout: LoraLayout, config: NoiseConfig, weights: WeightSizes, init: InitConfig
 ) -> PiecewiseConstant:
-    """Sigma by the kind of noise, 0 for A in form `b`; init: gives the initial values of form `both`.
+    """Sigma by the kind of noise, 0 for A in forms `b` and `merged`; init: gives form `both` its start.
 
     `relative`: members' changes have that size, as a share of ||W||_F. `per-layer`: multiplier x fraction x
     mean|W| of the layer's adapted weights; `per-module`: of the module's. Raises UserError for relative noise
@@ -49,7 +49,7 @@ def noise_scale(
         sigma = np.full(len(layout.modules), config.std)
     else:
         sigma = _sigma_of_means(layout, config, weights.mean_abs)
-    if layout.form == "both":
+    if layout.form == "both":  # else A has none of its own
         ends = tuple(part.stop for part in layout.tensors if part.matrix == "B")
         return PiecewiseConstant(ends, tuple(float(value) for value in sigma))
     return PiecewiseConstant(
@@ -74,7 +74,7 @@ def _sigma_of_means(layout: LoraLayout, config: NoiseConfig, mean_abs: Sequence[
 def _relative_sigma(
     layout: LoraLayout, config: NoiseConfig, frobenius: Sequence[float], init: InitConfig
 ) -> Sizes:
-    """One value for each module, that of its B in form `b`."""
+    """One value for each module, that of its B in forms `b` and `merged`."""
     if len(frobenius) != len(layout.modules):
         raise UserError(
             "evolution.noise.kind: relative needs the norms of the base weights, which this engine does not "
@@ -86,6 +86,8 @@ def _relative_sigma(
     target /= layout.scaling * np.sqrt(layout.rank * inputs * outputs)
     if layout.form == "b":
         return target * np.sqrt(inputs)
+    if layout.form == "merged":  # its A has entries of mean square 1
+        return target
     mean_square = sum(_mean_squares(layout, init))
     root = np.sqrt(mean_square**2 + 4 * target**2)
     # (root - mean_square) / 2, which would cancel for small targets
@@ -114,15 +116,23 @@ def sigma_of_b(layout: LoraLayout, sigma: PiecewiseConstant) -> Sizes:
     return _by_matrix(layout, sigma)[1]
 
 
+def member_change(layout: LoraLayout, sigma: PiecewiseConstant) -> float:
+    """Length of a member's change of all matrices together in form `merged`, in the root mean square."""
+    inputs, outputs = _shapes(layout)
+    return float(np.sqrt((_by_matrix(layout, sigma)[1] ** 2 * inputs * outputs).sum()))
+
+
 def initial_scale(layout: LoraLayout, config: InitConfig) -> PiecewiseConstant:
     """Standard deviation of the initial A and B: std x scale, or 0 if theta starts at zero.
 
-    In form `b`: 1 for A, whose rows are scaled to length 1 then, and 0 for B.
+    In form `b`: 1 for A, whose rows are scaled to length 1 then, and 0 for B. In `merged` 0: it has none.
     """
     std = 0.0 if config.mode == "population" else config.std * config.scale
     of = {"A": std, "B": 0.0 if config.b == "zeros" else std}
     if layout.form == "b":
         of = {"A": 1.0, "B": 0.0}
+    if layout.form == "merged":
+        of = {"A": 0.0, "B": 0.0}
     ends = tuple(part.stop for part in layout.tensors)
     return PiecewiseConstant(ends, tuple(of[part.matrix] for part in layout.tensors))
 
@@ -136,15 +146,17 @@ def unit_rows(layout: LoraLayout) -> tuple[tuple[int, int, int], ...]:
 
 def first_scale(layout: LoraLayout, config: InitConfig) -> PiecewiseConstant | None:
     """Sigma of generation 0 under `mode: population`: its members are independent random adapters."""
-    if layout.form == "b" or config.mode != "population":
+    if layout.form != "both" or config.mode != "population":
         return None
     return PiecewiseConstant((layout.size,), (config.std * config.scale,))
 
 
 def _mean_squares(layout: LoraLayout, init: InitConfig) -> tuple[Sizes, Sizes]:
-    """The mean squares of the initial A's and B's entries, each of shape [modules]."""
+    """The mean squares of A's and B's entries beside the noise of the other, each of shape [modules]."""
     if layout.form == "b":  # rows of length 1
         return 1.0 / _shapes(layout)[0], np.zeros(len(layout.modules))
+    if layout.form == "merged":
+        return np.ones(len(layout.modules)), np.zeros(len(layout.modules))
     of_a, of_b = _by_matrix(layout, initial_scale(layout, init))
     return of_a**2, of_b**2
 

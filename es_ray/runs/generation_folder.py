@@ -192,21 +192,22 @@ class Inputs:
 def write_state(
     folder: Path,
     generation: int,
-    state: State,
+    state: State | None,
     inputs: Inputs,
     base: Mapping[str, Any] | None,
     guard: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state after a generation's update, with what else resuming and replaying need.
 
-    state: as `Strategy.step` returned it; base: as GenerationFolder returns it; guard: its reference and
-    rollback, likewise, None in a run without one. Raises OSError.
+    state: as `Strategy.updated` returned it, None where advantages alone make it; base: as GenerationFolder
+    returns it; guard: its reference and rollback, likewise, None in a run without one. Raises OSError.
     """
-    save_file(dict(state), folder / STATE)
+    if state is not None:
+        save_file(dict(state), folder / STATE)
     description = {
         "format": FORMAT,
         "generation": generation,
-        "size": len(state[THETA]),
+        **({} if state is None else {"size": len(state[THETA])}),
         "mean_abs": list(inputs.mean_abs),
         "frobenius": list(inputs.frobenius),
         "dtype": inputs.dtype,

@@ -1,6 +1,5 @@
 """The metrics of a generation: what metrics.jsonl says of its members, its centre and its update."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.evaluation import CENTRE, Outcomes
-from es_ray.evolution.perturbation import Vector
 
 
 def population_metrics(rewards: NDArray[np.float64], outcomes: Outcomes) -> dict[str, Any]:
@@ -45,11 +43,3 @@ def best_above_mean(rewards: NDArray[np.float64], by_pairs: bool) -> float:
     best = int(rewards.argmax())
     same = rewards[best - best % 2 : best - best % 2 + 2] if by_pairs else rewards
     return float(rewards[best] - same.mean())
-
-
-def update_norm(before: Vector, after: Vector) -> float:
-    """Length of an update, in float64. before, after: the centre, shape [P]."""
-    # not np.linalg.norm: its sum depends on the number of BLAS threads; in pieces that stay in the cache
-    pieces = range(0, len(before), 1 << 16)
-    steps = (after[at : at + (1 << 16)].astype(np.float64) - before[at : at + (1 << 16)] for at in pieces)
-    return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))

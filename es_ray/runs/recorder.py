@@ -66,6 +66,7 @@ class Recorder:
         self._output = experiment.config.output
         self._exact_replay = engine_spec(experiment.config.engine.kind).exact_replay
         self._writer = AdapterWriter(experiment.layout, experiment.source.path, experiment.source.revision)
+        self._has_adapters = experiment.config.lora.form != "merged"  # else the state is the advantages
         self._old_form = old_form
         self._strategy = strategy
         self._inputs = inputs
@@ -113,14 +114,15 @@ class Recorder:
             examples=generation % self._output.populations_every == 0,
         )
         write_population(tmp, lines)
-        if generation % self._output.adapters_every == 0 or record.last:
+        if self._has_adapters and (generation % self._output.adapters_every == 0 or record.last):
             self._writer.write(
                 record.after[THETA], tmp / ADAPTER, centre_card(record.metrics, self._reproduce)
             )
             index = record.metrics["best_index"]
             best = self._strategy.perturbation.member(record.before[THETA], generation, index)
             self._writer.write(best, tmp / BEST, best_card(record.metrics, self._reproduce))
-        write_state(tmp, generation, record.after, self._inputs, record.base, record.guard)
+        state = record.after if self._has_adapters else None
+        write_state(tmp, generation, state, self._inputs, record.base, record.guard)
         record.metrics["seconds"]["record"] = round(time.perf_counter() - started, 4)
         line = append_json_line(
             self._run.metrics_file,

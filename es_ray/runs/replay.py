@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from es_ray.engines.registry import engine_spec
 from es_ray.errors import UserError
-from es_ray.evolution.perturbation import Vector
+from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.evolution.strategy import THETA, Strategy
 from es_ray.runs.run_dir import RunDir
 
@@ -29,21 +29,24 @@ def state_after(run: RunDir, strategy: Strategy, generation: int) -> Mapping[str
     state: Mapping[str, NDArray[Any]] = (
         run.generation_folder(start).state() if start >= 0 else strategy.initial()
     )
-    if updates:
+    if updates and not strategy.perturbation.fresh:  # a merged centre is its advantages
         _warn_unless_exact(run.path)
     for update in updates:
         if update.rollback is not None:
             state = strategy.rolled_back(state, centre_after(run, strategy, update.rollback))
             continue
-        noise_sum = strategy.perturbation.noise_sum(
-            update.generation, update.advantages, 0, strategy.perturbation.size
+        state = strategy.updated(
+            state, update.generation, update.advantages, partial(_noise_sum, strategy.perturbation, update)
         )
-        state = strategy.step(state, update.generation, noise_sum)
     return state
 
 
+def _noise_sum(perturbation: Perturbation, update: "Update") -> Vector:
+    return perturbation.noise_sum(update.generation, update.advantages, 0, perturbation.size)
+
+
 def centre_after(run: RunDir, strategy: Strategy, generation: int) -> Vector:
-    """The centre after that generation's update, shape [P]; see `state_after`."""
+    """The centre after that generation's update, shape [P], or a History; see `state_after`."""
     return state_after(run, strategy, generation)[THETA]
 
 

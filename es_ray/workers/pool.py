@@ -167,6 +167,12 @@ class Pool(ABC):
         shared = ({generation: theta, **others}, perturbation, batch)
         return [kl_of(sums) for sums in self._map(shared, calls, lambda call: None, lambda rows: None)]
 
+    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
+        """Of a merged centre, from one of the workers; see `Engine.drift`."""
+        calls = [Call("drift", [], "the drift of the centre")]
+        found: float = self._map((centre, perturbation), calls, lambda call: None, lambda rows: None)[0]
+        return found
+
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from es_ray.config import Config
 from es_ray.engines import create_engine
-from es_ray.engines.base import CENTRE, Completion, Row, Sampling, Variant
+from es_ray.engines.base import BASE, CENTRE, Completion, Row, Sampling, Variant
 from es_ray.evaluation import Answered, Sample, Shard, ShardOutcome
 from es_ray.evolution.draws import sample_seeds
 from es_ray.evolution.noise import Noise
@@ -94,12 +94,14 @@ class Worker:
                     score(number, completion)
             self._scorer.flush()
 
+        weights = self._engine.checksum()
+
         def outcome(scores: Mapping[int, Score]) -> ShardOutcome:
             answered: dict[tuple[Any, ...], list[Sample]] = {}
             for number, place in enumerate(places):
                 sample = self._sample(place, made[number], texts[number], scores[number])
                 answered.setdefault(place.who, []).append(sample)
-            return ShardOutcome.of(self.name, generation, answered)
+            return replace(ShardOutcome.of(self.name, generation, answered), weights=weights)
 
         return UnscoredShard(self, self._scorer.pending(), outcome)
 
@@ -115,10 +117,13 @@ class Worker:
         sigma_factor: float = 1.0,
     ) -> NDArray[np.float64]:
         """`kl_sums` of a candidate for prompts of a split; arguments as for `evaluate` and in KlPrompts."""
-        seeds = sample_seeds(perturbation.noise, generation, index, numbers, 1)[:, 0].tolist()
+        forward = perturbation.fresh
+        drawn = (0, BASE) if forward else (generation, index)  # the base model's samples are always the same
+        seeds = sample_seeds(perturbation.noise, *drawn, numbers, 1)[:, 0].tolist()
+        variant = Variant(index, generation, sigma_factor=sigma_factor)
         rows = [
             Row(
-                Variant(index, generation, sigma_factor=sigma_factor),
+                variant,
                 self._token_ids(split, number, batch.examples[split][number]),
                 Sampling(seed),
             )
@@ -126,7 +131,11 @@ class Worker:
         ]
         positions = getattr(self._experiment.source.architecture, "max_position_embeddings", None)
         theta, size = centres[generation], self._rows_at_once
-        return kl_sums(self._engine, theta, perturbation, rows, size, positions, self.on_rows)
+        return kl_sums(self._engine, theta, perturbation, rows, size, positions, self.on_rows, forward)
+
+    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
+        """`Engine.drift`."""
+        return self._engine.drift(centre, perturbation)
 
     @property
     def _rows_at_once(self) -> int:

@@ -25,6 +25,7 @@ from es_ray.engines.base import (
 from es_ray.engines.hf.cpu_dtype import multiplies_in
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
+from es_ray.engines.hf.merged_weights import MergedWeights
 from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.engines.weight_sums import abs_sum, square_sum
 from es_ray.errors import EvaluationError, RunError
@@ -69,7 +70,8 @@ class TransformersEngine(Engine):
         self.stop_ids = source.stop_ids()
         self._max_new_tokens = config.task.max_new_tokens
         names = [module.name for module in self._layout.modules]
-        weights = [self._model.get_submodule(name).weight for name in names]
+        layers = [self._model.get_submodule(name) for name in names]
+        weights = [layer.weight for layer in layers]
         self.info = EngineInfo(
             mean_abs=tuple(abs_sum(weight) / weight.numel() for weight in weights),
             frobenius=tuple(math.sqrt(square_sum(weight)) for weight in weights),
@@ -78,6 +80,7 @@ class TransformersEngine(Engine):
             dtype=str(model.dtype).removeprefix("torch."),
         )
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
+        self._merged = MergedWeights(layers, self._layout) if self._layout.form == "merged" else None
         if model.dtype == torch.bfloat16 and device == "cpu":
             _read_last_tokens_at_once(model)
 
@@ -91,20 +94,28 @@ class TransformersEngine(Engine):
         log_probs: bool = False,
         on_completion: OnCompletion | None = None,
     ) -> list[Completion]:
-        """Completions of the rows, in their order, as one batch."""
-        if not rows:
-            return []
-        with self._adapted(centres, perturbation, rows):
-            return decode(
-                self._model,
-                [row.prompt_ids for row in rows],
-                self.stop_ids,
-                self._max_new_tokens,
-                self._adapters,
-                samplings=[row.sampling for row in rows],
-                log_probs=log_probs,
-                on_completion=on_completion,
-            )
+        """Completions of the rows, in their order, as one batch; in form `merged` one for each centre."""
+        found: dict[int, Completion] = {}
+        for numbers in self._batches(centres, perturbation, rows):
+            asked = [rows[number] for number in numbers]
+
+            def report(row: int, completion: Completion, numbers: Sequence[int] = numbers) -> None:
+                assert on_completion is not None
+                on_completion(numbers[row], completion)
+
+            with self._adapted(centres, perturbation, asked):
+                completions = decode(
+                    self._model,
+                    [row.prompt_ids for row in asked],
+                    self.stop_ids,
+                    self._max_new_tokens,
+                    self._adapters,
+                    samplings=[row.sampling for row in asked],
+                    log_probs=log_probs,
+                    on_completion=None if on_completion is None else report,
+                )
+            found |= zip(numbers, completions, strict=True)
+        return [found[number] for number in range(len(rows))]
 
     @torch.inference_mode()
     def log_probs(
@@ -114,14 +125,29 @@ class TransformersEngine(Engine):
         rows: Sequence[Row],
         continuations: Sequence[Sequence[int]],
     ) -> list[NDArray[np.float32]]:
-        """Log-probabilities of given tokens after each row's prompt, as one batch."""
-        with self._adapted(centres, perturbation, rows):
-            prompts = [row.prompt_ids for row in rows]
-            return continuation_log_probs(self._model, prompts, continuations, self._adapters)
+        """Log-probabilities of given tokens after each row's prompt, in batches as `generate`."""
+        found: dict[int, NDArray[np.float32]] = {}
+        for numbers in self._batches(centres, perturbation, rows):
+            asked, given = [rows[number] for number in numbers], [continuations[number] for number in numbers]
+            with self._adapted(centres, perturbation, asked):
+                prompts = [row.prompt_ids for row in asked]
+                of_rows = continuation_log_probs(self._model, prompts, given, self._adapters)
+            found |= zip(numbers, of_rows, strict=True)
+        return [found[number] for number in range(len(rows))]
+
+    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
+        """See Engine."""
+        if self._merged is None:
+            return super().drift(centre, perturbation)
+        return float(f"{self._merged.drift(centre, perturbation):.6g}")
+
+    def checksum(self) -> int | None:
+        """See Engine."""
+        return None if self._merged is None else self._merged.checksum()
 
     def close(self) -> None:
         """Drop the model and restore the process's settings."""
-        del self._model, self._adapters
+        del self._model, self._adapters, self._merged
         self._restore_settings()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -129,6 +155,23 @@ class TransformersEngine(Engine):
     def _restore_settings(self) -> None:
         torch.set_num_threads(self._threads_before)
         torch.use_deterministic_algorithms(self._deterministic_before)
+
+    def _batches(
+        self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]
+    ) -> Iterator[list[int]]:
+        """The numbers of rows that the same weights answer, which the model has by then."""
+        if self._merged is None:
+            if rows:
+                yield list(range(len(rows)))
+            return
+        empty = np.zeros((0, 0))
+        by_history: dict[bytes, tuple[Any, list[int]]] = {}
+        for number, row in enumerate(rows):
+            history: Any = empty if row.variant.member == BASE else centres[row.variant.centre]
+            by_history.setdefault(history.tobytes(), (history, []))[1].append(number)
+        for history, numbers in sorted(by_history.values(), key=lambda each: len(each[0])):
+            self._merged.show(history, perturbation)
+            yield numbers
 
     @contextmanager
     def _adapted(
@@ -173,7 +216,8 @@ def variant_vectors(
     members: dict[tuple[int, int], list[int]] = {}  # by generation and centre: those are built together
     for number, variant in enumerate(variants):
         if variant.member == CENTRE:
-            vectors[number] = centres[variant.centre]
+            if not perturbation.fresh:  # whose centre is the model's weights
+                vectors[number] = centres[variant.centre]
         elif variant.member != BASE:
             members.setdefault((variant.generation, variant.centre), []).append(number)
     for (generation, centre), numbers in members.items():

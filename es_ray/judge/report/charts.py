@@ -18,6 +18,7 @@ LONG: Final = 600
 REWARD: Final = "reward (mean over prompts)"
 DISTANCES: Final = {
     "kl": ("KL", "KL to base (nats per token)"),
+    "kl_forward": ("KL", "KL of base to centre (nats per token)"),
     "drift": ("Drift", "drift, ‖ΔW‖ / ‖W‖ of the adapted matrices"),
 }
 """Keys of metrics.jsonl: how far a centre is from the base model."""

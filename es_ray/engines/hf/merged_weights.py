@@ -1,0 +1,104 @@
+"""A model's adapted weights under the updates of a merged centre (`es_ray.evolution.merged`).
+
+W = W_0 + D is rounded once, from the weights of the file and a sum of all changes D in float32: so updates
+far below half a unit in the last place of a bfloat16 weight add up, and base model and drift are at hand.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from es_ray.evolution.merged import History, Update, begins_with, directions, updates
+from es_ray.evolution.perturbation import Perturbation
+from es_ray.lora.layout import LoraLayout
+
+
+class MergedWeights:
+    """The weights of a model's adapted layers, at one history of updates or another.
+
+    layers: the linear layers, in the layout's order, whose weights are written in place.
+    """
+
+    def __init__(self, layers: Sequence[Any], layout: LoraLayout) -> None:
+        self._layers, self._layout = layers, layout
+        self._base: list[Tensor] = []
+        self._changes: list[Tensor] = []
+        self._history: History | None = None
+        self._perturbation: Perturbation | None = None
+        self._shows_base = True
+
+    @torch.inference_mode()
+    def show(self, history: History, perturbation: Perturbation) -> None:
+        """Give the layers the weights after these updates; what they have of them already is not repeated."""
+        if len(history) == 0:
+            self._show_base()
+            return
+        moved = self._move(history, perturbation)
+        if not moved and not self._shows_base:
+            return
+        for layer, base, change in zip(self._layers, self._base, self._changes, strict=True):
+            layer.weight.data.copy_(base.float().add_(change))
+        self._shows_base = False
+
+    def drift(self, history: History, perturbation: Perturbation) -> float:
+        """||D||_F / ||W_0||_F over all adapted matrices together."""
+        if len(history) == 0:
+            return 0.0
+        self._move(history, perturbation)
+        changes, bases = ([_square(each) for each in part] for part in (self._changes, self._base))
+        return math.sqrt(math.fsum(changes) / math.fsum(bases))
+
+    def checksum(self) -> int:
+        """Of the bits that the layers have now: equal weights have equal ones."""
+        total = 0
+        for number, layer in enumerate(self._layers, start=1):
+            weight = layer.weight.data
+            bits = weight.view(torch.int32 if weight.element_size() == 4 else torch.int16)
+            total += number * int(bits.sum(dtype=torch.int64))
+        return total % (1 << 61)
+
+    def _show_base(self) -> None:
+        if not self._shows_base:
+            for layer, base in zip(self._layers, self._base, strict=True):
+                layer.weight.data.copy_(base)
+        self._shows_base = True
+
+    def _move(self, history: History, perturbation: Perturbation) -> bool:
+        """Bring the changes to a history; returns whether they were those of another."""
+        known = self._history
+        if known is None or perturbation != self._perturbation or not begins_with(history, known):
+            self._begin()
+            known = history[:0]
+        elif len(known) == len(history):
+            return False
+        for update in updates(history, len(known)):
+            self._add(update, perturbation)
+        self._history, self._perturbation = history, perturbation
+        return True
+
+    def _begin(self) -> None:
+        if not self._base:  # the first update: until then the layers are the base model's
+            self._base = [layer.weight.data.clone() for layer in self._layers]
+            self._changes = [torch.zeros_like(base, dtype=torch.float32) for base in self._base]
+        for change in self._changes:
+            change.zero_()
+
+    def _add(self, update: Update, perturbation: Perturbation) -> None:
+        """D <- kept D + scaling * sum_d w_d B_d A_d over directions, as one product for each matrix."""
+        parts = iter(self._layout.tensors)
+        for change, a, b in zip(self._changes, parts, parts, strict=True):  # A and B in turns
+            of_a, weights = directions(perturbation, update, a.start, a.stop)
+            of_b, _ = directions(perturbation, update, b.start, b.stop)
+            rank, inputs = a.shape
+            wide = torch.from_numpy(of_a).to(change.device).view(-1, rank, inputs)
+            wide *= (self._layout.scaling * torch.from_numpy(weights)).to(change.device)[:, None, None]
+            tall = torch.from_numpy(of_b).to(change.device).view(-1, b.shape[0], rank)
+            tall = tall.transpose(0, 1).reshape(b.shape[0], -1)
+            change.addmm_(tall, wide.view(-1, inputs), beta=update.kept)
+
+
+def _square(values: Tensor) -> float:
+    return float(values.double().square().sum())
