@@ -134,13 +134,15 @@ def test_a_rollback_goes_back_to_earlier_weights(options, tmp_path):
     guard = ("--set", "guard.max_kl=1e-9", "--set", "guard.action=rollback", "--set", "evaluation.kl_every=1")
     in_process("run", *options, *guard, "--local", "--generations", 4, "--output", path)
     lines = json_lines(path / "metrics.jsonl")
-    assert [line.get("rollback") for line in lines] == [None, -1, None, -1]
-    assert lines[2]["drift"] == 0 and lines[1]["drift"] > 0
-    assert lines[2]["learning_rate"] == lines[0]["learning_rate"] / 2
-    first = evolved(path)
-    in_process("run", "--resume", "--output", path, "--generations", 5)
-    assert json_lines(path / "metrics.jsonl")[4]["drift"] == 0
-    assert {name: first[name] for name in first if name.startswith("generations/0003/population")}
+    assert lines[1]["rollback"] == -1
+    in_process("run", "--resume", "--output", path, "--generations", 6)
+    lines, times = json_lines(path / "metrics.jsonl"), 0
+    for generation, line in enumerate(lines):
+        if "rollback" in line and generation + 1 < len(lines):
+            times, after = times + 1, lines[generation + 1]
+            assert after["drift"] == lines[line["rollback"] + 1]["drift"] != line["drift"]
+            assert after["learning_rate"] == lines[0]["learning_rate"] / 2**times
+    assert times >= 2
 
 
 def test_evaluate_replays_any_generation(run, cli):

@@ -40,7 +40,7 @@ class MergedWeights:
         if not moved and not self._shows_base:
             return
         for layer, base, change in zip(self._layers, self._base, self._changes, strict=True):
-            layer.weight.data.copy_(base.float().add_(change))
+            layer.weight.data.copy_(base + change)  # the sum in float32
         self._shows_base = False
 
     def drift(self, history: History, perturbation: Perturbation) -> float:
