@@ -132,10 +132,7 @@ class Strategy:
 
     def update_norm(self, before: NDArray[Any], after: NDArray[Any]) -> float:
         """Length of an update, in float64. before, after: the centre, shape [P]."""
-        # not np.linalg.norm: its sum depends on the number of BLAS threads; in pieces that stay in the cache
-        pieces = range(0, len(before), _CHUNK)
-        steps = (after[at : at + _CHUNK].astype(np.float64) - before[at : at + _CHUNK] for at in pieces)
-        return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))
+        return distance(before, after)
 
     def step(self, state: State, generation: int, noise_sum: Vector) -> dict[str, NDArray[Any]]:
         """The state after a generation: theta_init + (1 - lambda) (theta - theta_init) + alpha * s * u.
@@ -212,3 +209,11 @@ class Strategy:
 def _kept(factor: Any) -> dict[str, NDArray[Any]]:
     """The learning rate's factor in a state; none before the first rollback."""
     return {} if factor is None else {LEARNING_RATE_FACTOR: np.asarray(factor, dtype=np.float64)}
+
+
+def distance(one: Vector, other: Vector) -> float:
+    """Length of the difference of two vectors, in float64."""
+    # not np.linalg.norm: its sum depends on the number of BLAS threads; in pieces that stay in the cache
+    pieces = range(0, len(one), _CHUNK)
+    steps = (other[at : at + _CHUNK].astype(np.float64) - one[at : at + _CHUNK] for at in pieces)
+    return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))

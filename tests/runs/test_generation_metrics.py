@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from es_ray.evaluation import CENTRE, Outcomes, Sample, ShardOutcome
-from es_ray.runs.generation_metrics import best_above_mean, centre_metrics, population_metrics, update_norm
+from es_ray.evolution.strategy import distance
+from es_ray.runs.generation_metrics import best_above_mean, centre_metrics, population_metrics
 
 
 def answered(index: int, split: str, *rewards: float) -> ShardOutcome:
@@ -53,4 +54,4 @@ def test_an_updates_length_is_that_in_float64(size):
     rng = np.random.default_rng(size)
     before, after = rng.normal(size=(2, size)).astype(np.float32)
     wanted = math.sqrt(math.fsum((float(b) - float(a)) ** 2 for a, b in zip(before, after, strict=True)))
-    assert update_norm(before, after) == pytest.approx(wanted, rel=1e-13)
+    assert distance(before, after) == pytest.approx(wanted, rel=1e-13)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from es_ray.evolution.merged import History, Update, begins_with, directions, updates
+from es_ray.evolution.merged import History, begins_with, updates
 from es_ray.evolution.perturbation import Perturbation
 from es_ray.lora.layout import LoraLayout
+from es_ray.lora.merged_changes import add_update
 
 
 class MergedWeights:
@@ -75,7 +76,9 @@ class MergedWeights:
         elif len(known) == len(history):
             return False
         for update in updates(history, len(known)):
-            self._add(update, perturbation)
+            parts = iter(self._layout.tensors)
+            for change, a, b in zip(self._changes, parts, parts, strict=True):  # A and B in turns
+                add_update(change, update, perturbation, a, b, self._layout.scaling)
         self._history, self._perturbation = history, perturbation
         return True
 
@@ -85,19 +88,6 @@ class MergedWeights:
             self._changes = [torch.zeros_like(base, dtype=torch.float32) for base in self._base]
         for change in self._changes:
             change.zero_()
-
-    def _add(self, update: Update, perturbation: Perturbation) -> None:
-        """D <- kept D + scaling * sum_d w_d B_d A_d over directions, as one product for each matrix."""
-        parts = iter(self._layout.tensors)
-        for change, a, b in zip(self._changes, parts, parts, strict=True):  # A and B in turns
-            of_a, weights = directions(perturbation, update, a.start, a.stop)
-            of_b, _ = directions(perturbation, update, b.start, b.stop)
-            rank, inputs = a.shape
-            wide = torch.from_numpy(of_a).to(change.device).view(-1, rank, inputs)
-            wide *= (self._layout.scaling * torch.from_numpy(weights)).to(change.device)[:, None, None]
-            tall = torch.from_numpy(of_b).to(change.device).view(-1, b.shape[0], rank)
-            tall = tall.transpose(0, 1).reshape(b.shape[0], -1)
-            change.addmm_(tall, wide.view(-1, inputs), beta=update.kept)
 
 
 def _square(values: Tensor) -> float:
