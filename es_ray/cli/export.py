@@ -15,6 +15,9 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="The whole model, with the adapter in its weights.")
     ] = False,
+    rank: Annotated[
+        int | None, typer.Option(help="Of a run of form merged: the nearest adapter of this rank.")
+    ] = None,
     generation: Annotated[
         int | None, typer.Option(help="The centre after this generation; default: the selected centre.")
     ] = None,
@@ -42,6 +45,7 @@ def export(
         best=best,
         last=last,
         merged=merged,
+        rank=rank,
         base=base,
         push_to_hub=push_to_hub,
         private=private,
@@ -51,6 +55,8 @@ def export(
         return
     what = "a PEFT adapter of" if done.agreement is None else "merged into"
     typer.echo(f"wrote {done.output}: {done.name}, {what} {done.base}")
+    if done.share is not None:
+        typer.echo(f"of rank {rank}: {done.share:.1%} of the norm of the run's updates")
     if done.generation < 0:
         typer.echo("note: the run selected its start: no update has changed this adapter (--last, --best)")
     if done.agreement is not None:

@@ -44,6 +44,11 @@ def member(
         raise UserError(f"--output {output}: exists and is not an empty folder")
     past = open_past_run(RunDir.open(run_dir), generation)
     past.check_weights()  # of another model's weights an adapter would make something else
+    if past.config.lora.form == "merged":
+        raise UserError(
+            f"{run_dir}: a run of lora.form merged has no adapters; es-ray export --generation {generation} "
+            f"{'' if index is None else f'--index {index} '}--merged writes the whole model"
+        )
     config = reevaluation_config(past.config, engine) if evaluate else None
     vector = past.centre() if index is None else past.member(index)
     name = "the centre after" if index is None else f"member {index} of"

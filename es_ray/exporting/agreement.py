@@ -1,21 +1,25 @@
 """Whether a merged model answers as base model and adapter do, measured on the files that were written.
 
-Base model with adapter (plain PEFT) answers some prompts greedily. Both models then read these answers, and
-so does the base model alone. What is compared is all logits that the answers' tokens are chosen by, by their
-root mean square distance. That of merged and adapter may be a tenth of that of base and adapter, so that a
-merge without the adapter, or with another scale, is found whatever the adapter's size. Besides, it may be
-what rounding explains: ROUNDING units in the last place of the logits' own size, in the dtype that the merged
-weights were rounded to. Tokens say less: where the likeliest one differs, the two were nearer in the
-adapter's logits than twice their greatest distance.
+Of a run of form `merged`, which has no adapter, the base model with the changes added in memory is in its
+place. Base model with adapter (plain PEFT) answers some prompts greedily. Both models then read these
+answers, and so does the base model alone. What is compared is all logits that the answers' tokens are
+chosen by, by their root mean square distance. That of merged and adapter may be a tenth of that of base
+and adapter, so that a merge without the adapter, or with another scale, is found whatever the adapter's
+size. Besides, it may be what rounding explains: ROUNDING units in the last place of the logits' own size,
+in the dtype that the merged weights were rounded to. Tokens say less: where the likeliest one differs,
+the two were nearer in the adapter's logits than twice their greatest distance.
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from es_ray.errors import RunError
+from es_ray.exporting.changes import WeightChange
 from es_ray.exporting.chosen import Chosen
 from es_ray.exporting.facts import test_results
 from es_ray.exporting.weights import weight_files
@@ -80,8 +84,12 @@ def recorded_prompts(chosen: Chosen) -> list[str]:
     return list(found)
 
 
-def agreement(chosen: Chosen, adapter: Path, merged: Path, dtype: str) -> Agreement:
+def agreement(
+    chosen: Chosen, adapter: Path | Mapping[str, WeightChange], merged: Path, dtype: str
+) -> Agreement:
     """Measure it; adapter, merged: the folders; dtype: what the merged weights were rounded to.
+
+    adapter: in form `merged` the changes instead.
 
     One model at a time is loaded. Raises RunError where a library cannot load one of them.
     """
@@ -94,11 +102,16 @@ def agreement(chosen: Chosen, adapter: Path, merged: Path, dtype: str) -> Agreem
     device, compute = _where(merged)
     new_tokens = min(NEW_TOKENS, chosen.past.config.task.max_new_tokens)
     with torch.inference_mode():
-        model = _adapted(source.path, source.revision, adapter, compute, device)
+        if isinstance(adapter, Path):
+            model = _adapted(source.path, source.revision, adapter, compute, device)
+            without = model.disable_adapter
+        else:
+            model = _loaded(source.path, source.revision, compute, device)
+            without = partial(_without, model, _changed(model, adapter))
         answered = [_greedy(model, ids, new_tokens, source.stop_ids()) for ids in asked]
         pairs = list(zip(asked, answered, strict=True))
         wanted = _logits(model, pairs)
-        with model.disable_adapter():
+        with without():
             base = _logits(model, pairs)
         del model
         gc.collect()
@@ -150,6 +163,27 @@ def _adapted(path: str, revision: str | None, adapter: Path, dtype: Any, device:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # what it calls in transformers will be renamed there
         return PeftModel.from_pretrained(base, adapter).to(device).eval()
+
+
+def _changed(model: Any, changes: Mapping[str, WeightChange]) -> dict[str, Any]:
+    """Add changes to a model's weights; returns these as they were, by the module's name."""
+    before = {}
+    for name, change in changes.items():
+        weight = model.get_submodule(name).weight
+        before[name] = weight.clone()
+        weight += (change.scaling * change.product()).to(weight.device, weight.dtype)
+    return before
+
+
+@contextmanager
+def _without(model: Any, before: Mapping[str, Any]) -> Iterator[None]:
+    """The model with the weights of before the changes."""
+    after = {name: model.get_submodule(name).weight.clone() for name in before}
+    for weights in (before, after):
+        for name, weight in weights.items():
+            model.get_submodule(name).weight.copy_(weight)
+        if weights is before:
+            yield
 
 
 def _greedy(model: Any, ids: Sequence[int], new_tokens: int, stop_ids: frozenset[int]) -> list[int]:

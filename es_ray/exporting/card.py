@@ -31,7 +31,7 @@ class Card:
 
     base: the base model's name elsewhere; on_hub: whether it is one on the hub; merged: whether the adapter
     is in the weights; agreement: what was checked then, as a sentence; dtype: of the weights, or of the
-    recorded answers.
+    recorded answers; rank, share: of the adapter nearest to the updates of form `merged`, as `Exported`.
     """
 
     chosen: Chosen
@@ -41,6 +41,8 @@ class Card:
     merged: bool
     dtype: str
     agreement: str | None = None
+    rank: int | None = None
+    share: float | None = None
 
     def text(self) -> str:
         """The whole file."""
@@ -73,27 +75,50 @@ class Card:
     def _head(self) -> str:
         config, past = self.chosen.past.config, self.chosen.past
         task = without_folders(config.task.name)
+        full = config.lora.form == "merged"
         what = "with an adapter merged into its weights" if self.merged else "as a PEFT adapter"
+        if full and self.merged:
+            what = "with updates of its weights"
+        through = (
+            "whose updates go into the weights (arXiv 2511.16652)"
+            if full
+            else "through LoRA (arXiv 2509.24372)"
+        )
         notes = [f"It is {self.chosen.name}: {self.chosen.why}."]
         if self.chosen.note is not None:
             notes.append(f"It was rebuilt from the run's seed and recorded advantages; {self.chosen.note}.")
         if self.agreement is not None:
-            notes.append(f"Checked against base model and adapter: {self.agreement}.")
+            against = "base model and updates" if full else "base model and adapter"
+            notes.append(f"Checked against {against}: {self.agreement}.")
+        if self.share is not None:
+            notes.append(
+                f"Of the norm of the run's updates, which have a higher rank, an adapter of rank {self.rank} "
+                f"has {self.share:.1%}: figures and samples are those of the whole model, not its own."
+            )
         if config.lora.form == "b" and not self.merged:
             notes.append(ONLY_B.strip())
         rows = [f"| {split} | {name} | {digest} |" for split, name, digest in _data(past)]
         return (
             f"\n# {self.base}, evolved for {short_name(task)}\n\n"
-            f"{self.base}, {what}, evolved with es-ray: Evolution Strategies through LoRA "
-            f"(arXiv 2509.24372), without gradients, from rewards of its answers alone. "
+            f"{self.base}, {what}, evolved with es-ray: Evolution Strategies {through}, "
+            f"without gradients, from rewards of its answers alone. "
             f"{' '.join(notes)}\n\n"
             f"- Base model: {_code(self.base)}{self._where(past)}\n"
             f"- Task (reward): {_code(str(task))}\n"
-            f"- Adapter: rank {config.lora.rank}, alpha {config.lora.alpha:g}, "
-            f"{len(past.experiment.layout.modules)} matrices, {past.experiment.layout.size:,} entries\n"
+            f"- {self._evolved()}\n"
             f"- {config.evolution.population} members in each of {len(past.run.complete_generations())} "
             "generations\n\n"
             "| data | | SHA-256 of the examples |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
+        )
+
+    def _evolved(self) -> str:
+        lora, layout = self.chosen.past.config.lora, self.chosen.past.experiment.layout
+        matrices = f"{len(layout.modules)} matrices"
+        if lora.form != "merged":
+            return f"Adapter: rank {lora.rank}, alpha {lora.alpha:g}, {matrices}, {layout.size:,} entries"
+        changes = f"{matrices}, evolved by members' changes of rank {lora.rank}"
+        return (
+            f"Weights: {changes}" if self.rank is None else f"Adapter: rank {self.rank}, nearest to {changes}"
         )
 
     def _where(self, past: Any) -> str:
@@ -153,9 +178,8 @@ class Card:
         )
 
     def _adapter_loading(self) -> str:
-        rank = next(
-            (each for each in VLLM_RANKS if each >= self.chosen.past.config.lora.rank), VLLM_RANKS[-1]
-        )
+        own = self.rank or self.chosen.past.config.lora.rank
+        rank = next((each for each in VLLM_RANKS if each >= own), VLLM_RANKS[-1])
         base = json.dumps(self.base)
         return (
             "```python\nfrom peft import PeftModel\n"

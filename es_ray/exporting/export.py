@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from es_ray.errors import RunError, UserError
 from es_ray.exporting import hub
 from es_ray.exporting.agreement import Agreement, agreement
 from es_ray.exporting.card import Card
+from es_ray.exporting.changes import nearest_adapter, weight_changes
 from es_ray.exporting.chosen import Chosen, choose
 from es_ray.exporting.facts import facts
 from es_ray.exporting.weights import INDEX, weight_files, write_merged
@@ -34,7 +35,8 @@ CARD: Final = "README.md"
 class Exported:
     """What was written. output: the folder; name: of the adapter, for people; generation (-1: the start),
     index: as `Chosen` has them; base: the base model; agreement: of a merged model with base model and
-    adapter; url: where it was pushed to.
+    adapter; url: where it was pushed to; share: of the norm of form `merged`'s changes, what an adapter of
+    the rank that was asked for has.
     """
 
     output: Path
@@ -44,6 +46,7 @@ class Exported:
     base: str
     agreement: Agreement | None = None
     url: str | None = None
+    share: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -55,6 +58,7 @@ class Exported:
             "merged": self.agreement is not None,
             "check": None if self.agreement is None else self.agreement.as_json(),
             "url": self.url,
+            "share": self.share,
         }
 
 
@@ -68,6 +72,7 @@ def export(
     best: bool = False,
     last: bool = False,
     merged: bool = False,
+    rank: int | None = None,
     base: str | None = None,
     push_to_hub: str | None = None,
     private: bool = False,
@@ -77,7 +82,8 @@ def export(
     output: a new or empty folder, which appears complete or not at all. By default the run's selected centre;
     else the centre after a generation, or with index a member of it; best: the best member; last: the last
     centre. merged: W + alpha / r * B A, computed in float32 and rounded to the dtype of W, in files as the
-    base model has them; base model with adapter and merged model must then answer alike. base: the base
+    base model has them; base model with adapter and merged model must then answer alike. rank: of a run of
+    form `merged`, the nearest adapter of that rank instead of the whole model. base: the base
     model's name on the hub, where the run's was a folder; push_to_hub: a repository's name; private: for a
     new one. Raises UserError for bad input, before anything is written; RunError where a check or an upload
     fails.
@@ -87,6 +93,7 @@ def export(
     if private and push_to_hub is None:
         raise UserError("--private: has no effect without --push-to-hub")
     chosen = choose(run, generation, index, best, last)
+    _check_form(chosen, merged, rank)
     source = chosen.past.experiment.source
     is_folder = Path(source.path).is_dir()
     if push_to_hub is not None:
@@ -108,17 +115,33 @@ def export(
         if merged
         else chosen.past.run.generation_folder(chosen.past.generation).dtype or "float32",
     )
-    writer = AdapterWriter(chosen.past.experiment.layout, known, None if base else source.revision)
-    found = None
+    layout, revision = chosen.past.experiment.layout, None if base else source.revision
+    found = share = None
     with writing(folder), _complete_or_not_at_all(folder) as tmp:
         if merged:
             found = _write_merged(chosen, tmp)
             card = Card(**{**vars(card), "agreement": str(found)})
+        elif rank is not None:
+            nearest = nearest_adapter(weight_changes(chosen), layout, rank)
+            share, card = nearest.share, replace(card, rank=rank, share=nearest.share)
+            AdapterWriter(nearest.layout, known, revision).write(nearest.vector, tmp, "")
         else:
-            writer.write(chosen.vector(), tmp, "")
+            AdapterWriter(layout, known, revision).write(chosen.vector(), tmp, "")
         (tmp / CARD).write_text(card.text(), encoding="utf-8")
     url = None if push_to_hub is None else hub.push(folder, push_to_hub, private)
-    return Exported(folder, chosen.name, chosen.generation, chosen.index, card.base, found, url)
+    return Exported(folder, chosen.name, chosen.generation, chosen.index, card.base, found, url, share)
+
+
+def _check_form(chosen: Chosen, merged: bool, rank: int | None) -> None:
+    """Raise UserError for what a run of its form of adapter does not have."""
+    path, form = chosen.past.run.path, chosen.past.config.lora.form
+    if form == "merged" and merged == (rank is not None):
+        raise UserError(
+            f"{path}: a run of lora.form merged has no adapter; --merged writes the whole model, --rank K "
+            "the nearest adapter of that rank: one of the two is needed"
+        )
+    if form != "merged" and rank is not None:
+        raise UserError(f"--rank {rank}: is for runs of lora.form merged; this one has adapters of its own")
 
 
 def _check_output(folder: Path) -> None:
@@ -140,18 +163,22 @@ def _write_merged(chosen: Chosen, folder: Path) -> Agreement:
     """The merged model into an empty folder; raises RunError if it does not answer as the adapter does."""
     import torch
 
-    source, layout, vector = chosen.past.experiment.source, chosen.past.experiment.layout, chosen.vector()
+    source, layout = chosen.past.experiment.source, chosen.past.experiment.layout
+    changes = weight_changes(chosen)
     origin = _files_of(source)
     files = weight_files(origin)
-    dtypes = write_merged(files, folder, layout.matrices(vector), layout.scaling)
+    dtypes = write_merged(files, folder, changes)
     for pattern in BESIDE_WEIGHTS:
         for file in origin.glob(pattern):
             if file.is_file() and (file.name == INDEX or not file.name.endswith(".index.json")):
                 shutil.copyfile(file, folder / file.name)
-    with tempfile.TemporaryDirectory() as adapter:
-        AdapterWriter(layout, source.path, source.revision).write(vector, Path(adapter), "")
-        coarsest = max(dtypes, key=lambda name: torch.finfo(getattr(torch, name)).eps)
-        found = agreement(chosen, Path(adapter), folder, coarsest)
+    coarsest = max(dtypes, key=lambda name: torch.finfo(getattr(torch, name)).eps)
+    if layout.form == "merged":
+        found = agreement(chosen, changes, folder, coarsest)
+    else:
+        with tempfile.TemporaryDirectory() as adapter:
+            AdapterWriter(layout, source.path, source.revision).write(chosen.vector(), Path(adapter), "")
+            found = agreement(chosen, Path(adapter), folder, coarsest)
     if not found.alike:
         raise RunError(
             f"--merged: the merged model does not answer as the adapter does: {found}; not written"

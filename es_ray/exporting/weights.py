@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from es_ray.errors import UserError
+from es_ray.exporting.changes import WeightChange
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -37,25 +38,22 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def write_merged(
-    files: list[Path], output: Path, matrices: Mapping[str, tuple[Any, Any]], scaling: float
-) -> set[str]:
-    """Write files of the same names into a folder, in which W has become W + scaling * B A.
+def write_merged(files: list[Path], output: Path, changes: Mapping[str, WeightChange]) -> set[str]:
+    """Write files of the same names into a folder, in which weights are changed.
 
-    matrices: NumPy (A [r, in], B [out, r]) by the name of the module, in float32. The sum is computed in
-    float32 and rounded once, to the dtype of W. Raises UserError, before it writes, unless the files have
-    each of the weights in the right shape and a dtype of DTYPES; OSError. Returns the dtypes of the weights.
+    changes: by the name of the module. The sum is computed in float32 and rounded once, to the dtype of W.
+    Raises UserError, before it writes, unless the files have each of the weights in the right shape and a
+    dtype of DTYPES; OSError. Returns the dtypes of the weights.
     """
     headers = {file: _header(file) for file in files}
-    places = _places(headers, matrices)
+    places = _places(headers, changes)
     for file in files:
         shutil.copyfile(file, output / file.name)
         here = {tensor: module for tensor, (where, module) in places.items() if where == file}
         with (output / file.name).open("r+b") as opened:
             data, entries = headers[file]
             for tensor, module in here.items():
-                a, b = matrices[module]
-                _add(opened, data, entries[tensor], a, b, scaling)
+                _add(opened, data, entries[tensor], changes[module])
     return {DTYPES[headers[file][1][tensor]["dtype"]] for tensor, (file, _) in places.items()}
 
 
@@ -74,12 +72,12 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _places(
-    headers: Mapping[Path, tuple[int, dict[str, Any]]], matrices: Mapping[str, tuple[Any, Any]]
+    headers: Mapping[Path, tuple[int, dict[str, Any]]], changes: Mapping[str, WeightChange]
 ) -> dict[str, tuple[Path, str]]:
     """The file and the module of each tensor to change; raises UserError for what cannot be changed."""
     files = {tensor: file for file, (_, entries) in headers.items() for tensor in entries}
     found: dict[str, tuple[Path, str]] = {}
-    for module, (a, b) in matrices.items():
+    for module, change in changes.items():
         # files of a model without its head lack the first part of the name
         names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
         tensor = next((name for name in names if name in files), None)
@@ -94,25 +92,23 @@ def _places(
                 f"--merged: {tensor} is of dtype {entry['dtype']}; an adapter can be added to "
                 f"{', '.join(DTYPES)} only; export the adapter instead"
             )
-        if entry["shape"] != [b.shape[0], a.shape[1]]:
+        if entry["shape"] != [*change.shape]:
             raise UserError(
-                f"--merged: {tensor} has the shape {entry['shape']}, the adapter is for "
-                f"{[b.shape[0], a.shape[1]]}"
+                f"--merged: {tensor} has the shape {entry['shape']}, the adapter is for {[*change.shape]}"
             )
         found[tensor] = (files[tensor], module)
     return found
 
 
-def _add(file: BinaryIO, data: int, entry: Mapping[str, Any], a: Any, b: Any, scaling: float) -> None:
-    """Add scaling * B A to one tensor of an open file; data: where the tensors' bytes begin."""
+def _add(file: BinaryIO, data: int, entry: Mapping[str, Any], change: WeightChange) -> None:
+    """Add a change to one tensor of an open file; data: where the tensors' bytes begin."""
     import torch
 
     start, stop = entry["data_offsets"]
     file.seek(data + start)
     dtype = getattr(torch, DTYPES[entry["dtype"]])
     weight = torch.frombuffer(bytearray(file.read(stop - start)), dtype=dtype).view(*entry["shape"])
-    change = torch.from_numpy(b.copy()) @ torch.from_numpy(a.copy())
     wide = torch.promote_types(dtype, torch.float32)
-    merged = (weight.to(wide) + scaling * change.to(wide)).to(dtype)
+    merged = (weight.to(wide) + change.scaling * change.product().to(wide)).to(dtype)
     file.seek(data + start)
     file.write(merged.view(torch.uint8).numpy().tobytes())
