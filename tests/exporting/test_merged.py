@@ -126,9 +126,12 @@ def test_a_failed_check_ends_with_1_and_leaves_no_folder(evolved, tmp_path, cli,
     from es_ray.exporting import export
 
     whole = export.write_merged
-    monkeypatch.setattr(
-        export, "write_merged", lambda files, out, m, scaling: whole(files, out, m, scaling / 2)
-    )
+
+    def half(files, out, changes):
+        halves = {name: each._replace(scaling=each.scaling / 2) for name, each in changes.items()}
+        return whole(files, out, halves)
+
+    monkeypatch.setattr(export, "write_merged", half)
     ended = cli("export", evolved.run, "--output", tmp_path / "m", "--merged", "--last")
     assert ended.code == 1
     assert "does not answer as the adapter does" in ended.err
@@ -183,6 +186,7 @@ def test_merging_needs_memory_for_one_matrix_not_for_the_files(tmp_path):
     """By Python's own allocator, which gives the bytes that are read: torch's are those of one matrix."""
     import tracemalloc
 
+    from es_ray.exporting.changes import WeightChange
     from es_ray.exporting.weights import write_merged
 
     base = small_model(
@@ -190,9 +194,9 @@ def test_merging_needs_memory_for_one_matrix_not_for_the_files(tmp_path):
     )
     file, name = base / "model.safetensors", "model.layers.7.mlp.up_proj"
     (tmp_path / "out").mkdir()
-    a, b = np.ones((1, 128), np.float32), np.ones((256, 1), np.float32)
+    change = WeightChange((256, 128), lambda: torch.ones(256, 128), 0.5)
     tracemalloc.start()
-    write_merged([file], tmp_path / "out", {name: (a, b)}, 0.5)
+    write_merged([file], tmp_path / "out", {name: change})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert file.stat().st_size > 4_000_000
