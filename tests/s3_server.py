@@ -7,6 +7,7 @@ Path-style requests of one region, without checking signatures: objects put, got
 
 import contextlib
 import hashlib
+import signal
 import socket
 import subprocess
 import sys
@@ -168,6 +169,15 @@ class S3:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def pause(self) -> None:
+        """Take connections, and answer none, until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def names(self, prefix: str) -> set[str]:
         """The names of the objects below bucket/prefix."""

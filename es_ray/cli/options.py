@@ -9,15 +9,15 @@ from es_ray.config import preset_names
 from es_ray.engines.registry import ENGINES
 
 
-def run_folder(given: str) -> Path:
-    """A run's folder on this machine; that of a URL is fetched. Raises UserError."""
+def run_folder(given: str, resume: bool = False) -> Path:
+    """A run's folder on this machine; that of a URL is fetched, as `fetch` says. Raises UserError."""
     from es_ray.runs.remote_store import is_remote
 
     if not is_remote(given):
         return Path(given)
     from es_ray.runs.remote_fetch import fetch
 
-    return fetch(given)
+    return fetch(given, resume)
 
 
 RunDirectory = Annotated[

@@ -108,7 +108,7 @@ def _folder_to_resume(config: Path | None, output: str | None, sets: list[str]) 
             given = item.partition("=")[2]
     if given is None:
         raise UserError("--resume: which run? Give its folder with --output")
-    folder = run_folder(given)
+    folder = run_folder(given, resume=True)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"--resume: {folder} is not a run directory (it has no config.yaml)")
     return folder

@@ -256,7 +256,7 @@ def _change(figure: Figure) -> str:
 
 
 def _value(value: Any) -> str:
-    return json.dumps(without_folders(value), ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _code(text: str) -> str:

@@ -25,9 +25,12 @@ from es_ray.runs.atomic_io import sync_tree, writing
 from es_ray.runs.run_dir import RunDir
 
 BESIDE_WEIGHTS: Final = (
-    "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "vocab.*", "LICENSE*", "LICENCE*", "NOTICE*",
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tekken.json",
+    "vocab.*", "merges.txt", "*.model", "*.tiktoken", "chat_template.jinja", "chat_template.json",
+    "LICENSE*", "LICENCE*", "NOTICE*", INDEX,
 )  # fmt: skip
-"""What else a model's folder has that belongs to the model; an index of other weights is left out."""
+"""What else of a model's folder belongs to the model: names that are known, as anything may lie there."""
 CARD: Final = "README.md"
 
 
@@ -92,6 +95,8 @@ def export(
     _check_output(folder)
     if private and push_to_hub is None:
         raise UserError("--private: has no effect without --push-to-hub")
+    if base is not None:
+        hub.check_base(base)
     chosen = choose(run, generation, index, best, last)
     _check_form(chosen, merged, rank)
     source = chosen.past.experiment.source
@@ -146,6 +151,11 @@ def _check_form(chosen: Chosen, merged: bool, rank: int | None) -> None:
 
 def _check_output(folder: Path) -> None:
     """Raise UserError unless it is a new or empty folder in one that can be written."""
+    if folder.is_symlink() or os.path.ismount(folder):
+        what = "a link" if folder.is_symlink() else "a mount point"
+        raise UserError(
+            f"--output {folder}: is {what}, which no finished folder can replace; name a new folder"
+        )
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output {folder}: exists and is not an empty folder")
     above = next(each for each in folder.absolute().parents if os.path.lexists(each))
@@ -167,10 +177,11 @@ def _write_merged(chosen: Chosen, folder: Path) -> Agreement:
     changes = weight_changes(chosen)
     origin = _files_of(source)
     files = weight_files(origin)
+    chosen.past.check_files(origin)  # only now all files are here, and a name on the hub may have new ones
     dtypes = write_merged(files, folder, changes)
     for pattern in BESIDE_WEIGHTS:
         for file in origin.glob(pattern):
-            if file.is_file() and (file.name == INDEX or not file.name.endswith(".index.json")):
+            if file.is_file():
                 shutil.copyfile(file, folder / file.name)
     coarsest = max(dtypes, key=lambda name: torch.finfo(getattr(torch, name)).eps)
     if layout.form == "merged":

@@ -90,8 +90,10 @@ def _result(results: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any] | N
     selected = results.get("selected")
     if selected is not None and selected["generation"] == chosen.generation:
         return selected
-    last = chosen.past.run.complete_generations()[-1]
-    return results["centre"] if chosen.generation == last else None
+    centre = results["centre"]
+    # files of earlier versions do not say it; a run that goes on may still have those of an earlier end
+    of_centre = centre.get("generation", chosen.past.run.complete_generations()[-1])
+    return centre if chosen.generation == of_centre else None
 
 
 def _difference(

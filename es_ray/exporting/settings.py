@@ -1,6 +1,6 @@
 """A run's settings for people elsewhere: those that are not the defaults, and the command that repeats it.
 
-Folders of the machine that the run was on are left out; what they contain is named.
+Folders of the machine that the run was on are left out; what they contain is named. Secrets are masked.
 """
 
 import re
@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from es_ray.config import BUNDLED, Config, load
+from es_ray.config.secrets import masked_tree
 from es_ray.config.tree import flat
 
 FLAGS: Final = {
@@ -25,6 +26,14 @@ FLAGS: Final = {
 """Keys that have an option of their own."""
 ELSEWHERE: Final = ("cluster.", "output.", "tracking.")
 """Sections that say where a run computes and writes, not what it is."""
+PATHS: Final = (
+    "model.path", "task.name", "task.train", "task.test", "task.validation", "engine.kind",
+    "evolution.optimizer",
+)  # fmt: skip
+"""Keys whose values may be paths."""
+OPTIONS: Final = "task.options."
+"""Keys of which that is not known: a value is taken for a path if it has nothing that paths seldom have."""
+_NO_PATH: Final = re.compile(r"[\s\\^$*+?()\[\]{}|]")
 _FOLDERS: Final = re.compile(r"^(?:~|file://)?/.*/(?=[^/])")
 
 
@@ -36,19 +45,30 @@ def without_folders(value: Any) -> Any:
     """
     if isinstance(value, str):
         return _FOLDERS.sub("", value)
-    if isinstance(value, list):
-        return [without_folders(each) for each in value]
     return value
 
 
+def _without_folders(key: str, value: Any) -> Any:
+    """The value of a key, without folders if it is a path."""
+    if key.startswith(OPTIONS) and isinstance(value, list):
+        return [_without_folders(key, each) for each in value]
+    is_option = key.startswith(OPTIONS) and isinstance(value, str) and not _NO_PATH.search(value)
+    return without_folders(value) if is_option or key in PATHS else value
+
+
 def changed_settings(config: Config) -> dict[str, Any]:
-    """A run's values by dotted key, where they are not what `es-ray run` with its model takes."""
+    """A run's values by dotted key, where they are not what `es-ray run` with its model takes.
+
+    As others may see them: without folders and secrets.
+    """
     defaults = flat(load(flags={"model.path": config.model.path}).model_dump())
-    return {
-        key: value
+    changed = {
+        key: _without_folders(key, value)
         for key, value in flat(config.model_dump()).items()
         if value != defaults.get(key) and value != {} and not key.startswith(ELSEWHERE)
     }
+    found: dict[str, Any] = masked_tree(changed)
+    return found
 
 
 def repeat_command(config: Config, base: str) -> list[str]:
@@ -61,9 +81,9 @@ def repeat_command(config: Config, base: str) -> list[str]:
         if key == "model.path":
             continue
         if key in FLAGS and value is not None:
-            words += [FLAGS[key], str(without_folders(value))]
+            words += [FLAGS[key], str(value)]
         else:
-            words += ["--set", f"{key}={_as_yaml(without_folders(value))}"]
+            words += ["--set", f"{key}={_as_yaml(value)}"]
     return words
 
 

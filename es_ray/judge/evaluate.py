@@ -77,6 +77,9 @@ class SideBySide:
     ) -> dict[str, dict[str, Any]]:
         """By name: reward, the task's metrics, examples; of members generation and index, as of the best one.
 
+        Centres have a generation, the one after which they came about; not in runs without a selected centre,
+        as those of 0.1.0 are.
+
         batch: has the split's examples. on_progress: called with the completions of all of them.
         """
         asked = dict.fromkeys(self.weights.values())  # the selected centre may be the last one
@@ -94,7 +97,7 @@ class SideBySide:
         for name, each in self.weights.items():
             which = each.member, split, self._own(each)
             found[name] = outcomes.summary(*which) | {"examples": outcomes.examples(*which)}
-            if name == "selected":
+            if name == "selected" or (name == "centre" and "selected" in self.weights):
                 found[name]["generation"] = each.generation - 1
             elif each.member >= 0:
                 found[name] |= {"generation": each.generation, "index": each.member}

@@ -1,7 +1,9 @@
 """A past run, from which any member and centre can be rebuilt without loading weights."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo, same_weights
@@ -12,6 +14,7 @@ from es_ray.experiment import Experiment
 from es_ray.imports import short_name
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.models import ModelSource
+from es_ray.models.files import weight_digests
 from es_ray.runs.cards import how_to_load
 from es_ray.runs.replay import centre_after, has_exact_replay, missing_updates
 from es_ray.runs.run_dir import RunDir
@@ -51,6 +54,15 @@ class PastRun:
         """
         check_weights(self.run, self.generation, self.experiment.source, info)
 
+    def check_files(self, folder: Path) -> None:
+        """Raise RunError unless a model's folder has the weights that were evolved, by its files alone.
+
+        Where no digests were recorded, as the files were not on the driver's machine, any folder passes.
+        """
+        both = _check_digests(self.run, self.generation, weight_digests(folder))
+        if not both and self.run.generation_folder(self.generation).weights:
+            raise RunError(f"{self.run.path} was started on other weight files than {folder} has")
+
     def rebuilt_note(self, index: int | None) -> str | None:
         """How a member, or the centre (None), differs from the engine's own; None where it does not."""
         if has_exact_replay(self.run):
@@ -80,11 +92,8 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, info: Engin
     Compares digests of the files that both have or, without any, mean|W| and ||W||_F if both have them.
     info: what an engine reports of itself; None where none has loaded the weights.
     """
-    recorded, digests = run.generation_folder(generation), source.weight_digests
-    both = sorted(recorded.weights.keys() & digests.keys())
-    other = [name for name in both if recorded.weights[name] != digests[name]]
-    if other:
-        raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
+    recorded = run.generation_folder(generation)
+    both = _check_digests(run, generation, source.weight_digests)
     if info is not None and recorded.dtype not in (None, info.dtype):
         log.warning(
             "%s was made in %s, and this is %s: bytes may differ", run.path, recorded.dtype, info.dtype
@@ -95,6 +104,16 @@ def check_weights(run: RunDir, generation: int, source: ModelSource, info: Engin
         raise RunError(f"{run.path} was started on a model with other weights: mean|W| differs")
     if recorded.frobenius and info.frobenius and not same_weights(recorded.frobenius, info.frobenius):
         raise RunError(f"{run.path} was started on a model with other weights: ||W||_F differs")
+
+
+def _check_digests(run: RunDir, generation: int, digests: Mapping[str, str]) -> list[str]:
+    """The weight files that both have, by name; raises RunError if one of them differs."""
+    recorded = run.generation_folder(generation).weights
+    both = sorted(recorded.keys() & digests.keys())
+    other = [name for name in both if recorded[name] != digests[name]]
+    if other:
+        raise RunError(f"{run.path} was started on a model with other weights: {other[0]} differs")
+    return both
 
 
 def open_past_run(run: RunDir, generation: int | None) -> PastRun:

@@ -1,8 +1,8 @@
 """Copies a run's folder to a store behind the loop, so that the run outlives its machine.
 
-A pass copies what is new or has changed, and removes there what was removed here. What a run is resumed from
-is ordered: the files of generations first, then metrics.jsonl and its like, then each generation's DONE. So
-whatever moment a machine is lost at, the store has a run that can be resumed.
+A pass copies what is new or has changed, and removes there what the run has removed here. What a run is
+resumed from is ordered: the files of generations first, then metrics.jsonl and its like, then each
+generation's DONE. So whatever moment a machine is lost at, the store has a run that can be resumed.
 """
 
 import json
@@ -12,27 +12,37 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from es_ray.errors import RunError
+from es_ray.runs import metrics_file
 from es_ray.runs.generation_folder import DONE
 from es_ray.runs.lock import LOCK
-from es_ray.runs.remote_store import RemoteStore, reaching, reason, remember, sizes
+from es_ray.runs.remote_names import (
+    CONFIG,
+    METRICS,
+    OWNER,
+    complete,
+    generation_of,
+    in_order,
+    number,
+    removable,
+)
+from es_ray.runs.remote_sides import check_not_behind, complete_in, differing
+from es_ray.runs.remote_store import RemoteStore, at_once, reaching, reason, remember
 
 log = logging.getLogger(__name__)
 
-OWNER: Final = "owner.json"
-"""Says in the store which driver copies there: a later one takes over, and the earlier one stops."""
 LOOK_EVERY: Final = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between attempts while the store fails, doubled each time."""
 REPORT_EVERY: Final = 60.0
 LAST_ATTEMPTS: Final = 20.0
-"""Seconds in which a run that failed or was stopped still tries to copy what it has."""
+"""Seconds without progress after which a run that failed or was stopped gives up copying what it has."""
 
 Stamp = tuple[int, int]
 """Size and time of change of a file, in nanoseconds."""
@@ -41,53 +51,77 @@ Stamp = tuple[int, int]
 class RemoteCopy:
     """Copies while it is entered; on leaving it waits until everything is there.
 
-    known: names in the store with their sizes, of which those that are the same here are not copied again.
+    Raises UserError on entering if the store has generations that the folder lacks.
     """
 
-    def __init__(self, store: RemoteStore, folder: Path, known: Mapping[str, int] | None = None) -> None:
+    def __init__(self, store: RemoteStore, folder: Path) -> None:
         self.store, self._folder = store, folder
-        same = sizes(folder, known or {})
-        stamps = _stamps(folder)
-        self._sent: dict[str, Stamp | None] = {
-            name: stamps[name] if name in same and name in stamps else None for name in known or {}
-        }
-        """What the store has: None where it differs from what is here, or is not here."""
-        self._sent.pop(OWNER, None)
+        self._sent: dict[str, Stamp | None] = {}
+        """What the store has: None where it differs, or may, from what is here, and where that is gone."""
         self._token = uuid.uuid4().hex
-        self._stop, self._taken_over = threading.Event(), ""
+        self._stop, self._taken_over, self._is_complete = threading.Event(), "", False
         self._failing_since: float | None = None
+        self._error: Exception | None = None
         self._told, self._next_pause = 0.0, FIRST_PAUSE
+        self._deadline: float | None = None
+        self._moved = 0.0
+        """When something was last copied."""
         self._thread = threading.Thread(target=self._copy_behind, name="remote copy", daemon=True)
 
     def __enter__(self) -> "RemoteCopy":
-        host = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}
         with reaching(self.store, RunError):
-            self.store.write(OWNER, json.dumps(host).encode())
+            there = self.store.list()
+            check_not_behind(self.store.url, there, self._folder)
+            self._claim()
+            self._take_stock(there)
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
+        self._moved = time.monotonic()
+        if kind is not None:
+            self._deadline = self._moved + LAST_ATTEMPTS
         self._stop.set()
-        self._thread.join()
-        if self._taken_over:
-            return
-        deadline = None if kind is None else time.monotonic() + LAST_ATTEMPTS
-        while not self._attempt() and not self._taken_over:
-            if deadline is not None and time.monotonic() > deadline:
+        try:
+            # not without end for a run that has failed: a store may take a connection and never answer
+            while self._thread.is_alive() and (
+                kind is None or time.monotonic() < self._moved + LAST_ATTEMPTS
+            ):
+                self._thread.join(0.1)
+        finally:
+            if not self._is_complete and not self._taken_over:
                 log.warning(
                     "%s lacks the last generations: they are in %s alone", self.store.url, self._folder
                 )
-                return
-            time.sleep(self._pause())
         if kind is None:
             self.check()
+            if not self._is_complete:
+                raise RunError(f"output.dir: {self._error}")
 
     def check(self) -> None:
         """Raise RunError if another driver has taken over the run in the store."""
         if self._taken_over:
             raise RunError(f"output.dir: another driver goes on with {self.store.url}: {self._taken_over}")
+
+    def _claim(self) -> None:
+        host = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}
+        self.store.write(OWNER, json.dumps(host).encode())
+
+    def _take_stock(self, there: dict[str, int]) -> None:
+        """Note what need not be copied: of generations that are the same here, files of the same size.
+
+        Other files change, and may do so without another size.
+        """
+        same = complete(there) & complete_in(self._folder) - differing(self.store, there, self._folder)
+        here = _stamps(self._folder)
+        self._sent = {}
+        for name, size in there.items():
+            stamp = here.get(name)
+            is_there = stamp is not None and generation_of(name) in same and stamp[0] == size
+            if name != OWNER:
+                self._sent[name] = stamp if is_there else None
 
     def _copy_behind(self) -> None:
         seen: object = None
@@ -96,20 +130,31 @@ class RemoteCopy:
             if now != seen or self._failing_since is not None:
                 seen = now if self._attempt() else None
             self._stop.wait(LOOK_EVERY if self._failing_since is None else self._pause())
+        while not self._taken_over and not self._attempt():
+            if self._deadline is None and isinstance(self._error, RunError):  # of this machine, not the store
+                self._deadline = time.monotonic() + LAST_ATTEMPTS
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            time.sleep(self._pause() if left is None else min(self._pause(), left))
+        self._is_complete = not self._taken_over
 
     def _watched(self) -> object:
         """Changes whenever there is something new: cheaper than to look at every file."""
         generations = self._folder / "generations"
-        newest = max((path.name for path in generations.glob("[0-9]*")), key=_number, default="")
-        names = (".", "generations", f"generations/{newest}", "plots", "metrics.jsonl")
-        return [_stamp(self._folder / name) for name in names]
+        try:
+            newest = max((path.name for path in generations.glob("[0-9]*")), key=number, default="")
+            names = (".", "generations", f"generations/{newest}", "plots", METRICS)
+            return [_stamp(self._folder / name) for name in names]
+        except OSError:
+            return object()  # so that a pass says what is wrong
 
     def _attempt(self) -> bool:
         """A pass; whether it succeeded. A failure is reported now and then, and tried again."""
         try:
             self._pass()
         except Exception as error:  # its packages raise errors of many libraries
-            now = time.monotonic()
+            now, self._error = time.monotonic(), error
             if self._failing_since is None:
                 self._failing_since, self._told = now, now - REPORT_EVERY
                 self._next_pause = FIRST_PAUSE
@@ -134,43 +179,62 @@ class RemoteCopy:
     def _pass(self) -> None:
         if not self._is_ours():
             return
-        if self._folder.is_dir():
-            remember(self._folder, self.store.url)
-        stamps = _stamps(self._folder)
-        gone = sorted(self._sent.keys() - stamps.keys(), key=lambda name: not name.endswith(f"/{DONE}"))
-        if gone:
-            self.store.remove(gone)
-            for name in gone:
+        here = self._here()
+        if CONFIG not in here:  # nothing is written yet
+            return
+        remember(self._folder, self.store.url)
+        self._remove(removable(self._sent.keys() - here.keys(), here, self._lines()))
+        new = [name for name, stamp in here.items() if self._sent.get(name) != stamp]
+        # a generation that was made again is not complete there until all of its files are
+        self._remove([name for name in new if name.endswith(f"/{DONE}") and name in self._sent])
+        for group in in_order(new):
+            for names in at_once(group):
+                self.store.put(self._folder, names)
+                self._sent |= {name: here[name] for name in names}
+                self._moved = time.monotonic()
+
+    def _remove(self, names: list[str]) -> None:
+        for some in at_once(names):
+            self.store.remove(some)
+            self._moved = time.monotonic()
+            for name in some:
                 del self._sent[name]
-        new = [name for name, stamp in stamps.items() if self._sent.get(name) != stamp]
-        for names in in_order(new):
-            self.store.put(self._folder, names)
-            self._sent |= {name: stamps[name] for name in names}
+
+    def _here(self) -> dict[str, Stamp]:
+        """The folder's files; raises RunError if they cannot be listed, or the folder was lost."""
+        try:
+            here = _stamps(self._folder)
+        except OSError as error:
+            raise RunError(f"{error.filename or self._folder}: cannot be read: {error.strerror}") from error
+        if CONFIG not in here and any(self._sent.values()):
+            raise RunError(f"{self._folder / CONFIG} is gone: nothing is copied, and nothing removed there")
+        return here
+
+    def _lines(self) -> int | None:
+        file = self._folder / METRICS
+        return len(metrics_file.lines(file)) if file.is_file() else None
 
     def _is_ours(self) -> bool:
         found = self.store.read(OWNER)
-        owner = {} if found is None else json.loads(found)
+        if found is None:  # removed by hand, or by a rule of the store, and perhaps not alone
+            self._claim()
+            self._take_stock(self.store.list())
+            return True
+        owner = json.loads(found)
         if owner.get("token") == self._token:
             return True
         self._taken_over = f"host {owner.get('host')}, pid {owner.get('pid')}"
         return False
 
 
-def in_order(names: list[str]) -> list[list[str]]:
-    """Files of generations, then all others, then what marks generations as complete."""
-    marks = [name for name in names if name.endswith(f"/{DONE}")]
-    parts = [name for name in names if name.startswith("generations/") and name not in marks]
-    others = [name for name in names if name not in marks and name not in parts]
-    return [group for group in (parts, others, marks) if group]
-
-
 def _stamps(folder: Path) -> dict[str, Stamp]:
-    """All files of a run by name; not its lock, nor what is not yet complete.
+    """All files of a run by name; not its lock, nor what is not yet complete. Raises OSError.
 
-    A generation's DONE is looked for before its other files: what it marks is then in the list.
+    A generation's DONE is looked for before its other files: what it marks is then in the list. What is
+    renamed or pruned meanwhile is left out.
     """
     found: dict[str, Stamp] = {}
-    for at, folders, files in os.walk(folder):
+    for at, folders, files in os.walk(folder, onerror=_raise_unless_gone):
         folders[:] = [name for name in folders if not name.startswith(".")]
         base = Path(at)
         for name in sorted(files, key=lambda name: name != DONE):
@@ -182,14 +246,16 @@ def _stamps(folder: Path) -> dict[str, Stamp]:
     return found
 
 
-def _number(name: str) -> int:
-    return int(name) if name.isdecimal() else -1
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _stamp(path: Path) -> Stamp | None:
+    """None for a file that is not there; raises OSError."""
     try:
         status = path.stat()
-    except OSError:  # it was renamed or pruned meanwhile
+    except FileNotFoundError:
         return None
     return status.st_size, status.st_mtime_ns
 
@@ -200,9 +266,7 @@ def copying(store: RemoteStore | None, folder: Path) -> Iterator[Callable[[], No
     if store is None:
         yield lambda: None
         return
-    with reaching(store, RunError):
-        known = store.list()
-    with RemoteCopy(store, folder, known) as copy:
+    with RemoteCopy(store, folder) as copy:
         log.info("copying %s to %s", folder, store.url)
         yield copy.check
     log.info("%s has everything", store.url)

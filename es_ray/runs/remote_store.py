@@ -1,6 +1,6 @@
-"""A folder in a store such as S3, through fsspec: s3://bucket/folder, gs://..., or any other it knows."""
+"""A folder in a store such as S3, through fsspec: s3://bucket/folder, gs://..., file:///folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +12,10 @@ from es_ray.runs.atomic_io import write_text
 
 EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """The optional extra of es-ray that has a protocol's package."""
+WHOLE: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")
+"""Protocols of stores in which a file appears when it is whole."""
+RENAMED: Final = ("file", "local")
+"""Those in which it appears when it is begun, and can be renamed over another one."""
 AT_ONCE: Final = 16
 TMP: Final = ".part"
 URL: Final = ".remote"
@@ -45,16 +49,18 @@ class RemoteStore:
     """The folder that a URL names; names of files in it are relative, with slashes.
 
     Credentials and endpoints are found as the store's own package does (environment, profiles, roles). Raises
-    UserError for an unknown protocol and a missing package.
+    UserError for a protocol that is unknown or shows files before they are whole, a URL with a password, and
+    a missing package.
     """
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
 
+        _check(url)
         self.url = url.rstrip("/")
         protocol = urlsplit(url).scheme
         options: dict[str, Any] = {"use_listings_cache": False}  # others write there too
-        if protocol == "file":
+        if protocol in RENAMED:
             options = {"auto_mkdir": True}
         try:
             self._fs, path = url_to_fs(self.url, **options)
@@ -65,7 +71,7 @@ class RemoteStore:
         except ValueError as error:
             raise UserError(f"output.dir: {url}: {error}") from error
         self._root = path.rstrip("/")
-        self._renames = protocol == "file"  # elsewhere a file appears when it is whole
+        self._renames = protocol in RENAMED
 
     def list(self) -> dict[str, int]:
         """The size of each file, by name; raises what the store's package does."""
@@ -80,38 +86,60 @@ class RemoteStore:
 
     def put(self, folder: Path, names: Sequence[str]) -> None:
         """Copy files of a local folder there."""
-        for start in range(0, len(names), AT_ONCE):
-            some = names[start : start + AT_ONCE]
+        for some in at_once(names):
             ends = [self._path(name) + TMP * self._renames for name in some]
             self._fs.put([str(folder / name) for name in some], ends)
-            if self._renames:
-                for end in ends:
-                    self._fs.mv(end, end.removesuffix(TMP))
+            self._take_names(ends)
 
-    def get(self, names: Sequence[str], folder: Path) -> None:
-        """Copy files into a local folder."""
-        for start in range(0, len(names), AT_ONCE):
-            some = names[start : start + AT_ONCE]
+    def get(self, names: Sequence[str], folder: Path) -> Sequence[str]:
+        """Copy files into a local folder; returns those that are not there, or no longer."""
+        vanished = []
+        for some in at_once(names):
             for name in some:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get([self._path(name) for name in some], [str(folder / name) for name in some])
+            try:
+                self._fs.get([self._path(name) for name in some], [str(folder / name) for name in some])
+            except FileNotFoundError:
+                vanished += [name for name in some if not self._get(name, folder / name)]
+        return vanished
+
+    def _get(self, name: str, file: Path) -> bool:
+        try:
+            self._fs.get_file(self._path(name), str(file))
+        except FileNotFoundError:
+            file.unlink(missing_ok=True)
+            return False
+        return True
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None if it is not there."""
-        try:
-            found: bytes = self._fs.cat_file(self._path(name))
-        except FileNotFoundError:
-            return None
-        return found
+        return self.read_each([name]).get(name)
+
+    def read_each(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The contents of small files by name, without those that are not there."""
+        found = self._fs.cat([self._path(name) for name in names], on_error="return") if names else {}
+        contents = {name: found[self._path(name)] for name in names}
+        for content in contents.values():
+            if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
+                raise content
+        return {name: content for name, content in contents.items() if isinstance(content, bytes)}
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file."""
-        self._fs.pipe_file(self._path(name), content)
+        end = self._path(name) + TMP * self._renames
+        self._fs.pipe_file(end, content)
+        self._take_names([end])
+
+    def _take_names(self, ends: Sequence[str]) -> None:
+        """Give files that were written under temporary names their own."""
+        if self._renames:
+            for end in ends:
+                self._fs.mv(end, end.removesuffix(TMP))
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files; those that are not there are no error."""
-        for start in range(0, len(names), AT_ONCE):
-            paths = [self._path(name) for name in names[start : start + AT_ONCE]]
+        for some in at_once(names):
+            paths = [self._path(name) for name in some]
             try:
                 self._fs.rm(paths)
             except FileNotFoundError:
@@ -140,13 +168,23 @@ def reason(error: BaseException) -> str:
     return said[:300]
 
 
-def sizes(folder: Path, names: Mapping[str, int]) -> set[str]:
-    """Those of the names whose local file is there, with that size."""
-    return {name for name, size in names.items() if _size(folder / name) == size}
+def at_once(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Names in groups of as many as are copied at the same time."""
+    for start in range(0, len(names), AT_ONCE):
+        yield names[start : start + AT_ONCE]
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+def _check(url: str) -> None:
+    """Raise UserError for a URL that a run must not be copied to."""
+    protocol, _, rest = url.partition("://")
+    login, at, host = rest.rpartition("@")
+    if at and ":" in login:
+        raise UserError(
+            f"output.dir: {protocol}://***@{host}: leave the password out, as a URL is written into files "
+            "and logs; a store's package finds it in its environment variables or files"
+        )
+    if protocol not in (*WHOLE, *RENAMED):
+        raise UserError(
+            f"output.dir: {url}: {protocol} is no store that a run can be copied to; must be "
+            f"{', '.join(f'{name}://' for name in (*WHOLE, RENAMED[0]))}"
+        )

@@ -1,7 +1,7 @@
-"""A server that speaks the calls by which huggingface_hub creates a repository and uploads a folder into it.
+"""A server that speaks the calls by which huggingface_hub uploads a folder and downloads a model.
 
-It keeps what arrives. Files go as on the hub: JSON and text in the commit itself, others by the Git LFS batch
-API, whose objects are checked against the digest by which they are named.
+It keeps what arrives, and gives what it has. Files go as on the hub: JSON and text in the commit itself,
+others by the Git LFS batch API, whose objects are checked against the digest by which they are named.
 """
 
 import base64
@@ -14,19 +14,39 @@ from threading import Thread
 from types import SimpleNamespace
 
 TEXT = (".json", ".md", ".jinja", ".txt")
+COMMIT = "1" * 40
 
 
 class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
         pass
 
-    def _answer(self, status: int, value: object) -> None:
-        body = json.dumps(value).encode()
+    def _answer(self, status: int, value: object, **headers: str) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        for name, text in headers.items():
+            self.send_header(name.replace("_", "-"), text)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _file(self, name: str) -> None:
+        content = self.server.hub.files.get(name)
+        if content is None:
+            return self._answer(404, {}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+        digest = hashlib.sha256(content).hexdigest()
+        return self._answer(200, content, ETag=f'"{digest}"', X_Repo_Commit=COMMIT)
+
+    def _tree(self, folder: str) -> None:
+        if folder:
+            return self._answer(404, {}, X_Error_Code="EntryNotFound")
+        entries = [
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for path, content in self.server.hub.files.items()
+        ]
+        return self._answer(200, entries)
 
     def _handle(self) -> None:
         hub, path = self.server.hub, self.path.partition("?")[0]
@@ -68,18 +88,25 @@ class _Handler(BaseHTTPRequestHandler):
                     hub.files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     hub.files[value["path"]] = hub.objects[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    del hub.files[value["path"]]
             name = path.removeprefix("/api/models/").partition("/commit/")[0]
-            return self._answer(
-                200, {"commitUrl": f"{hub.url}/{name}/commit/{'1' * 40}", "commitOid": "1" * 40}
-            )
+            return self._answer(200, {"commitUrl": f"{hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+        if "/resolve/" in path:
+            return self._file(path.partition("/resolve/")[2].partition("/")[2])
+        if path.startswith("/api/models/") and "/tree/" in path:
+            return self._tree(path.partition("/tree/")[2].partition("/")[2])
+        if path.startswith("/api/models/"):
+            siblings = [{"rfilename": name} for name in hub.files]
+            return self._answer(200, {"id": "owner/tiny", "sha": COMMIT, "siblings": siblings})
         return self._answer(404, {"error": f"not spoken here: {self.command} {path}"})
 
-    do_GET = do_POST = do_PUT = _handle  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815
 
 
 @contextmanager
 def hub_server(token: str) -> Iterator[SimpleNamespace]:
-    """A running one: its url, and what it got: files by name, private, the calls."""
+    """A running one: its url, what it has, files by name; private, the calls."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     hub = SimpleNamespace(
         url=f"http://127.0.0.1:{server.server_port}",

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from es_ray.config import load
 from es_ray.exporting.card import base_licence
-from es_ray.exporting.settings import as_lines, repeat_command, without_folders
+from es_ray.exporting.settings import as_lines, changed_settings, repeat_command, without_folders
 from es_ray.paths import data_dir
 from tests.short_runs import json_lines
 from tests.small_models import edit_json
@@ -65,6 +65,20 @@ def test_its_figures_are_the_runs_with_intervals_over_prompts(finished, tmp_path
     for example, answer in zip(base["examples"][:3], best["examples"][:3], strict=True):
         assert f"```text\n{example['prompt']}\n```" in text
         assert f"```text\n{answer['completion']}\n```" in text
+
+
+def test_results_of_an_earlier_end_are_not_those_of_the_last_centre(copied, tmp_path, cli):
+    results = json.loads((copied / "test_results.json").read_text())
+    assert results["centre"]["generation"] == 3
+    edit_json(copied / "test_results.json", centre=results["centre"] | {"generation": 1})
+    _, text = exported(cli, copied, tmp_path / "a", "--last")
+    assert "Not recorded: this adapter was not evaluated in the run." in text and "## Samples" not in text
+    _, text = exported(cli, copied, tmp_path / "b", "--generation", 1)
+    assert "## Samples" in text
+    del results["centre"]["generation"]  # as earlier versions wrote it
+    edit_json(copied / "test_results.json", centre=results["centre"])
+    _, text = exported(cli, copied, tmp_path / "c", "--last")
+    assert "## Samples" in text
 
 
 def test_another_generations_figures_are_those_of_metrics_jsonl(finished, tmp_path, cli):
@@ -138,6 +152,38 @@ def test_folders_are_left_out_of_paths_and_of_nothing_else():
     assert without_folders("~/x/reward.py:f") == "reward.py:f"
     kept = ("hf:owner/data:train", "owner/name", "https://host/a/b", "a / b", "s3://bucket/a", 3, None)
     assert [without_folders(value) for value in kept] == list(kept)
+
+
+def test_only_paths_lose_their_folders():
+    config = load(
+        sets=[
+            "task.system_prompt='/no_think Answer yes/no.'",
+            "task.name=/home/me/reward.py:f",
+            "task.train='/home/me/my data/train.jsonl'",
+            "task.options={file: /home/me/words.txt, pattern: '^/usr/.*/bin$', more: [/home/me/a, '/b c/d'], "
+            "prompt: '/no_think Answer yes/no.'}",
+        ]
+    )
+    changed = changed_settings(config)
+    assert changed["task.system_prompt"] == "/no_think Answer yes/no."
+    assert (changed["task.name"], changed["task.train"]) == ("reward.py:f", "train.jsonl")
+    assert {key: value for key, value in changed.items() if key.startswith("task.options.")} == {
+        "task.options.file": "words.txt",
+        "task.options.pattern": "^/usr/.*/bin$",
+        "task.options.more": ["a", "/b c/d"],
+        "task.options.prompt": "/no_think Answer yes/no.",
+    }
+
+
+def test_secrets_are_in_neither_table_nor_command(copied, tmp_path, cli):
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    config["task"]["options"] = {"api_key": "sk-123", "judge": {"token": "sk-123", "model": "it"}}
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    changed = changed_settings(load(file=copied / "config.yaml"))
+    assert changed["task.options.api_key"] == changed["task.options.judge.token"] == "***"
+    assert changed["task.options.judge.model"] == "it"
+    words = repeat_command(load(file=copied / "config.yaml"), "it")
+    assert "sk-123" not in " ".join(words) and "task.options.api_key='***'" in words
 
 
 @pytest.mark.parametrize(

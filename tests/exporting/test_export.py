@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from es_ray.paths import data_dir
 from tests.exporting.edited import edit_states
 from tests.exporting.hub_server import hub_server
 from tests.plain_peft import adapted_model, logits, tokenizer_of
+from tests.short_runs import command as command_line
 from tests.short_runs import es_ray as command
 from tests.short_runs import tensors
 from tests.small_models import edit_json
@@ -113,6 +116,10 @@ REFUSED = [
     ("export run --output new --private", "--private", "--push-to-hub"),
     ("export run --output new --push-to-hub a/b/c", "a/b/c", "OWNER/NAME"),
     ("export run --output new --push-to-hub me/it", "--base OWNER/NAME", "--merged"),
+    ("export run --output new --base tiny", "--base tiny", "OWNER/NAME"),
+    ("export run --output new --base ./a/tiny", "--base ./a/tiny", "OWNER/NAME"),
+    ("export run --output new --base https://hub/owner/tiny", "--base https", "OWNER/NAME"),
+    ("export run --output link", "--output link", "is a link"),
 ]
 
 
@@ -122,6 +129,8 @@ def test_bad_input_ends_with_2_and_writes_nothing(finished, tmp_path, cli, monke
     (tmp_path / "run").symlink_to(finished.path)
     (tmp_path / "used").mkdir()
     (tmp_path / "used/file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
     (tmp_path / "file.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     ended = cli(*line.split())
@@ -164,6 +173,68 @@ def test_what_the_hub_receives_is_the_folder(finished, tmp_path, kind):
     if kind != ["--merged"]:  # others have no folder of this machine
         assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == "owner/tiny"
         assert str(data_dir()).encode() not in b"".join(hub.files.values())
+
+
+@pytest.mark.parametrize("kind", [["--merged"], ["--base", "owner/tiny"]])
+def test_weights_of_an_earlier_push_are_replaced(finished, tmp_path, kind):
+    with hub_server(TOKEN) as hub:
+        others = {"notes.md": b"mine", ".gitattributes": b""}
+        earlier = (
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+        )
+        hub.files |= others | dict.fromkeys(earlier, b"of an earlier push")
+        done = pushed(hub, finished.path, tmp_path / "m", *kind, "--push-to-hub", "owner/it")
+        assert done.returncode == 0, done.stderr
+    assert hub.files == others | {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
+
+
+@pytest.mark.parametrize("has_changed", [True, False])
+def test_a_model_of_the_hub_is_merged_only_if_it_has_the_evolved_weights(copied, tmp_path, has_changed):
+    """Its weights are not on this machine until they are merged."""
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    config["model"]["path"] = "owner/tiny"
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    with hub_server(TOKEN) as hub:
+        hub.files |= {
+            file.name: file.read_bytes() for file in (data_dir() / "tiny_chat").iterdir() if file.is_file()
+        }
+        if has_changed:
+            weights = hub.files["model.safetensors"]
+            hub.files["model.safetensors"] = weights[:-4] + bytes(4)
+        env = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": TOKEN,
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        done = command("export", copied, "--output", tmp_path / "m", "--merged", "--last", env=env)
+    if has_changed:
+        assert done.returncode == 1, done.stdout
+        assert "other weights: model.safetensors differs" in done.stderr
+        assert not (tmp_path / "m").exists()
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "merged into owner/tiny" in done.stdout
+
+
+def test_a_mount_point_is_refused_before_anything_is_computed(finished, tmp_path):
+    """In a mount namespace of its own, where it is a user's to mount something."""
+    (tmp_path / "volume").mkdir()
+    mounted = f'mount -t tmpfs none {tmp_path}/volume && exec "$@"'
+    line = ["unshare", "--mount", "--map-root-user", "sh", "-c", mounted, "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*line, "true"], capture_output=True).returncode:
+        pytest.skip("this user cannot mount anything")
+    export = command_line("export", finished.path, "--output", tmp_path / "volume")
+    done = subprocess.run([*line, *export], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert f"--output {tmp_path}/volume: is a mount point" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_hub_that_refuses_leaves_the_folder_and_one_line(finished, tmp_path):
