@@ -117,7 +117,7 @@ class TerminalConsole(Callback):
         self._end_bars()
         assert self._run is not None
         path, last, plots = self._run.path, self._last, self._run.config.output.plots_every
-        self._out.print(comparison_table(results, "test split"))
+        self._out.print(comparison_table(results, "test split", last))
         for line in (
             f"wrote {path}",
             f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}",
