@@ -5,9 +5,9 @@
 master: a float32 copy of the weights takes the updates, and is rounded to what is served. change: the file's
 weights are kept, and the sum of all changes in float32 beside them. stochastic: the served weights alone,
 rounded up or down at random, so that the mean is right. The updates are those of form merged: members of
-rank 1 and relative noise 0.03. Errors are root mean squares, in units in the last place of each weight; `served` is
-what the model computes with, of which half a unit at most (0.29 in the mean) is rounding alone; `kept` what
-later updates are added to.
+rank 1 and relative noise 0.03. Errors are root mean squares, in units in the last place of each weight;
+`served` is what the model computes with, of which half a unit at most (0.29 in the mean) is rounding alone;
+`kept` what later updates are added to.
 """
 
 import argparse

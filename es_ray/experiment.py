@@ -37,11 +37,13 @@ MOST_TOKENISED = 1000
 class Experiment:
     """A configuration with the model, the layout and the examples that it names.
 
-    given: the driver's workload, in a worker, where its machine may not have the data.
+    given: the driver's workload, in a worker, where its machine may not have the data; splits: those whose
+    examples are needed, for a run all.
     """
 
     config: Config
     given: Workload | None = None
+    splits: Sequence[str] = SPLITS
 
     @cached_property
     def source(self) -> ModelSource:
@@ -69,9 +71,9 @@ class Experiment:
                 f"engine.kind {self.config.engine.kind}: experiment.examples and what is made of them exist "
                 "only with the driver; an engine gets experiment.workload"
             )
-        found = {split: self._data(split) for split in SPLITS}
+        found = {split: self._data(split) for split in self.splits}
         config = self.config.task
-        own = [split for split in SPLITS if getattr(config, split) is None]  # which know no other columns
+        own = [split for split in found if getattr(config, split) is None]  # which know no other columns
         return {
             split: examples_of(
                 data, self.task, None if split in own else config.columns, config.system_prompt
@@ -133,9 +135,12 @@ class Experiment:
         vars(changed).update({name: vars(self)[name] for name in same if name in vars(self)})  # cached ones
         return changed
 
-    def with_other_data(self, config: Config) -> "Experiment":
-        """With a configuration of another task, or of other data, for the same model and adapters."""
-        changed = replace(self, config=config)
+    def with_other_data(self, config: Config, split: str) -> "Experiment":
+        """With a configuration of another task, or of other data, of which one split is asked.
+
+        For the same model and adapters.
+        """
+        changed = replace(self, config=config, splits=(split,))
         vars(changed).update({name: vars(self)[name] for name in ("source", "layout") if name in vars(self)})
         return changed
 
@@ -159,7 +164,8 @@ class Experiment:
     def workload_of(self, engine: EngineConfig, rows: int) -> Workload:
         """So many completions, of which an engine is asked for at most `engine.rows` at once."""
         most = rows if engine.rows == "auto" else engine.rows
-        return Workload(min(rows, most), self.token_ids(self.examples["train"][0]))
+        first = next(iter(self.examples.values()))  # the training split's, where it is there
+        return Workload(min(rows, most), self.token_ids(first[0]))
 
     def whole_split(self, split: str) -> Batch:
         """All examples of a split."""
@@ -215,9 +221,9 @@ class Experiment:
         the rest.
         """
         _ = self.task, self.optimizer, self.examples, self.source.architecture, self.layout
-        batch, train = self._draws.size, self.prompts["train"]
-        if batch is not None and batch > train:
-            raise UserError(f"task.batch: {batch} is more than the {train} training examples")
+        batch = self._draws.size
+        if batch is not None and batch > self.prompts["train"]:
+            raise UserError(f"task.batch: {batch} is more than the {self.prompts['train']} training examples")
         for split, examples in self.examples.items():
             numbers: Iterable[int] = range(len(examples))
             if len(examples) > MOST_TOKENISED:

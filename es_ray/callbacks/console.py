@@ -118,7 +118,7 @@ class TerminalConsole(Callback):
         assert self._run is not None
         path, last, plots = self._run.path, self._last, self._run.config.output.plots_every
         has_adapters = self._run.config.lora.form != "merged"
-        self._out.print(comparison_table(results, "test split"))
+        self._out.print(comparison_table(results, "test split", last))
         for line in (
             f"wrote {path}",
             *([f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}"] if has_adapters else []),

@@ -26,7 +26,7 @@ def compare(
     from rich.console import Console
 
     from es_ray.judge.compare import FILES, compare
-    from es_ray.judge.comparison_table import NOTE, comparison_tables
+    from es_ray.judge.comparison_table import comparison_tables, notes
 
     found = compare(runs, output)
     if as_json:
@@ -35,6 +35,6 @@ def compare(
     console = Console(highlight=False)
     for table in comparison_tables(found):
         console.print(table)
-    console.print(NOTE, markup=False)
+    console.print(notes(found), markup=False)
     for name in FILES:
         typer.echo(f"wrote {output / name}")

@@ -99,13 +99,13 @@ def _result(results: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any] | N
 def _difference(
     name: str, base: Mapping[str, Any], found: Mapping[str, Any], samples: int
 ) -> Interval | None:
-    """The adapter minus the base model, with each example's samples averaged; None where there are none."""
+    """The adapter minus the base model, with each example's samples averaged; None without an interval."""
     pairs = list(zip(base["examples"], found["examples"], strict=True))
     if not all(name in one and name in other for one, other in pairs):  # pass@k is of the whole
         return None
     changes = [float(other[name]) - float(one[name]) for one, other in pairs]
     each = [sum(changes[i : i + samples]) / samples for i in range(0, len(changes), samples)]
-    return bootstrap(each)
+    return bootstrap(each) if len(each) > 1 else None
 
 
 def _line(chosen: Chosen) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ def calibration_figure(found: Calibration, path: Path) -> None:
         if with_kl:
             _curve(panels[2], rungs, [rung.kl for rung in rungs], PURPLE, "D", "median member")
             panels[2].set_yscale("symlog", linthresh=1e-3)
+            panels[2].yaxis.set_major_formatter("{x:g}")  # the scale's own needs mathtext
             panels[2].set_ylabel("KL to base")
         for panel in panels:
             _mark(panel, found, labelled=panel is panels[0])

@@ -1,5 +1,6 @@
 """Comparing runs: `es-ray compare`, and `es_ray.compare` in Python."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -8,7 +9,7 @@ from es_ray.errors import UserError
 from es_ray.judge.comparison import Comparison, final_results
 from es_ray.judge.comparison_table import as_markdown
 from es_ray.judge.run_groups import ComparedRun, grouped
-from es_ray.runs.atomic_io import write_json, write_text, writing
+from es_ray.runs.atomic_io import write_bytes, write_json, write_text
 
 FILES: Final = ("compare.png", "compare.md", "compare.json")
 
@@ -17,7 +18,8 @@ def compare(runs: Sequence[str | Path], output: str | Path | None = None) -> Com
     """Compare runs, finished or not; those that differ in the seed alone are one group.
 
     output: a folder for compare.png, compare.md and compare.json; None writes nothing. Raises UserError for
-    what is no run or has no finished generation, before anything is written; RunError for torn files.
+    what is no run or has no finished generation, before anything is written, and for a folder that cannot be
+    written; RunError for torn files.
     """
     paths = [Path(run) for run in runs]
     if len(paths) < 2:
@@ -40,12 +42,16 @@ def compare(runs: Sequence[str | Path], output: str | Path | None = None) -> Com
 
 
 def _write(comparison: Comparison, folder: Path) -> None:
-    """Write FILES; raises RunError if they cannot be written."""
+    """Write FILES, once all of them are made; raises UserError if they cannot be written."""
     from es_ray.judge.comparison_figure import comparison_figure  # matplotlib is slow to load
 
-    png, markdown, data = (folder / name for name in FILES)
-    with writing(folder):
+    picture, text, data = io.BytesIO(), as_markdown(comparison), comparison.as_json()
+    comparison_figure(comparison.groups, picture)
+    png, markdown, numbers = (folder / name for name in FILES)
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        comparison_figure(comparison.groups, png)
-        write_text(markdown, as_markdown(comparison))
-        write_json(data, comparison.as_json())
+        write_bytes(png, picture.getvalue())
+        write_text(markdown, text)
+        write_json(numbers, data)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written: {error.strerror}") from error

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.errors import RunError
-from es_ray.judge.intervals import LEVEL, bootstrap
+from es_ray.judge.intervals import LEVEL, bootstrap_columns
 from es_ray.judge.run_groups import ComparedRun, Group
 from es_ray.judge.table import metric_names
 
@@ -20,8 +20,9 @@ class Comparison:
     """Runs in groups that differ in more than the seed.
 
     differing: the values of each key that differs, by group; finals: of each group by name (base, centre,
-    selected) and quantity {mean, low, high, seeds: [lowest, highest]}, centre and selected with the
-    `difference` to the base model; only of runs with test_results.json.
+    selected) and quantity {mean, low, high, prompts, seeds: [lowest, highest]}, centre and selected with the
+    `difference` to the base model; only of runs with test_results.json. Of one prompt there is no interval,
+    and no low and high.
     """
 
     groups: list[Group]
@@ -47,23 +48,29 @@ def final_results(group: Group) -> dict[str, dict[str, Any]]:
     Of each prompt samples are averaged, then seeds; the interval is over prompts, for these seeds.
     """
     results = [run.results for run in group.runs if run.results is not None]
-    found: dict[str, dict[str, Any]] = {}
-    for name in WHO if results else ():
-        if not all(name in each for each in results):
-            continue
-        found[name] = {}
-        for quantity in ("reward", *metric_names(results[0][name])):
-            if quantity not in results[0][name]["examples"][0]:  # pass@k, which is no prompt's
-                continue
-            own = _by_prompt(results, name, quantity)
-            seeds = own.mean(axis=1)
-            entry: dict[str, Any] = bootstrap(own.mean(axis=0))._asdict()
-            entry["seeds"] = [float(seeds.min()), float(seeds.max())]
-            if name != "base":
-                entry["difference"] = bootstrap(
-                    (own - _by_prompt(results, "base", quantity)).mean(axis=0)
-                )._asdict()
-            found[name][quantity] = entry
+    if not results:
+        return {}
+    names = [name for name in WHO if all(name in each for each in results)]
+    own = {
+        (name, quantity): _by_prompt(results, name, quantity)
+        for name in names
+        for quantity in ("reward", *metric_names(results[0][name]))
+        if quantity in results[0][name]["examples"][0]  # pass@k is no prompt's
+    }
+    changes = {(name, of): own[name, of] - own["base", of] for name, of in own if name != "base"}
+    # the prompts are drawn once for all quantities
+    columns = [values.mean(axis=0) for values in (*own.values(), *changes.values())]
+    intervals = iter(bootstrap_columns(np.column_stack(columns)))
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for (name, quantity), values in own.items():
+        seeds = values.mean(axis=1)
+        found[name][quantity] = {
+            **next(intervals).record(),
+            "prompts": values.shape[1],
+            "seeds": [float(seeds.min()), float(seeds.max())],
+        }
+    for name, quantity in changes:
+        found[name][quantity]["difference"] = next(intervals).record()
     return found
 
 

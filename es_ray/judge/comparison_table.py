@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from es_ray.judge.comparison import WHO, Comparison
-from es_ray.judge.intervals import LEVEL
+from es_ray.judge.intervals import LEVEL, caution
 from es_ray.judge.run_groups import Group
 from es_ray.judge.table import formatted
 
@@ -54,11 +54,24 @@ def comparison_tables(comparison: Comparison) -> Iterable[Table]:
         yield _table("keys that differ", labels, keys)
 
 
+def notes(comparison: Comparison) -> str:
+    """What the table's numbers are, and what to think of its intervals."""
+    entries = [
+        entry for final in comparison.finals for of_name in final.values() for entry in of_name.values()
+    ]
+    if not entries:
+        return NOTE
+    both = [*entries, *(entry["difference"] for entry in entries if "difference" in entry)]
+    equal = any("low" in entry and entry["low"] == entry["high"] for entry in both)
+    warning = caution(min(entry["prompts"] for entry in entries), equal)
+    return f"{NOTE} {warning[0].upper()}{warning[1:]}." if warning else NOTE
+
+
 def as_markdown(comparison: Comparison) -> str:
     """Both tables with the figure, and the runs of each group."""
     labels = [group.label for group in comparison.groups]
     parts = ["# Comparison", "![Curves](compare.png)", FIGURE_NOTE]
-    parts += [_markdown("", labels, rows(comparison)), NOTE]
+    parts += [_markdown("", labels, rows(comparison)), notes(comparison)]
     if comparison.differing:
         keys = [(key, [str(value) for value in each]) for key, each in comparison.differing.items()]
         parts += ["## Keys that differ", _markdown("key", labels, keys)]
@@ -86,7 +99,9 @@ def _entry(quantity: str, entry: Mapping[str, Any] | None, sign: str = "") -> st
         text = formatted(quantity, value).replace("-0%", "0%")
         return f"{sign}{text}" if value > 0 and text != "0%" else text
 
-    text = f"{shown(entry['mean'])} [{shown(entry['low'])}, {shown(entry['high'])}]"
+    text = shown(entry["mean"])
+    if "low" in entry:  # of one prompt there is no interval
+        text += f" [{shown(entry['low'])}, {shown(entry['high'])}]"
     low, high = entry.get("seeds", (0, 0))
     return f"{text} ({shown(low)} to {shown(high)})" if low != high else text
 
@@ -106,4 +121,8 @@ def _markdown(corner: str, labels: Sequence[str], found: Sequence[tuple[str, Seq
         ["---"] * (1 + len(labels)),
         *([title.strip(), *texts] for title, texts in found),
     ]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines)
+
+
+def _markdown_cell(text: str) -> str:
+    return " ".join(text.splitlines()).replace("|", "\\|")

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from es_ray.evaluation import BASE, CENTRE, Candidate
 from es_ray.evaluation.kl import KlPrompts
 from es_ray.evolution.perturbation import Vector
@@ -103,15 +106,15 @@ class SideBySide:
                 found[name] |= {"generation": each.generation, "index": each.member}
         return found
 
-    def kl(self, batch: Batch, split: str, most: int) -> dict[str, float]:
-        """The KL to the base model of each but it by name, on at most so many prompts of the split."""
+    def kl_sums(self, batch: Batch, split: str, most: int) -> dict[str, NDArray[np.float64]]:
+        """The KL to the base model of each but it, on at most so many prompts: sums as of `Pool.kl`."""
         numbers = batch.asked(CENTRE, split)[:most]
         asked = list(dict.fromkeys(each for each in self.weights.values() if each.member != BASE))
         prompts = [KlPrompts(split, numbers, each.member, generation=self._own(each)) for each in asked]
         noise = self.strategy.perturbation
         measured = self.pool.kl(self.theta, noise, self.generation, prompts, batch, self.others)
-        kl_of = dict(zip(asked, measured, strict=True))
-        return {name: kl_of[each] for name, each in self.weights.items() if each in kl_of}
+        sums = dict(zip(asked, measured, strict=True))
+        return {name: sums[each] for name, each in self.weights.items() if each in sums}
 
     def _own(self, each: Weights) -> int | None:
         return None if each.generation == self.generation else each.generation

@@ -41,9 +41,10 @@ LAST: Final = ("tokens", "characters", "finish")
 class Evaluation:
     """Base, centre, best, selected and members of a run on some prompts.
 
-    settings: what was asked, and how; answers: by name (base, centre, best, selected, `3:5` for member 5 of
-    generation 3) {reward, metrics by name, examples}, as in test_results.json; statistics: by name, of each
-    quantity {mean, low, high, difference, ...}, see `es_ray.judge.statistics`.
+    settings: what was asked, and how, and under `selected` the generation of the run's selected centre, which
+    is no candidate if it is later than the evaluated one; answers: by name (base, centre, best, selected,
+    `3:5` for member 5 of generation 3) {reward, metrics by name, examples}, as in test_results.json;
+    statistics: by name, of each quantity {mean, low, high, difference, ...}, see `es_ray.judge.statistics`.
     """
 
     settings: dict[str, Any]
@@ -126,7 +127,7 @@ def _evaluated(
     config, split = experiment.config, request.split or "test"
     selected = past.run.selected()
     if selected is not None and selected > past.generation:
-        selected = None  # there was no such centre yet
+        selected = None  # there was no such centre yet; the settings name it
     weights = compared(past.run, past.generation, selected, members)
     batch = experiment.whole_split(split)
     rows = len(set(weights.values())) * batch.rows(CENTRE, (split,))
@@ -135,7 +136,7 @@ def _evaluated(
         together = SideBySide.of(pool, past.run, past.strategy, weights)
         answers = together.answers(batch, split)
         measures_kl = engine_spec(config.engine.kind).log_probs
-        kl = {"base": 0.0, **together.kl(batch, split, MOST_PROMPTS)} if measures_kl else {}
+        kl = together.kl_sums(batch, split, MOST_PROMPTS) if measures_kl else {}
     settings = _settings(past, request, experiment, split)
     return Evaluation(settings, answers, statistics(answers, config.task.samples, experiment.task, kl))
 
@@ -148,6 +149,7 @@ def _settings(
     asked: Mapping[str, Any] = {"split": split} if request.data is None else {"data": task.test}
     return {
         "generation": past.generation,
+        "selected": past.run.selected(),
         "task": task.name,
         **asked,
         "prompts": prompts,

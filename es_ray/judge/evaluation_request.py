@@ -1,8 +1,8 @@
 """What `es-ray evaluate` is asked: which prompts of which task, and how they are answered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from es_ray.config import Config
 from es_ray.config.loading import as_tree
@@ -12,6 +12,9 @@ from es_ray.experiment import SPLITS, Experiment
 from es_ray.judge.evaluate import Weights
 from es_ray.runs.past_run import PastRun
 from es_ray.tasks.data import own_data
+
+DRAWN: Final = {"task.batch": None, "task.batch_by": "generation"}
+GREEDY: Final = {"task.samples": 1, "task.temperature": 0.0, "task.top_p": 1.0}
 
 
 @dataclass(frozen=True)
@@ -55,29 +58,55 @@ class EvaluationRequest:
 
     def config(self, recorded: Config) -> Config:
         """The run's configuration with what is asked instead; raises UserError."""
-        values: dict[str, Any] = {}
-        if self.asks_other_prompts:  # nothing is drawn from them
-            values |= {"task__batch": None, "task__batch_by": "generation"}
-        if self.task is not None:
-            values |= {"task__name": self.task, "task__options": {}}
-        if self.task is not None or self.data is not None:
-            values |= {"task__train": self.data, "task__test": self.data, "task__validation": None}
-        config = recorded.replace(**values)
-        for key, value in flat(as_tree(self.sets)).items():
+        sets = flat(as_tree(self.sets))
+        for key in sets:
             if not key.startswith("task."):
                 raise UserError(f"--set {key}: only keys of task can be changed for an evaluation")
-            config = config.replace(**{key.replace(".", "__"): value})
+            if key in DRAWN:
+                raise UserError(f"--set {key}: an evaluation draws no batch; it asks all examples of a split")
+            if self.greedy and key in GREEDY:
+                raise UserError(f"--greedy: samples nothing; leave out --set {key}")
+        values: dict[str, Any] = {}
+        if self.asks_other_prompts:  # nothing is drawn from them
+            values |= DRAWN
+        if self.task is not None:
+            values["task.options"] = {}
+        if self.task is not None or self.data is not None:
+            values |= dict.fromkeys(("task.train", "task.test", "task.validation"))
+        flags = {
+            "task.name": self.task,
+            "task.train": self.data,
+            "task.test": self.data,
+            "task.samples": self.samples,
+            "task.temperature": self.temperature,
+        }
+        # a flag overrides --set, as for a run; together, as one may need another
+        values |= sets | {key: value for key, value in flags.items() if value is not None}
         if self.greedy:
-            return config.replace(task={**config.task.model_dump(), **GREEDY})
-        samples = config.task.samples if self.samples is None else self.samples
-        temperature = config.task.temperature if self.temperature is None else self.temperature
-        if samples > 1 and temperature == 0:
+            values |= GREEDY
+        self._check_sampling(recorded, values)
+        return recorded.replace(**{key.replace(".", "__"): value for key, value in values.items()})
+
+    def _check_sampling(self, recorded: Config, values: Mapping[str, Any]) -> None:
+        """Raise UserError where greedy answers do not go with what is sampled, naming what was asked for."""
+        task = {name: getattr(recorded.task, name.removeprefix("task.")) for name in GREEDY}
+        samples, temperature, top_p = ({**task, **values}[name] for name in GREEDY)
+        if temperature != 0:
+            return
+        if self.samples is not None and samples > 1:
             raise UserError(
                 f"--samples {samples}: greedy completions of a prompt would be the same; "
                 "set --temperature above 0"
             )
-        drawn = {"samples": samples, "temperature": temperature}
-        return config.replace(task={**config.task.model_dump(), **drawn})
+        if "task.temperature" not in values:
+            return
+        # set for a run that sampled, whose other settings nobody named
+        for name, value, greedy in (("task.samples", samples, 1), ("task.top_p", top_p, 1.0)):
+            if name not in values and value != greedy:
+                raise UserError(
+                    f"--set task.temperature={temperature}: the run has {name} {value:g}, which samples; "
+                    "--greedy takes the likeliest tokens"
+                )
 
     def experiment(self, past: PastRun, config: Config) -> Experiment:
         """The run's experiment with the configuration of `config`, and other examples where they are asked.
@@ -88,17 +117,14 @@ class EvaluationRequest:
         if not self.asks_other_prompts:
             experiment = past.experiment.with_config(config)
         else:
-            experiment = past.experiment.with_other_data(config)
-            if self.task is not None and self.data is None and own_data(experiment.task, split) is None:
+            experiment = past.experiment.with_other_data(config, split)
+            given = getattr(config.task, split)
+            if self.task is not None and given is None and own_data(experiment.task, split) is None:
                 raise UserError(f"--task {self.task}: has no {split} data of its own; name some with --data")
             experiment.check()
         if split not in experiment.examples:
-            there = ", ".join(experiment.examples)
-            raise UserError(f"--split {split}: must be one of {there}; task.{split} is not set")
+            raise UserError(f"--split {split}: must be train or test; task.{split} is not set")
         return experiment
-
-
-GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
 
 
 def parsed_members(names: Sequence[str], past: PastRun) -> list[Weights]:

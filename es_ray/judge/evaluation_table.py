@@ -6,7 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from es_ray.judge.evaluation import Evaluation
-from es_ray.judge.statistics import LENGTH, NORMALIZED, PASS, TOKENS, TRUNCATED
+from es_ray.judge.intervals import FEW, caution
+from es_ray.judge.statistics import KL, LENGTH, NORMALIZED, PASS, TOKENS, TRUNCATED, has_equal_values
 from es_ray.judge.table import SHARES, comparison_table, formatted
 
 TITLES = {
@@ -14,7 +15,7 @@ TITLES = {
     LENGTH: "characters",
     TOKENS: "tokens",
     TRUNCATED: "cut at the limit",
-    "kl": "KL to base",
+    KL: "KL to base",
 }
 DIFFERENCE = "  less base"
 
@@ -31,17 +32,28 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         differences = {name: each.get("difference", {}) for name, each in own.items()}
         if quantity == "reward" or any(any(each.values()) for each in differences.values()):
             rows.append((DIFFERENCE, _cells(quantity, differences, sign="+")))
-    return comparison_table(evaluation.answers, _title(evaluation.settings), rows)
+    settings = evaluation.settings
+    return comparison_table(evaluation.answers, _title(settings), settings["generation"], rows)
 
 
 def footnote(settings: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
-    """What the table's numbers are."""
+    """What the table's numbers are, what to think of its intervals, and what it leaves out."""
     spread = ", ± the spread over a prompt's samples" if settings["samples"] > 1 else ""
-    kl = f"; KL over {settings['kl_prompts']} prompts" if "kl" in statistics["base"] else ""
-    return (
-        f"means over {settings['prompts']} prompts{spread} [{settings['level']:.0%} bootstrap interval over "
-        f"prompts]; less base: the difference to the base model, prompt by prompt{kl}"
-    )
+    prompts, of_kl = settings["prompts"], settings["kl_prompts"]
+    has_kl = KL in statistics["base"]
+    kl = f"; KL over {of_kl} prompts" if has_kl else ""
+    interval = f" [{settings['level']:.0%} bootstrap interval over prompts]" if prompts > 1 else ""
+    lines = [
+        f"means over {prompts} prompt{'s' if prompts > 1 else ''}{spread}{interval}; "
+        f"less base: the difference to the base model, prompt by prompt{kl}",
+        caution(prompts, has_equal_values(statistics)),
+    ]
+    if has_kl and 1 < of_kl < FEW <= prompts:
+        lines.append(f"the KL's interval, over {of_kl} prompts, is narrower than {settings['level']:.0%}")
+    selected = settings["selected"]
+    if selected is not None and selected > settings["generation"]:
+        lines.append(f"the selected centre is left out: it came later, after generation {selected}")
+    return "\n".join(filter(None, lines))
 
 
 def _title(settings: Mapping[str, Any]) -> str:

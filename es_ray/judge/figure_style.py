@@ -13,7 +13,8 @@ PURPLE: Final = "#cc79a7"
 GREY: Final = "#595959"
 """Okabe and Ito's, which colour-blind people tell apart; dashes and marks differ as well."""
 
-FONTS: Final = {"font.size": 11, "legend.fontsize": 10, "legend.frameon": False}
+FONTS: Final = {"font.size": 11, "legend.fontsize": 10, "legend.frameon": False, "text.parse_math": False}
+"""Texts are those of users, in which a $ is a $."""
 DPI: Final = 110
 
 

@@ -10,7 +10,7 @@ from es_ray.engines.base import EngineInfo
 from es_ray.engines.registry import engine_spec
 from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
 from es_ray.evaluation.degenerate import AnswerCounts
-from es_ray.evaluation.kl import KlPrompts
+from es_ray.evaluation.kl import KlPrompts, kl_of
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.evolution.strategy import THETA
 from es_ray.experiment import Experiment
@@ -87,7 +87,8 @@ def climb(pool: Pool, experiment: Experiment, info: EngineInfo, on_progress: OnP
                 for r, factor in factors.items()
                 for index in members[r][: 2 * KL_MEMBERS : 2]
             ]
-            measured = np.reshape(pool.kl(theta, perturbation, GENERATION, wanted, batch), (len(factors), -1))
+            sums = pool.kl(theta, perturbation, GENERATION, wanted, batch)
+            measured = np.reshape([kl_of(each) for each in sums], (len(factors), -1))
             kl |= zip(factors, np.median(measured, axis=1).tolist(), strict=True)
     assert reference is not None
     metric = _kept_metric(experiment, reference)

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.judge.run_groups import ComparedRun, Group
+from es_ray.judge.thinning import extreme_points
 
-MOST_POINTS: Final = 200
-"""Points of a curve: a run of thousands of generations is thinned to these."""
+MOST_POINTS: Final = 600
+"""Points of a curve: a run of thousands of generations is thinned to fewer."""
+GROUPS: Final = 100
+"""Groups of points that it is thinned to, of each its extremes: lowest, highest, and those of the mean."""
 
 Column = NDArray[np.float64]
 
@@ -34,7 +37,8 @@ class Curve:
 def group_curve(group: Group, key: str, unit: str) -> Curve:
     """A key of metrics.jsonl over what was spent before each generation; unit: of `ComparedRun.before`.
 
-    Runs are interpolated between the generations in which they measured it, never beyond.
+    Runs are interpolated between the generations in which they measured it, never beyond. Of a long curve
+    only points are left out that are no extreme of those around them.
     """
     measured = []
     for run in group.runs:
@@ -43,16 +47,18 @@ def group_curve(group: Group, key: str, unit: str) -> Curve:
         if there.any():
             measured.append((run.before(unit)[there], values[there]))
     points = np.unique(np.concatenate([x for x, _ in measured])) if measured else np.array([])
-    if len(points) > MOST_POINTS:
-        points = np.linspace(points[0], points[-1], MOST_POINTS)
     rows = [np.interp(points, x, y, left=np.nan, right=np.nan) for x, y in measured]
     values = np.array(rows).reshape(len(rows), len(points))
     covered = (~np.isnan(values)).sum(axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a point between two runs that no run covers
         mean, low, high = np.nanmean(values, axis=0), np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    kept = covered > 0
+    kept = np.flatnonzero(covered > 0)
     complete = covered == len(group.runs)
+    if len(kept) > MOST_POINTS:
+        ends = np.flatnonzero(np.diff(complete[kept]))  # where a run begins or ends
+        chosen = extreme_points([each[kept] for each in (low, high, mean)], GROUPS)
+        kept = kept[np.union1d(chosen, np.concatenate([ends, ends + 1]))]
     return Curve(points[kept], mean[kept], low[kept], high[kept], complete[kept], values[:, kept])
 
 

@@ -1,9 +1,11 @@
 """Runs to compare: what is on disk of each, and which of them differ in nothing but the seed."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,18 +15,28 @@ from numpy.typing import NDArray
 from es_ray.config import Config
 from es_ray.config.tree import flat
 from es_ray.errors import RunError, UserError
+from es_ray.judge.run_labels import group_labels
 from es_ray.runs.run_dir import RunDir
 
 SEED: Final = "evolution.seed"
-IGNORED: Final = ("output.", "cluster.", "tracking.")
-"""Sections that say where a run is written and computed, not what is."""
+IGNORED: Final = (
+    "output.", "cluster.", "tracking.", "engine.threads", "engine.rows", "engine.shard", "task.timeout",
+    "task.processes",
+)  # fmt: skip
+"""Sections and keys that say where and in which portions a run is computed, not what is: a machine with other
+cores has others of them, and other batches change no more than how sums are rounded."""
+MODEL: Final = "model.path"
+DIGESTED: Final = (MODEL, "task.train", "task.test", "task.validation")
+"""Keys that name files, whose contents are on record: the same ones may lie elsewhere on another machine."""
+READING: Final = ("task.system_prompt", "task.columns.", "task.name", "task.options")
+"""Settings that examples follow from, besides the file that they are read from."""
 Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ComparedRun:
     """A run as far as it is finished. lines: of metrics.jsonl; base: the base model's reward and metrics by
-    split; results: test_results.json, None while there is none.
+    split; results: test_results.json, None while there is none; digests: of what the DIGESTED keys name.
     """
 
     path: Path
@@ -32,6 +44,7 @@ class ComparedRun:
     lines: Sequence[Line]
     base: Mapping[str, Any] | None
     results: Mapping[str, Any] | None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "ComparedRun":
@@ -40,7 +53,7 @@ class ComparedRun:
         last = run.last_complete()
         if last < 0:
             raise UserError(f"{path}: has no finished generation to compare")
-        return cls(path, run.config(), run.metrics(last), run.base(), _results(run))
+        return cls(path, run.config(), run.metrics(last), run.base(), _results(run), _digests(run, last))
 
     @cached_property
     def keys(self) -> dict[str, Any]:
@@ -88,44 +101,58 @@ class Group:
 
 def grouped(runs: Sequence[ComparedRun]) -> tuple[list[Group], dict[str, list[Any]]]:
     """The groups in the order of their first runs, and the values of each key that differs, by group."""
-    settings: list[dict[str, Any]] = []
     members: list[list[ComparedRun]] = []
     for run in runs:
-        if run.keys not in settings:
-            settings.append(run.keys)
-            members.append([])
-        members[settings.index(run.keys)].append(run)
-    keys = sorted(set().union(*settings))
-    values = {key: [each.get(key) for each in settings] for key in keys}
-    differing = {key: found for key, found in values.items() if any(value != found[0] for value in found[1:])}
-    names = _short_names(list(differing))
-    labels = [
-        ", ".join(f"{names[key]}={_shown(found[number])}" for key, found in differing.items())
-        or ", ".join(run.path.resolve().name for run in members[number])
-        for number in range(len(settings))
-    ]
+        same = (found for found in members if not _differing(found[0], run))
+        found = next(same, None)
+        if found is None:
+            members.append([run])
+        else:
+            found.append(run)
+    firsts = [found[0] for found in members]
+    keys = sorted(set().union(*(_differing(one, other) for one, other in combinations(firsts, 2))))
+    differing = {key: _values(firsts, key) for key in keys}
+    labels = group_labels(differing, [[run.path for run in found] for found in members])
     pairs = zip(labels, members, strict=True)
     return [Group(label, tuple(of_label)) for label, of_label in pairs], differing
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each key by its last parts, as many as tell it from the others."""
-    found = {}
-    for key in keys:
-        parts = key.split(".")
-        tails = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        others = [f".{other}" for other in keys if other != key]
-        alone = (tail for tail in tails if not any(other.endswith(f".{tail}") for other in others))
-        found[key] = next(alone, key)
+def _differing(one: ComparedRun, other: ComparedRun) -> set[str]:
+    """The keys in which two runs differ."""
+    keys = one.keys.keys() | other.keys.keys()
+    found = {key for key in keys if one.keys.get(key) != other.keys.get(key)}
+    # other settings make other examples of the same file
+    reads_alike = not any(key.startswith(READING) for key in found)
+    for key in one.digests.keys() & other.digests.keys():
+        if key == MODEL or reads_alike:
+            found = found - {key} if one.digests[key] == other.digests[key] else found | {key}
     return found
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, str) and "/" in value:
-        return Path(value).name
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _values(runs: Sequence[ComparedRun], key: str) -> list[Any]:
+    """The values of a key that differs; with the start of the digest where one path has several contents."""
+    values = [run.keys.get(key) for run in runs]
+    by_path: dict[Any, set[str | None]] = {}
+    for run, value in zip(runs, values, strict=True):
+        if key in DIGESTED:
+            by_path.setdefault(value, set()).add(run.digests.get(key))
+    if all(len(contents) == 1 for contents in by_path.values()):
+        return values
+    return [
+        f"{'own data' if value is None else value} ({run.digests.get(key, 'unknown')[:8]})"
+        for run, value in zip(runs, values, strict=True)
+    ]
+
+
+def _digests(run: RunDir, generation: int) -> dict[str, str]:
+    """What DIGESTED keys named when the run was made, as far as it is on record."""
+    if run.is_in_form_of_0_1_0():  # it recorded no weights, and hashed examples in another way
+        return {}
+    folder = run.generation_folder(generation)
+    found = {f"task.{split}": digest for split, digest in folder.fingerprints.items()}
+    if folder.weights:
+        found[MODEL] = hashlib.sha256(json.dumps(folder.weights, sort_keys=True).encode()).hexdigest()
+    return found
 
 
 def _results(run: RunDir) -> dict[str, Any] | None:

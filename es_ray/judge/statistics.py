@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.judge.intervals import Interval, bootstrap
+from es_ray.judge.intervals import Interval, bootstrap_columns, bootstrap_ratio
 from es_ray.tasks.base import RESERVED, Task
 
 LENGTH, TOKENS, TRUNCATED, NORMALIZED = (
@@ -15,29 +15,41 @@ LENGTH, TOKENS, TRUNCATED, NORMALIZED = (
 )  # fmt: skip
 """Quantities besides the reward and the task's metrics: characters, tokens, the share that was cut."""
 PASS: Final = "pass@"
+KL: Final = "kl"
 
 Values = NDArray[np.float64]
 """A quantity of every completion, shape [examples, samples]."""
 
 
 def statistics(
-    answers: Mapping[str, Mapping[str, Any]], samples: int, task: Task, kl: Mapping[str, float]
+    answers: Mapping[str, Mapping[str, Any]],
+    samples: int,
+    task: Task,
+    kl: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, dict[str, Any]]:
     """Of each name in answers its quantities by name: {mean, low, high} and, where they say something, more.
 
-    answers: by name, with `base` first, each with its examples, `samples` for each prompt; kl: by name, only
-    a mean. spread: the standard deviation over a prompt's samples, averaged over prompts; difference: of each
-    prompt's mean to the base model's, {mean, low, high}. Intervals are bootstrapped over prompts.
+    answers: by name, with `base` first, each with its examples, `samples` for each prompt; kl: by name, of
+    each prompt the sum of its terms and its tokens, shape [prompts, 2]; the base model's is 0. spread: the
+    standard deviation over a prompt's samples (with the unbiased variance), averaged over prompts;
+    difference: of each prompt's mean to the base model's, {mean, low, high}. Intervals are bootstrapped over
+    prompts; of one prompt there is none, and no low and high.
     """
     values = {name: _quantities(each["examples"], samples, task) for name, each in answers.items()}
-    found: dict[str, dict[str, Any]] = {}
-    for name, quantities in values.items():
-        found[name] = {
-            quantity: _statistic(own, None if name == "base" else values["base"][quantity])
-            for quantity, own in quantities.items()
-        }
-        if name in kl:
-            found[name]["kl"] = {"mean": kl[name]}
+    means = {(name, of): own.mean(axis=1) for name, each in values.items() for of, own in each.items()}
+    changes = {(name, of): own - means["base", of] for (name, of), own in means.items() if name != "base"}
+    own, differences = _intervals(means, changes)
+    found: dict[str, dict[str, Any]] = {name: {} for name in answers}
+    for (name, of), interval in own.items():
+        found[name][of] = interval.record()
+        if values[name][of].shape[1] > 1:
+            found[name][of]["spread"] = float(values[name][of].std(axis=1, ddof=1).mean())
+        if name != "base":
+            found[name][of]["difference"] = differences[name, of].record()
+    if kl:
+        found["base"][KL] = {"mean": 0.0}
+    for name, sums in kl.items():
+        found[name][KL] = bootstrap_ratio(sums).record()
     return found
 
 
@@ -50,6 +62,13 @@ def pass_at(correct: NDArray[Any], k: int) -> Values:
     samples = correct.shape[1]
     right = np.count_nonzero(correct, axis=1).tolist()
     return np.array([[1 - math.comb(samples - c, k) / math.comb(samples, k)] for c in right])
+
+
+def has_equal_values(found: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether one of the intervals in `statistics` has no width, as all values are equal."""
+    each = [one for of_name in found.values() for one in of_name.values()]
+    each += [one["difference"] for one in each if "difference" in one]
+    return any("low" in one and one["low"] == one["high"] for one in each)
 
 
 def _quantities(examples: Sequence[Mapping[str, Any]], samples: int, task: Task) -> dict[str, Values]:
@@ -73,16 +92,7 @@ def _quantities(examples: Sequence[Mapping[str, Any]], samples: int, task: Task)
     return found | {name: each(values) for name, values in ours.items() if name not in found}
 
 
-def _statistic(own: Values, base: Values | None) -> dict[str, Any]:
-    means = own.mean(axis=1)
-    found: dict[str, Any] = bootstrap(means)._asdict()
-    if own.shape[1] > 1:
-        found["spread"] = float(own.std(axis=1).mean())
-    if base is not None:
-        found["difference"] = bootstrap(means - base.mean(axis=1))._asdict()
-    return found
-
-
-def as_interval(found: Mapping[str, float]) -> Interval:
-    """From {mean, low, high}."""
-    return Interval(found["mean"], found["low"], found["high"])
+def _intervals(*columns: Mapping[tuple[str, str], Values]) -> list[dict[tuple[str, str], Interval]]:
+    """Of each mapping's values, one for each prompt, their intervals; the prompts are drawn once for all."""
+    found = iter(bootstrap_columns(np.column_stack([one for each in columns for one in each.values()])))
+    return [{key: next(found) for key in each} for each in columns]

@@ -17,16 +17,21 @@ NOT_METRICS: Final = RESERVED
 
 
 def comparison_table(
-    results: Mapping[str, Any], title: str, rows: Sequence[tuple[str, Mapping[str, str]]] | None = None
+    results: Mapping[str, Any],
+    title: str,
+    last: int,
+    rows: Sequence[tuple[str, Mapping[str, str]]] | None = None,
 ) -> Table:
     """Summary, then every completion.
 
-    results: as in test_results.json, and further members by any name; rows: of the summary, each a title and
-    texts by name, by default the reward and the metrics.
+    results: as in test_results.json, and further members by any name; last: the generation after which its
+    centre came about; rows: of the summary, each a title and texts by name, by default the reward and the
+    metrics.
     """
     best, selected = results["best"], results.get("selected")
-    # the selected centre has a column of its own only if it is not the last one
-    same = selected is not None and selected["examples"] == results["centre"]["examples"]
+    # the selected centre has a column of its own only if it is not the last one; equal answers do not make
+    # two centres one
+    same = selected is not None and selected["generation"] == last
     names = {
         "base": "base",
         "centre": "centre (also the selected one)" if same else "centre",

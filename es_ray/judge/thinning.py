@@ -35,6 +35,19 @@ def thinned_band(x: Column, low: Column, high: Column, most: int) -> tuple[Colum
     return x, low, high
 
 
+def extreme_points(columns: Sequence[Column], most: int) -> NDArray[np.intp]:
+    """Which points to keep, ascending: of each of `most` groups the lowest and highest of each column.
+
+    columns: as long as each other, without nan; the first and the last point are kept too.
+    """
+    count = len(columns[0])
+    keep = {0, count - 1}
+    for group in np.array_split(np.arange(count), min(most, count)):
+        for column in columns:
+            keep |= {int(group[column[group].argmin()]), int(group[column[group].argmax()])}
+    return np.array(sorted(keep))
+
+
 def thinned_places(at: Sequence[float], x: tuple[float, float], most: int) -> list[float]:
     """One of all places that would lie on the same of `most` parts of the axis."""
     width = (x[1] - x[0] or 1.0) / most

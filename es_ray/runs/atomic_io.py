@@ -12,10 +12,15 @@ from es_ray.errors import RunError
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a temporary file, sync it and rename it, so that neither a reader nor a crash sees half of it."""
     tmp = path.with_name(f".{path.name}.{os.getpid()}")
-    with tmp.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with tmp.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     tmp.replace(path)

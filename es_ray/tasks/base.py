@@ -104,9 +104,9 @@ class Task(ABC):
 
 RESERVED = (
     "prompt", "target", "sample", "completion", "reward", "tokens", "finish", "examples", "index",
-    "generation", "advantage", "worker",
+    "generation", "advantage", "worker", "answers", "candidate", "characters", "example", "kl",
 )  # fmt: skip
-"""What files hold under these names is not a metric's."""
+"""What files and tables hold under these names is not a metric's."""
 
 
 def example_name(example: Example) -> str:

@@ -158,14 +158,15 @@ class Pool(ABC):
         asked: Sequence[KlPrompts],
         batch: Batch,
         others: Mapping[int, Vector] = NO_OTHERS,
-    ) -> list[float]:
-        """KL to the base model of each candidate that is asked for; batch: has their prompts.
+    ) -> list[NDArray[np.float64]]:
+        """Sums by prompt of each candidate that is asked for; `kl_of` them is its KL to the base model.
 
-        theta, others: as for `evaluate`.
+        Each of shape [prompts, 2]: a prompt's terms, and its tokens. batch: has their prompts; theta, others:
+        as for `evaluate`.
         """
         calls = [_kl_call(prompts, generation) for prompts in asked]
         shared = ({generation: theta, **others}, perturbation, batch)
-        return [kl_of(sums) for sums in self._map(shared, calls, lambda call: None, lambda rows: None)]
+        return self._map(shared, calls, lambda call: None, lambda rows: None)
 
     def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
         """Of a merged centre, from one of the workers; see `Engine.drift`."""

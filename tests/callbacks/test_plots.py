@@ -76,6 +76,13 @@ def test_a_plot_shows_each_of_its_curves(tmp_path):
         assert not np.array_equal(changed, usual), f"{key} is not drawn"
 
 
+@pytest.mark.parametrize("title", ["$x_{$", "task · $model$ · \\bad"])
+def test_texts_of_a_user_are_no_formulas(tmp_path, title):
+    metrics = [line | {f"{split}_{title}": 1.0 for split in ("centre", "test")} for line in lines(6)]
+    evolution_progress(metrics, BASE, title, tmp_path / "a.png")
+    pixels(tmp_path / "a.png")
+
+
 def test_the_base_model_is_a_line(tmp_path):
     usual = drawn(tmp_path / "a.png", lines(6))
     assert not np.array_equal(usual, drawn(tmp_path / "b.png", lines(6), base=None))

@@ -43,6 +43,7 @@ def test_a_table_and_three_files(seeds, cli):
         (("{run}", "nowhere"), ("nowhere", "not a run directory")),
         (("{run}", "{other}", "--output", "{run}/config.yaml"), ("--output", "is not a folder")),
         (("{run}", "{other}", "--output", "{run}/config.yaml/x"), ("--output", "is not a folder")),
+        (("{run}", "{other}", "--output", "/proc/es-ray"), ("--output /proc/es-ray", "cannot be written")),
         (("{run}", "{unfinished}"), ("has no finished generation",)),
     ],
 )

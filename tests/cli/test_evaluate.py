@@ -12,7 +12,11 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from es_ray.config import load
+from es_ray.errors import UserError
+from es_ray.judge.evaluation_request import EvaluationRequest
 from es_ray.paths import data_dir
+from tests.short_runs import in_process
 from tests.small_models import small_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table_engine.py"
@@ -172,6 +176,14 @@ def test_bad_input_is_refused_in_one_line(finished, cli, more, words):
         (("--temperature", "nan"), ("--temperature nan", "above 0")),
         (("--temperature", 1000), ("task.temperature", "1000", "100")),
         (("--greedy", "--samples", 3), ("--greedy", "--samples")),
+        (("--greedy", "--set", "task.samples=4"), ("--greedy", "--set task.samples")),
+        (("--greedy", "--set", "task.temperature=1"), ("--greedy", "--set task.temperature")),
+        (("--greedy", "--set", "task.top_p=0.9"), ("--greedy", "--set task.top_p")),
+        (("--set", "task.samples=4"), ("task.samples: 4", "temperature")),
+        (("--set", "task.top_p=0.9"), ("task.top_p: 0.9", "temperature 0")),
+        (("--set", "task.temperature=many"), ("task.temperature", "many")),
+        (("--set", "task.temperature=0", "--samples", 2), ("--samples 2", "--temperature")),
+        (("--set", "task.batch=2"), ("--set task.batch", "no batch")),
         (("--generation", 99), ("--generation 99", "0-3")),
         (("--member", 3), ("--member 3", "GENERATION:INDEX")),
         (("--member", "0:-1"), ("--member 0:-1", "GENERATION:INDEX")),
@@ -209,3 +221,102 @@ def test_csv_and_json_hold_the_same_answers(finished, cli):
     names = ("base", "centre", "best", "selected")
     expected = [(name, e["completion"], e["reward"]) for name in names for e in found[name]["examples"]]
     assert [(row["candidate"], row["completion"], float(row["reward"])) for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--temperature", 0.7, "--set", "task.top_p=0.9", "--set", "task.samples=2"),
+        ("--set", "task.top_p=0.9", "--set", "task.temperature=0.7", "--samples", 2),
+        ("--set", "task.samples=2", "--set", "task.temperature=0.7", "--set", "task.top_p=0.9"),
+        ("--set", "task.samples=5", "--samples", 2, "--temperature", 0.7, "--set", "task.top_p=0.9"),
+    ],
+)
+def test_what_is_asked_applies_together_in_any_order(finished, more):
+    task = asked(more).config(load(file=finished.path / "config.yaml")).task
+    assert (task.samples, task.temperature, task.top_p) == (2, 0.7, 0.9)
+
+
+def asked(options: tuple) -> EvaluationRequest:
+    """The request of options as the command would make it."""
+    values: dict = {"sets": []}
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        if name == "--set":
+            values["sets"].append(value)
+        else:
+            values[name.removeprefix("--")] = value
+    return EvaluationRequest(**values)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--set", "task.temperature=0"), ("--set task.temperature=0", "task.samples 3", "--greedy")),
+        (("--set", "task.temperature=0", "--samples", 1), ("--set task.temperature=0", "task.top_p 0.8")),
+    ],
+)
+def test_a_sampling_run_is_asked_greedily_by_greedy(finished, more, words):
+    sampled = {"samples": 3, "temperature": 1.0, "top_p": 0.8}
+    config = load(file=finished.path / "config.yaml")
+    config = config.replace(task={**config.task.model_dump(), **sampled})
+    with pytest.raises(UserError) as error:
+        asked(more).config(config)
+    for word in words:
+        assert word in str(error.value)
+    greedy = EvaluationRequest(greedy=True).config(config).task
+    assert (greedy.samples, greedy.temperature, greedy.top_p) == (1, 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def start_selected(tmp_path_factory) -> Path:
+    """A run whose steps are too small to change an answer: the start is selected, as the earliest on ties."""
+    run = tmp_path_factory.mktemp("start") / "run"
+    options = ("--generations", 2, "--population", 2, "--set", "evolution.learning_rate=1e-12")
+    in_process("run", "--local", *options, "--set", "task.max_new_tokens=8", "--output", run)
+    return run
+
+
+def test_the_selected_centre_has_a_column_also_if_it_answers_as_the_last_one(start_selected, cli):
+    results = json.loads((start_selected / "test_results.json").read_text(encoding="utf-8"))
+    assert results["selected"]["generation"] == -1
+    assert results["selected"]["examples"] == results["centre"]["examples"]
+    ended = cli("evaluate", start_selected)
+    assert ended.code == 0, ended.err
+    assert "selected (the start)" in " ".join(ended.out.split())
+    assert "also the selected one" not in " ".join(ended.out.split())
+
+
+def test_a_selected_centre_that_came_later_is_said_to_be_left_out(copied, cli):
+    (copied / "selected.json").write_text(json.dumps({"generation": 2, "why": "", "split": "train"}))
+    early, late = (cli("evaluate", copied, "--generation", generation) for generation in (1, 3))
+    assert early.code == late.code == 0, early.err
+    assert "the selected centre is left out: it came later, after generation 2" in " ".join(early.out.split())
+    assert "left out" not in late.out
+    as_json = json.loads(cli("evaluate", copied, "--generation", 1, "--json").out)
+    assert as_json["settings"]["selected"] == 2
+    assert "selected" not in as_json
+
+
+def test_a_task_with_test_data_alone_is_asked_these(finished, cli, tmp_path):
+    (tmp_path / "asks.py").write_text(
+        "import es_ray\n\n"
+        "class Asks(es_ray.Task):\n"
+        "    test = [es_ray.Example('What is the capital of France?', 'Paris')]\n\n"
+        "    def score(self, example, completion):\n"
+        "        return float('Paris' in completion)\n"
+    )
+    ended = cli("evaluate", finished.path, "--task", f"{tmp_path}/asks.py:Asks", "--json")
+    assert ended.code == 0, ended.err
+    assert len(json.loads(ended.out)["centre"]["examples"]) == 1
+    refused = cli("evaluate", finished.path, "--task", f"{tmp_path}/asks.py:Asks", "--split", "train")
+    assert refused.code == 2
+    assert "has no train data of its own" in refused.err
+    table = cli("evaluate", finished.path, "--task", f"{tmp_path}/asks.py:Asks")
+    assert "one prompt has no interval" in table.out
+    assert "[" not in table.out.partition("What is")[0]
+
+
+def test_intervals_over_few_prompts_are_called_narrow(finished, cli):
+    words = " ".join(cli("evaluate", finished.path).out.split())
+    assert "over fewer than 20 prompts" in words
+    assert "intervals are narrower than 95%" in words

@@ -1,5 +1,6 @@
 """Runs side by side: groups of seeds, curves, final results, and what is written."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import es_ray
@@ -46,6 +48,46 @@ def test_seeds_are_a_group_and_groups_are_labelled_by_what_differs(finished, tmp
     ]
     assert [[run.path for run in group.runs] for group in found.groups] == [[finished.path, other], [faster]]
     assert found.differing == {"evolution.learning_rate": [0.05, 0.5], "task.max_new_tokens": [40, 30]}
+
+
+def test_machines_do_not_make_groups(finished, tmp_path):
+    """What another number of cores changes, and where the same data and weights lie there."""
+    other = changed(
+        finished.path, tmp_path / "a", evolution__seed=7, engine__threads=7, engine__rows=5, engine__shard=3,
+        task__timeout=9.0, task__processes=2, task__train="/elsewhere/train.jsonl", model__path="/elsewhere",
+    )  # fmt: skip
+    found = es_ray.compare([finished.path, other])
+    assert found.differing == {}
+    assert [group.label for group in found.groups] == ["run, a"]
+
+
+def test_other_contents_make_groups_wherever_they_lie(finished, tmp_path):
+    """Files by their digests: the same path with two contents, and two paths with two contents."""
+    recorded = ComparedRun.read(finished.path)
+    other = dataclasses.replace(recorded, digests={**recorded.digests, "task.train": "0123456789"})
+    groups, differing = grouped([recorded, other])
+    known = recorded.digests["task.train"][:8]
+    assert differing == {"task.train": [f"own data ({known})", "own data (01234567)"]}
+    assert [group.label for group in groups] == [f"train=own data ({known})", "train=own data (01234567)"]
+    there = ComparedRun.read(changed(finished.path, tmp_path / "a", model__path="/b/model"))
+    moved = dataclasses.replace(there, digests={**there.digests, "model.path": "other"})
+    groups, differing = grouped([recorded, moved])
+    assert differing == {"model.path": ["bundled", "/b/model"]}
+    assert [group.label for group in groups] == ["path=bundled", "path=model"]
+
+
+def test_without_digests_the_paths_count(finished, tmp_path):
+    run = ComparedRun.read(changed(finished.path, tmp_path / "a", model__path="/b/model"))
+    assert len(grouped([ComparedRun.read(finished.path), dataclasses.replace(run, digests={})])[0]) == 2
+
+
+def test_another_system_prompt_is_no_other_data(finished, tmp_path):
+    """Though it changes the recorded digest of the examples."""
+    run = ComparedRun.read(changed(finished.path, tmp_path / "a", task__system_prompt="Be\nbrief | $5/day"))
+    run = dataclasses.replace(run, digests={**run.digests, "task.train": "1", "task.test": "2"})
+    groups, differing = grouped([ComparedRun.read(finished.path), run])
+    assert list(differing) == ["task.system_prompt"]
+    assert [group.label for group in groups] == ["system_prompt=none", "system_prompt=Be brief | $5/day"]
 
 
 def test_one_group_is_labelled_by_its_runs(finished, tmp_path):
@@ -124,13 +166,44 @@ def long_run(finished, to: Path, count: int, **keys: object) -> ComparedRun:
 def test_a_long_run_is_thinned(finished, tmp_path):
     run = long_run(finished, tmp_path / "a", 3000)
     curve = group_curve(Group("a", (run,)), "reward_mean", "tokens")
-    assert len(curve.x) == MOST_POINTS
+    assert 100 < len(curve.x) <= MOST_POINTS
     assert (curve.mean[0], curve.mean[-1]) == pytest.approx((-100, run.lines[-1]["reward_mean"]))
     comparison_figure([Group("a", (run,)), Group("b", (run,))], tmp_path / "long.png")
     assert (tmp_path / "long.png").stat().st_size < 250_000
 
 
-def test_a_single_wrecked_member_does_not_flatten_the_axes(finished, tmp_path, monkeypatch):
+def test_thinning_loses_no_peak(finished, tmp_path):
+    """Single generations that are far above and below the others, of one seed and of the mean of both."""
+    one, other = (long_run(finished, tmp_path / name, 3000) for name in "ab")
+    usual = one.lines[700]["reward_mean"]  # which the mean of both keeps
+    extremes = {700: (usual + 400, usual - 400), 1501: (400.0, 400.0), 2000: (-700.0, -90.0)}
+    for generation, values in extremes.items():
+        for run, value in zip((one, other), values, strict=True):
+            run.lines[generation]["reward_mean"] = value
+    shorter = dataclasses.replace(other, lines=other.lines[:2500])
+    curve = group_curve(Group("a", (one, shorter)), "reward_mean", "generations")
+    assert len(curve.x) <= MOST_POINTS
+    at = {int(x): number for number, x in enumerate(curve.x)}
+    for generation, values in extremes.items():
+        found = [each[at[generation]] for each in (curve.low, curve.mean, curve.high)]
+        assert found == pytest.approx([min(values), np.mean(values), max(values)])
+    assert np.flatnonzero(curve.complete).tolist() == list(range(at[2499] + 1))
+    assert at[2500] == at[2499] + 1
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """Figures as they are drawn, instead of files."""
+    found: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: found.append(figure))
+    return found
+
+
+def limits(figure: Figure) -> dict[str, tuple[float, float]]:
+    return {panel.get_ylabel().split("\n")[0]: panel.get_ylim() for panel in figure.axes}
+
+
+def test_a_single_wrecked_member_does_not_flatten_the_axes(finished, tmp_path, drawn):
     run = long_run(finished, tmp_path / "a", 20)
     far, members = -3e6, 30
     wreck = {
@@ -143,14 +216,71 @@ def test_a_single_wrecked_member_does_not_flatten_the_axes(finished, tmp_path, m
     bad = ComparedRun(run.path, run.config, lines, run.base, None)
     assert np.flatnonzero(wrecked(bad)).tolist() == [0, 7]
     assert not wrecked(run).any()
-    drawn = []
-    from matplotlib.figure import Figure
-
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     comparison_figure([Group("a", (bad,))], tmp_path / "bad.png")
-    limits = {panel.get_ylabel().split("\n")[0]: panel.get_ylim() for panel in drawn[0].axes}
-    assert -150 < limits["training reward"][0] < -90
-    assert limits["training reward"][1] > -5
+    low, high = limits(drawn[0])["training reward"]
+    assert -150 < low < -90
+    assert high > -5
+
+
+def test_a_single_wrecked_centre_does_not_flatten_the_axes(finished, tmp_path, drawn):
+    run = long_run(finished, tmp_path / "a", 20)
+    lines = [line | ({"test_reward": -3e6} if line["generation"] == 7 else {}) for line in run.lines]
+    lines[9]["test_reward"] = None
+    comparison_figure([Group("a", (dataclasses.replace(run, lines=lines),))], tmp_path / "bad.png")
+    low, high = limits(drawn[0])["test reward"]
+    assert -150 < low < -90
+    assert high > -5
+    assert "lower than shown" in [text.get_text() for text in drawn[0].legends[0].get_texts()]
+
+
+def test_each_of_many_groups_looks_different(finished, tmp_path, drawn):
+    run = long_run(finished, tmp_path / "a", 3)
+    comparison_figure([Group(f"g{number}", (run,)) for number in range(49)], tmp_path / "many.png")
+    (legend,) = drawn[0].legends
+    looks = {
+        text.get_text(): (handle.get_color(), handle.get_marker())
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
+    }
+    groups = [look for label, look in looks.items() if label.startswith("g")]
+    assert len(groups) == len(set(groups)) == 49
+
+
+def test_labels_are_text_and_each_group_has_one(finished, tmp_path):
+    run = long_run(finished, tmp_path / "a", 3)
+    names = ["$x_{$", "a $b$ c", "_hidden", "base model", "base model"]
+    comparison_figure([Group(name, (run,)) for name in names], tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").std() > 0.02
+
+
+def test_a_group_called_like_the_base_model_is_in_the_legend(finished, tmp_path, drawn):
+    run = long_run(finished, tmp_path / "a", 3)
+    comparison_figure([Group(name, (run,)) for name in ("base model", "_x")], tmp_path / "a.png")
+    texts = sorted(text.get_text() for text in drawn[0].legends[0].get_texts())
+    assert texts == [" _x", "base model", "base model"]
+
+
+def test_only_keys_that_begin_with_test_are_of_the_test_prompts(finished, tmp_path, drawn):
+    run = long_run(finished, tmp_path / "a", 3)
+    old = ("correct", "exact")
+    lines = [
+        {key: value for key, value in line.items() if not key.endswith(old)} | {"centre_latest_words": 1.0}
+        for line in run.lines
+    ]
+    comparison_figure([Group("a", (dataclasses.replace(run, lines=lines),))], tmp_path / "a.png")
+    assert len(limits(drawn[0]).keys() - {""}) == 2
+
+
+@pytest.mark.parametrize(("batch", "lines"), [(None, 2), (4, 1)])
+def test_the_base_model_has_no_training_line_where_prompts_are_drawn(finished, tmp_path, drawn, batch, lines):
+    """It was asked generation 0's; the line of the test prompts stays."""
+    run = ComparedRun.read(changed(finished.path, tmp_path / "a", task__batch=batch))
+    comparison_figure([Group("a", (run,))], tmp_path / "a.png")
+    test, train = (
+        [line for line in drawn[0].axes[row * 3].get_lines() if line.get_label() == "base model"]
+        for row in (0, 1)
+    )
+    assert len(test) + len(train) == lines
+    assert len(test) == 1
 
 
 def test_everything_is_written(finished, tmp_path):
@@ -163,3 +293,46 @@ def test_everything_is_written(finished, tmp_path):
     text = (folder / "compare.md").read_text(encoding="utf-8")
     for words in ("![Curves](compare.png)", "Keys that differ", "| reward, centre |", str(old)):
         assert words in text
+
+
+def test_tables_are_whole_whatever_texts_differ(finished, tmp_path):
+    other = changed(finished.path, tmp_path / "a", task__system_prompt="One\nline | $x_{$, or\r\ntwo.")
+    es_ray.compare([finished.path, other], tmp_path / "out")
+    text = (tmp_path / "out/compare.md").read_text(encoding="utf-8")
+    assert "| task.system_prompt | None | One line \\| $x_{$, or two. |" in text
+    tables = [line for line in text.splitlines() if line.startswith("| ")]
+    assert all(line.endswith(" |") for line in tables)
+    assert imread(tmp_path / "out/compare.png").std() > 0.02
+
+
+def test_intervals_over_few_prompts_are_called_narrow(finished, tmp_path):
+    other = changed(finished.path, tmp_path / "a", evolution__seed=7)
+    es_ray.compare([finished.path, other], tmp_path / "out")
+    text = (tmp_path / "out/compare.md").read_text(encoding="utf-8")
+    assert "ver fewer than 20 prompts" in text
+
+
+def test_one_test_prompt_has_no_interval(finished, tmp_path):
+    run = changed(finished.path, tmp_path / "a")
+    results = json.loads((run / "test_results.json").read_text(encoding="utf-8"))
+    for answer in results.values():
+        answer["examples"] = answer["examples"][:1]
+    (run / "test_results.json").write_text(json.dumps(results))
+    other = changed(run, tmp_path / "b", evolution__seed=7)
+    found = es_ray.compare([run, other], tmp_path / "out")
+    entry = found.finals[0]["centre"]["reward"]
+    assert entry.keys() == {"mean", "prompts", "seeds", "difference"}
+    assert entry["difference"].keys() == {"mean"}
+    text = (tmp_path / "out/compare.md").read_text(encoding="utf-8")
+    assert "One prompt has no interval." in text
+    assert "[" not in text.partition("| reward, centre |")[2].partition("\n")[0]
+
+
+def test_a_figure_that_fails_leaves_no_folder(finished, tmp_path, monkeypatch):
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("a font is missing")
+
+    monkeypatch.setattr(Figure, "savefig", fails)
+    with pytest.raises(ValueError, match="font"):
+        es_ray.compare([finished.path, changed(finished.path, tmp_path / "a")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

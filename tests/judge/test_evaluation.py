@@ -53,6 +53,8 @@ def test_kl_is_that_of_each_candidate_alone(finished):
     assert min(value for name, value in kl.items() if name != "base") > 0
     assert kl["1:1"] == pytest.approx(alone.statistics["1:1"]["kl"]["mean"], rel=1e-4)
     assert kl["1:0"] != kl["1:1"]
+    interval = together.statistics["centre"]["kl"]
+    assert 0 < interval["low"] < interval["mean"] < interval["high"]
 
 
 def test_an_earlier_generation_is_the_centre_that_the_next_one_asked(finished):

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from es_ray.judge.statistics import pass_at, statistics
+from es_ray.judge.statistics import has_equal_values, pass_at, statistics
 from es_ray.tasks.conciseness import Conciseness
 from es_ray.tasks.functions import FunctionTask
 
@@ -26,23 +26,30 @@ def answers(rewards: np.ndarray) -> dict:
     return {"reward": rewards.mean(), "examples": examples}
 
 
-def found(kl: dict[str, float] | None = None) -> dict:
+def found(kl: dict[str, np.ndarray] | None = None) -> dict:
     both = {"base": answers(BASE_REWARDS), "centre": answers(REWARDS)}
     return statistics(both, 2, Conciseness(), kl or {})
 
 
+def of_each(values: np.ndarray) -> np.ndarray:
+    """The values in all 27 equally likely samples of three prompts, not drawn ones, shape [3, 27]."""
+    return values[np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1)]
+
+
+def bounds(drawn: np.ndarray) -> tuple[float, float]:
+    return tuple(np.quantile(np.sort(drawn), [0.025, 0.975], method="inverted_cdf").tolist())
+
+
 def resampled(values: np.ndarray) -> tuple[float, float]:
-    """All 27 equally likely samples of three prompts, not drawn ones."""
-    grid = np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1)
-    means = np.sort(values[grid].mean(axis=0))
-    return tuple(np.quantile(means, [0.025, 0.975], method="inverted_cdf").tolist())
+    return bounds(of_each(values).mean(axis=0))
 
 
 def test_samples_of_a_prompt_are_averaged_before_anything_else():
     centre = found()["centre"]["reward"]
     assert centre["mean"] == pytest.approx(REWARDS.mean())
     assert (centre["low"], centre["high"]) == pytest.approx(resampled(REWARDS.mean(axis=1)))
-    assert centre["spread"] == pytest.approx(np.mean([10.0, 0.0, 1499.5]))
+    # of two samples the unbiased variance is half the square of their difference
+    assert centre["spread"] == pytest.approx(np.mean([20.0, 0.0, 2999.0]) / 2**0.5)
 
 
 def test_differences_to_the_base_model_are_of_the_same_prompts():
@@ -55,11 +62,16 @@ def test_differences_to_the_base_model_are_of_the_same_prompts():
 
 
 def test_lengths_cuts_and_kl_are_there():
-    both = found({"base": 0.0, "centre": 0.25})
+    sums = np.array([[0.5, 4], [3.0, 6], [0.0, 2]])
+    both = found({"centre": sums})
     assert both["centre"]["completion_length"]["mean"] == pytest.approx(np.mean([0, 1, 1, 2, 2, 3]))
     assert both["centre"]["completion_tokens"]["mean"] == pytest.approx(2.0)
     assert both["centre"]["truncated"]["mean"] == pytest.approx(2 / 3)
-    assert (both["base"]["kl"], both["centre"]["kl"]) == ({"mean": 0.0}, {"mean": 0.25})
+    assert both["base"]["kl"] == {"mean": 0.0}
+    kl = both["centre"]["kl"]
+    assert kl["mean"] == pytest.approx(3.5 / 12)
+    over, under = (of_each(column).sum(axis=0) for column in sums.T)
+    assert (kl["low"], kl["high"]) == pytest.approx(bounds(over / under))
     assert "kl" not in found()["centre"]
 
 
@@ -73,6 +85,25 @@ def test_the_papers_reward_is_within_0_and_1():
 def test_a_task_without_such_a_scale_has_no_such_reward():
     both = {"base": answers(BASE_REWARDS), "centre": answers(REWARDS)}
     assert "normalized_reward" not in statistics(both, 2, FunctionTask(len), {})["centre"]
+
+
+def test_one_prompt_has_means_and_differences_without_bounds():
+    both = {"base": answers(BASE_REWARDS[:1]), "centre": answers(REWARDS[:1])}
+    found = statistics(both, 2, Conciseness(), {"centre": np.array([[1.0, 4]])})
+    assert found["centre"]["kl"] == {"mean": 0.25}
+    reward = found["centre"]["reward"]
+    assert (reward["mean"], reward["difference"]) == (-20.0, {"mean": 20.0})
+    assert "low" not in reward and "high" not in reward
+    assert not has_equal_values(found)
+
+
+def test_equal_values_of_any_quantity_are_noticed():
+    both = {"base": answers(BASE_REWARDS), "centre": answers(BASE_REWARDS + 1.0)}
+    assert has_equal_values(statistics(both, 2, FunctionTask(len), {}))
+    del both["centre"]
+    for number, example in enumerate(both["base"]["examples"]):
+        example |= {"correct": number >= 3, "completion": "x" * number, "tokens": number}
+    assert not has_equal_values(statistics(both, 2, FunctionTask(len), {}))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])

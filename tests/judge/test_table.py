@@ -16,7 +16,7 @@ def results(prompt: str, completion: str) -> dict:
 
 def shown(width: int, prompt: str, completion: str, **options) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False, **options)
-    console.print(comparison_table(results(prompt, completion), "test split"))
+    console.print(comparison_table(results(prompt, completion), "test split", 3))
     return console.file.getvalue()
 
 
@@ -40,3 +40,18 @@ def test_control_characters_of_a_model_are_written_out():
 
 def test_brackets_are_not_markup():
     assert shown(200, "[bold]?", "[red]answer[/red]").count("[red]answer[/red]") == 3
+
+
+@pytest.mark.parametrize(
+    ("generation", "headings"),
+    [
+        (3, ["base", "centre (also the selected one)"]),
+        (1, ["base", "centre", "selected (generation 1)"]),
+        (-1, ["base", "centre", "selected (the start)"]),
+    ],
+)
+def test_two_centres_are_two_columns_even_if_their_answers_are_the_same(generation, headings):
+    found = results("p", "c")
+    found["selected"] = found["centre"] | {"generation": generation}
+    table = comparison_table(found, "test split", 3)
+    assert [column.header for column in table.columns if "best" not in column.header][1:] == headings

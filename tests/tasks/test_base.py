@@ -76,7 +76,21 @@ def test_a_long_prompt_is_shortened_in_messages():
     assert len(str(error.value)) < 200
 
 
-@pytest.mark.parametrize("name", ["reward", "completion", "finish", "tokens"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reward",
+        "completion",
+        "finish",
+        "tokens",
+        "answers",
+        "candidate",
+        "characters",
+        "example",
+        "kl",
+        "pass@2",
+    ],
+)
 def test_a_metric_may_not_have_a_name_that_files_use(name):
     with pytest.raises(EvaluationError, match=f"{name}.*member 7"):
         checked(Score(1.0, {name: 1.0}), "member 7", Example("Why?", "So."))

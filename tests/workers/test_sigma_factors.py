@@ -9,7 +9,7 @@ import pytest
 
 from es_ray.config import load
 from es_ray.evaluation import CENTRE, Candidate
-from es_ray.evaluation.kl import KlPrompts
+from es_ray.evaluation.kl import KlPrompts, kl_of
 from es_ray.experiment import Experiment
 from es_ray.preparation import resolve_config
 from es_ray.workers import open_pool
@@ -42,13 +42,13 @@ def evaluated(tmp_path, workers: int, kill: bool = False):
             os.kill(int(next(iter(first._workers)).partition("/")[2]), signal.SIGKILL)
         outcomes = pool.evaluate(theta, noise, 1, [*MEMBERS, Candidate(CENTRE)], batch)
         asked = [KlPrompts("train", [0, 1], c.index, c.sigma_factor) for c in MEMBERS[::2]]
-        kls = pool.kl(theta, noise, 1, asked, batch)
+        kls = [kl_of(sums) for sums in pool.kl(theta, noise, 1, asked, batch)]
         plain = []
         for at, factor in enumerate(FACTORS):
             scaled = replace(noise, sigma=noise.sigma.times(factor))
             alone = [Candidate(2 * at), Candidate(CENTRE)]
-            kl = pool.kl(theta, scaled, 1, [KlPrompts("train", [0, 1], 2 * at)], batch)
-            plain.append((pool.evaluate(theta, scaled, 1, alone, batch), *kl))
+            (sums,) = pool.kl(theta, scaled, 1, [KlPrompts("train", [0, 1], 2 * at)], batch)
+            plain.append((pool.evaluate(theta, scaled, 1, alone, batch), kl_of(sums)))
     return outcomes, kls, plain
 
 
