@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from es_ray.engines.registry import engine_spec
 from es_ray.evaluation import CENTRE
-from es_ray.evaluation.kl import MOST_PROMPTS
+from es_ray.evaluation.kl import MOST_PROMPTS, kl_key
 from es_ray.experiment import Experiment
 from es_ray.imports import short_name
 from es_ray.interrupts import interrupts_once
@@ -138,7 +138,8 @@ def _evaluated(
         measures_kl = engine_spec(config.engine.kind).log_probs
         kl = together.kl_sums(batch, split, MOST_PROMPTS) if measures_kl else {}
     settings = _settings(past, request, experiment, split)
-    return Evaluation(settings, answers, statistics(answers, config.task.samples, experiment.task, kl))
+    found = statistics(answers, config.task.samples, experiment.task, kl, kl_key(config.lora.form))
+    return Evaluation(settings, answers, found)
 
 
 def _settings(

@@ -7,7 +7,16 @@ from rich.table import Table
 
 from es_ray.judge.evaluation import Evaluation
 from es_ray.judge.intervals import FEW, caution
-from es_ray.judge.statistics import KL, LENGTH, NORMALIZED, PASS, TOKENS, TRUNCATED, has_equal_values
+from es_ray.judge.statistics import (
+    KL,
+    KL_FORWARD,
+    LENGTH,
+    NORMALIZED,
+    PASS,
+    TOKENS,
+    TRUNCATED,
+    has_equal_values,
+)
 from es_ray.judge.table import SHARES, comparison_table, formatted
 
 TITLES = {
@@ -16,6 +25,7 @@ TITLES = {
     TOKENS: "tokens",
     TRUNCATED: "cut at the limit",
     KL: "KL to base",
+    KL_FORWARD: "KL of base to it",
 }
 DIFFERENCE = "  less base"
 
@@ -40,7 +50,7 @@ def footnote(settings: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
     """What the table's numbers are, what to think of its intervals, and what it leaves out."""
     spread = ", ± the spread over a prompt's samples" if settings["samples"] > 1 else ""
     prompts, of_kl = settings["prompts"], settings["kl_prompts"]
-    has_kl = KL in statistics["base"]
+    has_kl = not {KL, KL_FORWARD}.isdisjoint(statistics["base"])
     kl = f"; KL over {of_kl} prompts" if has_kl else ""
     interval = f" [{settings['level']:.0%} bootstrap interval over prompts]" if prompts > 1 else ""
     lines = [

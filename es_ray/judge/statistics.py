@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from es_ray.evaluation.kl import kl_key
 from es_ray.judge.intervals import Interval, bootstrap_columns, bootstrap_ratio
 from es_ray.tasks.base import RESERVED, Task
 
@@ -15,7 +16,7 @@ LENGTH, TOKENS, TRUNCATED, NORMALIZED = (
 )  # fmt: skip
 """Quantities besides the reward and the task's metrics: characters, tokens, the share that was cut."""
 PASS: Final = "pass@"
-KL: Final = "kl"
+KL, KL_FORWARD = kl_key("both"), kl_key("merged")
 
 Values = NDArray[np.float64]
 """A quantity of every completion, shape [examples, samples]."""
@@ -26,11 +27,13 @@ def statistics(
     samples: int,
     task: Task,
     kl: Mapping[str, NDArray[np.float64]],
+    kl_name: str = KL,
 ) -> dict[str, dict[str, Any]]:
     """Of each name in answers its quantities by name: {mean, low, high} and, where they say something, more.
 
     answers: by name, with `base` first, each with its examples, `samples` for each prompt; kl: by name, of
-    each prompt the sum of its terms and its tokens, shape [prompts, 2]; the base model's is 0. spread: the
+    each prompt the sum of its terms and its tokens, shape [prompts, 2]; the base model's is 0; kl_name: what
+    it is called. spread: the
     standard deviation over a prompt's samples (with the unbiased variance), averaged over prompts;
     difference: of each prompt's mean to the base model's, {mean, low, high}. Intervals are bootstrapped over
     prompts; of one prompt there is none, and no low and high.
@@ -47,9 +50,9 @@ def statistics(
         if name != "base":
             found[name][of]["difference"] = differences[name, of].record()
     if kl:
-        found["base"][KL] = {"mean": 0.0}
+        found["base"][kl_name] = {"mean": 0.0}
     for name, sums in kl.items():
-        found[name][KL] = bootstrap_ratio(sums).record()
+        found[name][kl_name] = bootstrap_ratio(sums).record()
     return found
 
 

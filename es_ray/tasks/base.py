@@ -105,6 +105,7 @@ class Task(ABC):
 RESERVED = (
     "prompt", "target", "sample", "completion", "reward", "tokens", "finish", "examples", "index",
     "generation", "advantage", "worker", "answers", "candidate", "characters", "example", "kl",
+    "kl_forward",
 )  # fmt: skip
 """What files and tables hold under these names is not a metric's."""
 

@@ -148,9 +148,11 @@ def test_a_rollback_goes_back_to_earlier_weights(options, tmp_path):
 def test_evaluate_replays_any_generation(run, cli):
     ended = cli("evaluate", run, "--generation", 2, "--split", "train", "--json")
     assert ended.code == 0, ended.err
-    found = json.loads(ended.out)
-    base = found["results"]["base"] if "results" in found else found["base"]
-    assert base["examples"]
+    statistics = json.loads(ended.out)["statistics"]
+    assert statistics["centre"]["kl_forward"]["mean"] > 0 and "kl" not in statistics["centre"]
+    later = json.loads((run / "metrics.jsonl").read_text().splitlines()[3])
+    assert statistics["centre"]["reward"]["mean"] != statistics["base"]["reward"]["mean"]
+    assert later["drift"] > 0
 
 
 @pytest.mark.parametrize(
