@@ -53,6 +53,8 @@ def resolve_config(config: Config, resume: bool = False) -> Config:
             values[f"task__{key}"] = absolute_data(data)
     values["task__name"] = absolute(config.task.name)
     values["evolution__optimizer"] = absolute(config.evolution.optimizer)
+    if isinstance(config.tracking.tensorboard, str):  # a resumed run may be started elsewhere
+        values["tracking__tensorboard"] = str(Path(config.tracking.tensorboard).expanduser().resolve())
     return config.replace(**values)
 
 

@@ -42,6 +42,15 @@ def test_files_of_import_paths_are_recorded_with_absolute_paths(here):
     assert resolve_config(config) == config
 
 
+def test_the_folder_of_event_files_is_recorded_with_an_absolute_path(here):
+    for given, wanted in (("logs", f"{here}/logs"), ("~/logs", f"{Path.home().resolve()}/logs")):
+        config = resolve_config(Config().replace(tracking__tensorboard=given))
+        assert config.tracking.tensorboard == wanted
+        assert resolve_config(config) == config
+    for switch in (True, False):
+        assert resolve_config(Config().replace(tracking__tensorboard=switch)).tracking.tensorboard is switch
+
+
 def test_names_and_modules_stay_as_they_are():
     config = resolve_config(Config().replace(task__name="my.module:Task"))
     assert (config.task.name, config.evolution.optimizer) == ("my.module:Task", "sgd")

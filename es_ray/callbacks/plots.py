@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 
 from es_ray.callbacks.base import Callback, RunInfo
 from es_ray.judge.figure_style import run_title
+from es_ray.runs.plot_files import latest_plot, plot_file, plotted
+from es_ray.runs.resume import recorded_base
 from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -25,24 +26,21 @@ RECENT, OLDER = 10, 30
 """Plots that are kept: the latest ones, and about this many older ones, evenly spread."""
 
 
-def plot_file(run: RunDir, generation: int) -> Path:
-    """The plot of the progress up to a generation."""
-    return run.plots / f"evolution_progress_gen{generation}.png"
-
-
 def draw(run: RunDir, generation: int) -> Path:
     """Draw the progress up to a generation into plots/, and as plots/latest.png; returns the plot's path."""
     from es_ray.callbacks.progress_figure import evolution_progress
 
-    path = plot_file(run, generation)
+    path = plot_file(run.plots, generation)
     path.parent.mkdir(exist_ok=True)
     # unique names: the process of a killed driver may still be drawing
-    tmp, copy = (_tmp(run, os.getpid(), name) for name in (path.name, "latest.png"))
+    tmp, copy = (_tmp(run, os.getpid(), file.name) for file in (path, latest_plot(run.plots)))
     try:
-        evolution_progress(run.metrics(generation), run.base(), run_title(run.config()), tmp)
+        config = run.config()
+        metrics, base = run.metrics(generation), recorded_base(run)
+        evolution_progress(metrics, base, config.evolution.population, run_title(config), tmp)
         shutil.copyfile(tmp, copy)
         tmp.replace(path)
-        copy.replace(run.plots / "latest.png")
+        copy.replace(latest_plot(run.plots))
     finally:
         tmp.unlink(missing_ok=True)
         copy.unlink(missing_ok=True)
@@ -51,14 +49,12 @@ def draw(run: RunDir, generation: int) -> Path:
 
 def thin(run: RunDir) -> None:
     """Remove older plots, so that the rest are spread evenly: the first of every `step` generations stays."""
-    form = re.compile(r"evolution_progress_gen(\d+)\.png")
-    found = sorted(int(match[1]) for file in run.plots.iterdir() if (match := form.fullmatch(file.name)))
-    past, step = found[:-RECENT], 1
+    past, step = plotted(run.plots)[:-RECENT], 1
     while past and past[-1] // step > OLDER:
         step *= 2
     for before, generation in zip(past, past[1:], strict=False):
         if before // step == generation // step:
-            plot_file(run, generation).unlink()
+            plot_file(run.plots, generation).unlink()
 
 
 def _tmp(run: RunDir, pid: int, name: str) -> Path:
@@ -80,15 +76,20 @@ class ProgressPlots(Callback):
         self._recorded = self._latest = -1
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Start the process, and draw the last generation if a killed driver did not."""
+        """Start the process, and draw the last generation if a killed driver did not, or drew beyond it."""
         self._every, self._final = run.config.output.plots_every, run.config.evolution.generations - 1
         if self._every is None:
             return
         self._run = RunDir(run.path)
         self._process = PlotProcess(self._run)
         last = self._run.last_complete()
-        if last >= 0 and not plot_file(self._run, last).exists():
+        if last >= 0 and not self._is_drawn(last):
             self._draw(last)
+
+    def _is_drawn(self, generation: int) -> bool:
+        assert self._run is not None
+        folder = self._run.plots
+        return plot_file(folder, generation).exists() and latest_plot(folder).exists()
 
     def on_generation_recorded(self, generation: int) -> None:
         """Draw it, if it is due."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 
 from es_ray.judge.figure_style import BLUE, DPI, FONTS, GREEN, GREY, ORANGE, PURPLE  # noqa: E402
-from es_ray.judge.reward_axis import reward_floor  # noqa: E402
+from es_ray.judge.reward_axis import reward_limits  # noqa: E402
 from es_ray.judge.table import SHARES  # noqa: E402
 from es_ray.judge.thinning import consecutive, thinned_band, thinned_curve, thinned_places  # noqa: E402
 
@@ -36,12 +36,16 @@ MOST_METRICS = 4
 
 
 def evolution_progress(
-    metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None, title: str, path: Path
+    metrics: Sequence[Mapping[str, Any]],
+    base: Mapping[str, Any] | None,
+    population: int,
+    title: str,
+    path: Path,
 ) -> None:
     """Draw the reward, each of the task's metrics, and KL and drift over generations into a PNG.
 
     Generations with a verdict of the guard are marked, and rollbacks. metrics: lines of metrics.jsonl; base:
-    the base model's reward and metrics by split, drawn as lines.
+    the base model's reward and metrics by split, drawn as lines; population: members of a generation.
     """
     names = metric_names(metrics[-1])[:MOST_METRICS]
     distances = [key for key in DISTANCES if any(line.get(key) is not None for line in metrics)]
@@ -52,7 +56,7 @@ def evolution_progress(
         panels = figure.subplots(1 + below, 1, sharex=True, height_ratios=[3, *[1.1] * below], squeeze=False)
         rewards, shares = panels[0, 0], panels[1 : 1 + len(names), 0]
         x = np.array([line["generation"] for line in metrics])
-        _draw_rewards(rewards, x, metrics, base)
+        _draw_rewards(rewards, x, metrics, base, population)
         figure.suptitle(title, fontsize=12)
         for panel, name in zip(shares, names, strict=True):
             _draw_metric(panel, x, metrics, name)
@@ -93,21 +97,27 @@ def _column(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
 
 
 def _draw_rewards(
-    panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None
+    panel: Axes,
+    x: np.ndarray,
+    metrics: Sequence[Mapping[str, Any]],
+    base: Mapping[str, Any] | None,
+    population: int,
 ) -> None:
     mean, spread = _column(metrics, "reward_mean"), _column(metrics, "reward_std")
     best, worst = _column(metrics, "reward_best"), _column(metrics, "reward_worst")
     test = _column(metrics, "test_reward")
     lines = [] if base is None else [base["train"]["reward"], base["test"]["reward"]]
-    floor = reward_floor(best, mean, spread, worst, np.array([*test, *lines]))
-    cut = worst < floor
+    ends = reward_limits(best, mean, spread, worst, np.array([*test, *lines]), population)
+    below, above = worst < ends[0], best > ends[1]
     # one wrecked member makes a standard deviation that reaches beyond every member, and the axis
-    low = np.maximum(mean - spread, np.maximum(worst, floor))
-    high = np.maximum(np.minimum(mean + spread, best), low)
+    low = np.clip(np.maximum(mean - spread, worst), *ends)
+    high = np.clip(np.minimum(mean + spread, best), low, ends[1])
     if len(x) == 1:
         panel.vlines(x, low, high, color=BLUE, alpha=0.25, lw=12, label="± 1 std")
     else:
         panel.fill_between(*thinned_band(x, low, high, GROUPS), color=BLUE, alpha=0.2, lw=0, label="± 1 std")
+    if len(x) > 2 * GROUPS:  # marks alone: lines to each of many wrecked members would be a wall
+        worst, best = np.where(below, np.nan, worst), np.where(above, np.nan, best)
     panel.plot(
         *thinned_curve(x, best, GROUPS), color=GREEN, lw=1.3, ls="-.", label="best member", **_marks(x, "^")
     )
@@ -118,32 +128,35 @@ def _draw_rewards(
         label="population mean",
         **_marks(x, "o", 3.5, MOST_MARKS),
     )
-    if len(x) > 2 * GROUPS:  # marks alone: lines down to each of many wrecked members would be a wall
-        worst = np.where(cut, np.nan, worst)
     panel.plot(*thinned_curve(x, worst, GROUPS), color=PURPLE, lw=1.4, label="worst member", **_marks(x, "v"))
     _draw_test(panel, x, test)
     for name, value, style in zip(("training", "test"), lines, ("--", ":"), strict=False):
         panel.axhline(value, color=GREY, ls=style, lw=1.4, label=f"base, {name}")
-    if cut.any():
-        _cut(panel, x, cut, np.concatenate([best, mean, worst, test, lines]), floor)
+    if below.any() or above.any():
+        _cut(panel, x, below, above, np.concatenate([best, mean, worst, test, lines]), ends)
     panel.set_ylabel("reward (mean over prompts)")
 
 
-def _cut(panel: Axes, x: np.ndarray, cut: np.ndarray, values: np.ndarray, floor: float) -> None:
-    """End the axis below the lowest of the values that are above the floor; marks show where some are not."""
-    kept = values[values >= floor]
-    margin = 0.05 * (kept.max() - kept.min() or abs(kept.max()) or 1.0)
-    panel.set_ylim(kept.min() - 2.5 * margin, kept.max() + margin)
-    places = thinned_places(x[cut], (x[0], x[-1]), GROUPS // 3)
-    panel.plot(
-        places,
-        np.full(len(places), kept.min() - 1.5 * margin),
-        color=PURPLE,
-        ls="",
-        marker="X",
-        ms=7,
-        label="worse than shown",
-    )
+def _cut(
+    panel: Axes,
+    x: np.ndarray,
+    below: np.ndarray,
+    above: np.ndarray,
+    values: np.ndarray,
+    ends: tuple[float, float],
+) -> None:
+    """End the axis at the outermost of the values between the ends; marks show where some are not."""
+    kept = values[(values >= ends[0]) & (values <= ends[1])]
+    low, high = kept.min(), kept.max()
+    margin = 0.05 * (high - low or abs(high) or 1.0)
+    panel.set_ylim(low - (2.5 if below.any() else 1) * margin, high + (2.5 if above.any() else 1) * margin)
+    worse = (below, low - 1.5 * margin, PURPLE, "worse than shown")
+    better = (above, high + 1.5 * margin, GREEN, "better than shown")
+    for cut, level, color, label in (worse, better):
+        if cut.any():
+            places = thinned_places(x[cut], (x[0], x[-1]), GROUPS // 3)
+            levels = np.full(len(places), level)
+            panel.plot(places, levels, color=color, ls="", marker="X", ms=7, label=label)
 
 
 def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], name: str) -> None:

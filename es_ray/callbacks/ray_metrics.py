@@ -16,13 +16,11 @@ GAUGES: Final = {
     "centre_reward": "Training reward of the centre that it started from",
     "test_reward": "Test reward of that centre",
     "tokens_per_second": "Tokens generated in a second",
-    "workers": "Workers that are alive",
+    "workers": "Workers that were ready at its end",
 }
 """Keys of metrics.jsonl."""
-COUNTERS: Final = {
-    "redispatched": "Members evaluated again, because their worker was lost",
-    "tokens": "Tokens generated",
-}
+TOKENS, REDISPATCHED = "tokens", "redispatched"
+"""Keys of metrics.jsonl that are summed."""
 AGAIN: Final = 1.0
 """Seconds between two settings of the gauges."""
 
@@ -39,28 +37,34 @@ class RayMetrics(Callback):
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._gauges: dict[str, Any] = {}
-        self._counters: dict[str, Any] = {}
+        self._tokens: Any = None
 
     def on_run_start(self, run: RunInfo) -> None:
         """Register them with the Ray that the run uses."""
         from ray.util.metrics import Counter, Gauge
 
-        tag = {"run": run.path.resolve().name}
-        for kind, into, keys in ((Gauge, self._gauges, GAUGES), (Counter, self._counters, COUNTERS)):
-            for key, text in keys.items():
-                into[key] = kind(f"es_ray_{key}", description=text, tag_keys=("run",))
-                into[key].set_default_tags(tag)
+        tags = {"tag_keys": ("run",)}
+        # no counter: Ray does not export one that is still 0, which is what an alert compares with
+        lost = {REDISPATCHED: "Members evaluated again so far, because their worker was lost"}
+        self._gauges = {
+            key: Gauge(f"es_ray_{key}", description=text, **tags) for key, text in (GAUGES | lost).items()
+        }
+        self._tokens = Counter(f"es_ray_{TOKENS}", description="Tokens generated", **tags)
+        for metric in (*self._gauges.values(), self._tokens):
+            metric.set_default_tags({"run": run.path.resolve().name})
+        self._values = {REDISPATCHED: 0.0}
+        self._set()
         self._closed.clear()
         self._thread = threading.Thread(target=self._keep_set, name="ray-metrics", daemon=True)
         self._thread.start()
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
-        """Set the gauges, and add to the counters."""
-        self._values |= {key: float(metrics[key]) for key in GAUGES if metrics.get(key) is not None}
+        """Set the gauges, and add to the sums."""
+        measured = {key: float(metrics[key]) for key in GAUGES if metrics.get(key) is not None}
+        self._values |= measured | {REDISPATCHED: self._values[REDISPATCHED] + metrics[REDISPATCHED]}
         self._set()
-        for key, counter in self._counters.items():
-            if metrics[key] > 0:  # Ray refuses 0
-                counter.inc(metrics[key])
+        if metrics[TOKENS] > 0:  # Ray refuses 0
+            self._tokens.inc(metrics[TOKENS])
 
     def close(self) -> None:
         """End the thread."""

@@ -9,7 +9,9 @@ import yaml
 
 from es_ray.callbacks.base import RunInfo
 from es_ray.config import Config
+from es_ray.config.secrets import masked_tree
 from es_ray.config.tree import flat
+from es_ray.runs.plot_files import latest_plot
 from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -63,13 +65,13 @@ def final_numbers(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def configuration(config: Config) -> dict[str, Any]:
-    """The configuration by dotted key, for tables; texts where a tracker knows no list."""
-    return flat(config.model_dump())
+    """The configuration by dotted key, without secrets."""
+    return flat(masked_tree(config.model_dump()))
 
 
 def configuration_text(run: RunInfo) -> str:
-    """config.yaml as Markdown, with what runs where."""
-    text = yaml.safe_dump(run.config.model_dump(), sort_keys=False, allow_unicode=True)
+    """config.yaml as Markdown, without secrets, with what runs where."""
+    text = yaml.safe_dump(masked_tree(run.config.model_dump()), sort_keys=False, allow_unicode=True)
     return f"{run.model}, {run.parameters:,} LoRA entries; {run.where}\n\n```yaml\n{text}```\n"
 
 
@@ -93,23 +95,36 @@ def final_completions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def last_before(run: RunInfo) -> int:
+    """The last generation that a run has when it starts; 0 where it has none, as there is none before it."""
+    return max(run.first - 1, 0)
+
+
 class Due:
-    """When tables and images of a run are recorded: every so many generations, and each image once."""
+    """When tables and images of a run are recorded: every so many generations, and each of them once."""
 
     def __init__(self, run: RunInfo) -> None:
         self.run = RunDir(run.path)
         self._every = run.config.tracking.completions_every
         self._last = run.config.evolution.generations - 1
         self._drawn = 0.0
+        self._tabled = self.recorded = run.first - 1
 
-    def table(self, generation: int) -> list[dict[str, Any]]:
-        """The rows of a recorded generation's table; none if it is not due."""
-        due = generation % self._every == 0 or generation == self._last
-        return completions(self.run, generation) if due else []
+    def now(self, generation: int) -> bool:
+        """Whether a table and an image are due with a generation that is on disk."""
+        self.recorded = generation
+        return generation % self._every == 0 or generation == self._last
+
+    def table(self) -> list[dict[str, Any]]:
+        """The rows of the last recorded generation's table; none if they were given, or are not kept."""
+        if self._tabled == self.recorded:
+            return []
+        self._tabled = self.recorded
+        return completions(self.run, self.recorded)
 
     def plot(self) -> Path | None:
         """The latest plot, if it has not been recorded yet."""
-        path = self.run.plots / "latest.png"
+        path = latest_plot(self.run.plots)
         drawn = path.stat().st_mtime if path.is_file() else 0.0
         if drawn <= self._drawn:
             return None

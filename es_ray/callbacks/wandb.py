@@ -1,10 +1,11 @@
 """Weights & Biases: one run there for a run directory, also after it was resumed, online or offline."""
 
+import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from es_ray.callbacks.base import Callback, RunInfo
 from es_ray.callbacks.tracked import (
@@ -13,9 +14,15 @@ from es_ray.callbacks.tracked import (
     configuration_text,
     final_completions,
     final_numbers,
+    last_before,
     numbers,
 )
 from es_ray.runs.atomic_io import write_text
+
+log = logging.getLogger(__name__)
+
+FINISH_WITHIN: Final = 60.0
+"""Seconds for what is not uploaded yet when a run ends: without its network W&B would wait for ever."""
 
 
 class WeightsAndBiases(Callback):
@@ -38,7 +45,7 @@ class WeightsAndBiases(Callback):
         settings = run.config.tracking.wandb
         folder = run.path / "wandb"
         folder.mkdir(exist_ok=True)
-        self._due, self._generation = Due(run), run.first
+        self._due, self._generation = Due(run), last_before(run)
         self._run = wandb.init(
             project=settings.project,
             entity=settings.entity,
@@ -49,8 +56,15 @@ class WeightsAndBiases(Callback):
             mode=settings.mode or mode(),
             config=configuration(run.config),
             notes=configuration_text(run).partition("\n")[0],
-            # what the driver prints and which files it runs from are not W&B's to keep
-            settings=wandb.Settings(console="off", save_code=False, silent=True),
+            # what the driver prints, which files it runs from, and its command line are not W&B's to keep
+            settings=wandb.Settings(
+                console="off",
+                save_code=False,
+                silent=True,
+                x_disable_meta=True,
+                finish_timeout=FINISH_WITHIN,
+                finish_timeout_raises=True,
+            ),
         )
         self._run.define_metric("generation")
         self._run.define_metric("*", step_metric="generation")
@@ -70,22 +84,36 @@ class WeightsAndBiases(Callback):
     def on_generation_recorded(self, generation: int) -> None:
         """The best member's completions and the plot, where they are due."""
         assert self._due is not None
-        rows = self._due.table(generation)
-        if rows:
-            table = {"completions/best_member": _table(rows)}
-            self._run.log({"generation": generation} | table | self._plot())
+        if self._due.now(generation):
+            found = self._best_member(self._due) | self._plot()
+            if found:
+                self._run.log({"generation": generation} | found)
 
     def on_run_end(self, results: Mapping[str, Any]) -> None:
-        """The final comparison, and the last plot."""
+        """The final comparison, and the last table and plot, also of a run that the guard has stopped."""
+        assert self._due is not None
         self._ended = True
-        table = {"completions/final": _table(final_completions(results))}
-        self._run.log({"generation": self._generation} | final_numbers(results) | table | self._plot())
+        found = final_numbers(results) | self._best_member(self._due) | self._plot()
+        found["completions/final"] = _table(final_completions(results))
+        self._run.log({"generation": self._generation} | found)
 
     def close(self) -> None:
         """Finish the run there: as failed, if it did not come to its end."""
         run, self._run = self._run, None
-        if run is not None:
+        if run is None:
+            return
+        try:
             run.finish(exit_code=0 if self._ended else 1)
+        except TimeoutError:
+            log.warning(
+                "W&B did not take all of the run within %g seconds; wandb sync %s uploads the rest",
+                FINISH_WITHIN,
+                run.settings.sync_dir,
+            )
+
+    def _best_member(self, due: Due) -> dict[str, Any]:
+        rows = due.table()
+        return {"completions/best_member": _table(rows)} if rows else {}
 
     def _plot(self) -> dict[str, Any]:
         import wandb

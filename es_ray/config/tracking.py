@@ -23,8 +23,9 @@ class WandbConfig(Section):
 class TrackingConfig(Section):
     """Trackers.
 
-    tensorboard: true for the folder `tensorboard` of the run directory, or a folder, in which each run has
-    one of its name; completions_every: generations between two tables of completions, and two images.
+    tensorboard: true for the folder `tensorboard` of the run directory, or a folder of this machine, in which
+    each run has one of its name; completions_every: generations between two tables of completions, and two
+    images.
     """
 
     tensorboard: bool | str = False
@@ -34,6 +35,6 @@ class TrackingConfig(Section):
     @field_validator("tensorboard")
     @classmethod
     def _named(cls, value: bool | str) -> bool | str:
-        if value == "":
-            raise ValueError("must be true, false or a folder")
+        if isinstance(value, str) and (not value.strip() or "://" in value):
+            raise ValueError("must be true, false or a folder of this machine")
         return value

@@ -14,6 +14,7 @@ from es_ray.runs import metrics_file, version_0_1_0
 from es_ray.runs.atomic_io import write_json, write_text, writing
 from es_ray.runs.generation_folder import ADAPTER, BEST, DONE, DROPPABLE, STATE, GenerationFolder
 from es_ray.runs.lock import LOCK, RunLock
+from es_ray.runs.plot_files import remove_plots_after
 
 log = logging.getLogger(__name__)
 
@@ -242,6 +243,7 @@ class RunDir:
             if int(folder.name) > generation:
                 (folder / DONE).unlink(missing_ok=True)
                 shutil.rmtree(folder)
+        remove_plots_after(self.plots, generation)
         if self.metrics_file.is_file():
             kept = self._lines()[: generation + 1]
             write_text(self.metrics_file, "".join(f"{line.decode()}\n" for line in kept))

@@ -9,8 +9,11 @@ import es_ray
 from es_ray.callbacks import plots, progress_figure
 from es_ray.callbacks.progress_figure import evolution_progress
 from es_ray.config import load
+from es_ray.runs.plot_files import latest_plot, plot_file, plotted
 from es_ray.runs.run_dir import RunDir
 from tests.short_runs import GENERATIONS
+
+POPULATION = 30
 
 
 def lines(count: int, **changes) -> list[dict]:
@@ -44,8 +47,8 @@ def pixels(path) -> np.ndarray:
     return image
 
 
-def drawn(path, metrics, base=BASE) -> np.ndarray:
-    evolution_progress(metrics, base, "a title", path)
+def drawn(path, metrics, base=BASE, population=POPULATION) -> np.ndarray:
+    evolution_progress(metrics, base, population, "a title", path)
     return pixels(path)
 
 
@@ -140,7 +143,7 @@ def test_older_plots_are_thinned_evenly_and_the_last_ones_stay(tmp_path, count, 
     (run.plots / "latest.png").touch()
     drawn = [1 + stride * number for number in range(count)]
     for generation in drawn:  # as a long run does it: one after the other
-        plots.plot_file(run, generation).touch()
+        plot_file(run.plots, generation).touch()
         plots.thin(run)
     left = sorted(int(path.stem.rpartition("gen")[2]) for path in run.plots.glob("evolution*.png"))
     assert (run.plots / "latest.png").exists()
@@ -167,6 +170,19 @@ def test_a_wrecked_member_does_not_flatten_the_axis(tmp_path):
     wrecked = lines(12)
     wrecked[5] |= WRECKED
     assert height(wrecked) > 0.6 * usual
+
+
+@pytest.mark.parametrize("population", [2, 8, 30])
+@pytest.mark.parametrize("key, sign", [("reward_worst", -1), ("reward_best", 1)], ids=["down", "up"])
+def test_one_member_far_away_does_not_flatten_the_axis_in_any_population(tmp_path, population, key, sign):
+    def height(metrics) -> int:
+        picture = drawn(tmp_path / "a.png", metrics, population=population)
+        rows, _ = of_color(rewards(picture), progress_figure.ORANGE)
+        return int(rows.max() - rows.min())
+
+    far, spread = lines(12), 1e5 * np.sqrt(population - 1) / population
+    far[5] |= {key: sign * 1e5, "reward_mean": -65.0 + sign * 1e5 / population, "reward_std": spread}
+    assert height(far) > 0.5 * height(lines(12))
 
 
 def test_the_band_of_a_generation_with_a_wrecked_member_ends_at_its_best(tmp_path):
@@ -272,6 +288,30 @@ def test_the_plot_command_draws_the_same_again(finished, tmp_path, cli):
     assert {p.name for p in (run / "plots").iterdir()} == {name, "latest.png"}
     for file in (run / "plots").iterdir():
         assert np.array_equal(pixels(file), pixels(finished.path / "plots" / name))
+
+
+def test_a_damaged_start_does_not_stop_the_plot_command(copied, cli, caplog):
+    file = copied / "generations/0000/state.json"
+    file.write_text(file.read_text()[:-20])
+    (copied / "plots/latest.png").unlink()
+    ended = cli("plot", copied)
+    assert ended.code == 0, ended.err
+    assert f"{file}: torn or edited" in caplog.text
+    pixels(copied / "plots/latest.png")
+
+
+def test_plots_of_generations_that_a_resumed_run_cuts_are_gone(copied, cli):
+    run, kept = RunDir(copied), GENERATIONS - 3
+    for generation in range(GENERATIONS):
+        plots.draw(run, generation)
+    for generation in range(kept + 1, GENERATIONS):
+        (run.generation(generation) / "DONE").unlink()
+    before = plot_file(run.plots, kept).read_bytes()
+    assert latest_plot(run.plots).read_bytes() != before
+    ended = cli("run", "--resume", "--output", copied, "--generations", kept + 1)
+    assert ended.code == 0, ended.err
+    assert plotted(run.plots) == list(range(kept + 1))
+    assert np.array_equal(pixels(latest_plot(run.plots)), pixels(plot_file(run.plots, kept)))
 
 
 def test_a_run_without_plots_draws_none_and_names_none(tmp_path, capfd):

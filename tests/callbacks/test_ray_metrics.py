@@ -1,4 +1,4 @@
-"""A run's metrics, scraped from the endpoint of a real Ray as Prometheus would."""
+"""A run's metrics, scraped from the endpoint of a real Ray as Prometheus would, also of a lost worker."""
 
 import json
 import os
@@ -13,6 +13,7 @@ pytest.importorskip("opencensus")
 
 SCRAPE = """
 import json, sys, time, urllib.request
+import psutil
 import es_ray
 from tests.listeners import listening
 
@@ -33,18 +34,24 @@ def scraped(metrics):
             break
         time.sleep(0.5)
     seen.append({"metrics": metrics, "lines": found})
+    reached.append(metrics["generation"])
     if metrics["generation"] == 1:
         time.sleep(PAUSE)  # longer than Ray keeps a gauge
         with urllib.request.urlopen(url, timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         seen.append({"metrics": metrics, "lines": [line for line in lines if line.startswith("ray_es_ray_")]})
 
-PAUSE, seen = 8, []
+def kill_one(done, total):
+    if reached == [0] and 0 < done < total and not killed:
+        killed.extend(p for p in psutil.Process().children(recursive=True) if "ray::WorkerActor" in p.name())
+        killed[0].kill()
+
+PAUSE, seen, reached, killed = 8, [], [], []
 config = es_ray.load(sets=[
     "evolution.generations=2", "evolution.population=6", "cluster.workers=1", "output.plots_every=null",
-    f"output.dir={sys.argv[1]}",
+    "engine.shard=2", f"output.dir={sys.argv[1]}",
 ])
-es_ray.run(config, callbacks=[listening(on_generation_end=scraped)])
+es_ray.run(config, callbacks=[listening(on_generation_end=scraped, on_progress=kill_one)])
 with open(sys.argv[2], "w") as file:
     json.dump(seen, file)
 """
@@ -60,6 +67,7 @@ def test_prometheus_reads_the_runs_numbers_from_ray(tmp_path):
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert [each["metrics"]["generation"] for each in seen] == [0, 1, 1]
     tokens = 0
+    assert any(re.fullmatch(r"ray_es_ray_redispatched\{.*\} 0(\.0)?", line) for line in seen[0]["lines"])
     for scrape in seen[1:]:
         metrics = scrape["metrics"]
         values = {}
@@ -70,5 +78,6 @@ def test_prometheus_reads_the_runs_numbers_from_ray(tmp_path):
         for key in ("generation", "reward_mean", "reward_best", "centre_reward", "test_reward", "workers"):
             assert values[f"es_ray_{key}"] == pytest.approx(metrics[key]), key
         assert values["es_ray_tokens_per_second"] == pytest.approx(metrics["tokens_per_second"])
+        assert values["es_ray_redispatched"] == metrics["redispatched"] > 0
         tokens = values["es_ray_tokens_total"]
     assert tokens == sum(each["metrics"]["tokens"] for each in seen[:2])

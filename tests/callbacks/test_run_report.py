@@ -53,3 +53,11 @@ def test_a_resumed_run_has_a_report_of_all_its_generations(copied, cli, generati
     said, _ = parsed((copied / "report.html").read_text(encoding="utf-8"))
     assert f"complete: {generations} generations" in said
     assert f"from generation {GENERATIONS}" in said
+
+
+def test_a_run_in_the_working_directory_has_a_report(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    es_ray.run(tiny("."))
+    said, _ = parsed((tmp_path / "run/report.html").read_text(encoding="utf-8"))
+    assert f"--output {tmp_path}/run-again" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from es_ray.callbacks.tracked import GROUPS, numbers
-from es_ray.config import differences, load
-from tests.short_runs import SETTINGS, command, es_ray, evolved, json_lines
+from es_ray.callbacks.tensorboard import TensorBoard, event_folder
+from es_ray.callbacks.tracked import GROUPS, configuration, configuration_text, numbers
+from es_ray.config import Config, differences, load
+from tests.judge.report.pages import add_generation, write_metrics
+from tests.short_runs import GENERATIONS, SETTINGS, command, es_ray, evolved, json_lines
 
 pytest.importorskip("tensorboard")
 pytest.importorskip("wandb")
@@ -31,6 +34,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the bac
 config = es_ray.load(sys.argv[1]).replace(output__dir=sys.argv[2])
 es_ray.run(config, callbacks=[listening(on_generation_end=end)])
 """
+AWAY = """
+import http.server, os, threading
+class Answers(http.server.BaseHTTPRequestHandler):
+    started = False
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        answered = self.path == "/graphql" and not Answers.started
+        Answers.started |= b"mutation UpsertBucket" in asked
+        self.send_response(200 if answered else 503)
+        self.send_header("Content-Length", "12")
+        self.end_headers()
+        self.wfile.write(b'{"data": {}}')
+    do_GET = do_PUT = do_POST
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ |= {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "0" * 40}
+os.environ["WANDB_INIT_TIMEOUT"] = "20"
+import es_ray.callbacks.wandb
+es_ray.callbacks.wandb.FINISH_WITHIN = 2.0
+"""
+"""A server of W&B's that is gone once a run has begun."""
 OFFLINE = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
 
 
@@ -160,6 +185,94 @@ def test_wandb_has_tables_of_completions_and_plots(interrupted):
     assert (second / "files" / last["progress/path"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_wandb_gets_no_command_line(interrupted):
+    """It may hold secrets; this one holds --resume."""
+    for file in (interrupted.path / "wandb").glob("offline-run-*/**/*"):
+        assert file.is_dir() or b"--resume" not in file.read_bytes(), file
+
+
+def info(run: Path, first: int, **values) -> SimpleNamespace:
+    """A RunInfo of a run's folder, as far as trackers read it."""
+    config = load(run / "config.yaml").replace(tracking__completions_every=2, **values)
+    return SimpleNamespace(path=run, config=config, first=first, model="m", parameters=1, where="here")
+
+
+def recorded(run: Path, first: int, last: int, **values) -> object:
+    """What TensorBoard shows of generations that are on disk, reported to a tracker one after the other."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker, results = TensorBoard(), json.loads((run / "test_results.json").read_text())
+    tracker.on_run_start(info(run, first, tracking__tensorboard=True, **values))
+    tracker.on_base_evaluated({"test": {"reward": 1.0}})
+    for line in json_lines(run / "metrics.jsonl")[first : last + 1]:
+        tracker.on_generation_end(line)
+        tracker.on_generation_recorded(line["generation"])
+    tracker.on_run_end(results)
+    tracker.close()
+    size = {"tensors": 0, "images": 0, "scalars": 0}
+    return EventAccumulator(str(run / "tensorboard"), size_guidance=size).Reload()
+
+
+def steps(events) -> set[int]:
+    tags = events.Tags()
+    return {one.step for tag in tags["scalars"] for one in events.Scalars(tag)} | {
+        one.step for tag in tags["tensors"] for one in events.Tensors(tag)
+    }
+
+
+def test_a_finished_run_that_is_resumed_gets_no_generation_that_it_does_not_have(copied):
+    assert steps(recorded(copied, GENERATIONS, GENERATIONS - 1)) == {GENERATIONS - 1}
+
+
+def test_a_run_that_the_guard_stops_has_a_table_of_its_last_generation(copied):
+    events = recorded(copied, 0, GENERATIONS - 1, evolution__generations=99)
+    assert sorted(text_of(events, "completions/best_member")) == [0, 2, GENERATIONS - 1]
+
+
+def test_plots_come_without_completions_too(copied):
+    members = [{"index": 0, "reward": 1.0, "advantage": 0.0}]
+    write_metrics(copied, GENERATIONS + 1, best_index=lambda g: 0)
+    add_generation(copied, GENERATIONS, members)
+    events = recorded(copied, GENERATIONS, GENERATIONS, evolution__generations=GENERATIONS + 1)
+    assert [image.step for image in events.Images("progress")] == [GENERATIONS]
+    assert "completions/best_member/text_summary" not in events.Tags()["tensors"]
+
+
+def test_two_runs_of_one_name_have_event_files_of_their_own_which_they_find_again(tmp_path, monkeypatch):
+    runs = [tmp_path / place / "run" for place in "abc"]
+    for run in runs:
+        run.mkdir(parents=True)
+
+    def folder(run: Path, first: int = 0, logs: str = "logs") -> Path:
+        config = Config().replace(tracking__tensorboard=str(tmp_path / logs))
+        return event_folder(SimpleNamespace(path=run, config=config, first=first))
+
+    names = ["run", "run-2", "run-3"]
+    assert [folder(run) for run in runs] == [tmp_path / "logs" / name for name in names]
+    assert [folder(run, 5) for run in reversed(runs)] == [
+        tmp_path / "logs" / name for name in reversed(names)
+    ]
+    monkeypatch.chdir(runs[1])
+    assert folder(Path("."), 5) == tmp_path / "logs/run-2"
+    assert folder(runs[2], 5, "others") == tmp_path / "others/run"
+
+
+def test_secrets_are_not_recorded():
+    secret = "sk-12345"
+    options = {
+        "api_key": {"value": secret},
+        "password": f"my {secret}, word",
+        "url": f"http://a:{secret}@host",
+    }
+    config = Config().replace(task__options=options | {"limit": 7})
+    text = configuration_text(SimpleNamespace(config=config, model="m", parameters=1, where="here"))
+    assert secret not in text
+    assert "limit: 7" in text
+    assert secret not in str(configuration(config))
+    assert configuration(config)["task.options.limit"] == 7
+    assert configuration(config)["task.max_new_tokens"] == config.task.max_new_tokens
+
+
 def test_a_tracker_that_cannot_reach_its_server_is_a_warning(tmp_path):
     env = OFFLINE | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
     done = es_ray(
@@ -170,6 +283,19 @@ def test_a_tracker_that_cannot_reach_its_server_is_a_warning(tmp_path):
     assert "the callback WeightsAndBiases failed and is left out from now on" in done.stdout
     assert (tmp_path / "run/test_results.json").is_file()
     assert "0" * 40 not in done.stdout + done.stderr
+
+
+def test_an_interrupted_run_ends_though_its_tracker_has_lost_its_server(tmp_path):
+    config, run = tmp_path / "config.yaml", tmp_path / "run"
+    online = load(sets=["tracking.wandb={project: tiny, mode: online}", "task.max_new_tokens=4"])
+    config.write_text(online.replace(evolution__population=2, cluster__workers=0).to_yaml())
+    words = [sys.executable, "-c", AWAY + ENDED, config, run, str(int(signal.SIGINT))]
+    ended = subprocess.run(words, env=OFFLINE, capture_output=True, text=True, timeout=120)
+    assert "KeyboardInterrupt" in ended.stderr, ended.stderr
+    assert "W&B did not take all of the run within 2 seconds" in ended.stderr
+    folder = re.search(r"wandb sync (\S+) uploads the rest", ended.stderr)[1]
+    assert list(Path(folder).glob("run-*.wandb"))
+    assert len(json_lines(run / "metrics.jsonl")) >= KILLED_IN
 
 
 @pytest.mark.parametrize(
@@ -198,7 +324,10 @@ def test_trackers_may_change_on_resume_and_values_are_checked(cli):
     plain, changed = load(), load(sets=["tracking.tensorboard=logs", "tracking.wandb.project=x"])
     assert differences(plain, changed) == []
     assert changed.tracking.tensorboard == "logs"
-    wrong = {"tracking.tensorboard=3": "tracking.tensorboard", "tracking.wandb.mode=sometimes": "offline"}
+    wrong = {
+        "tracking.tensorboard=3": "tracking.tensorboard", "tracking.wandb.mode=sometimes": "offline",
+        "tracking.tensorboard=s3://bucket/logs": "a folder of this machine",
+    }  # fmt: skip
     for value, words in wrong.items():
         ended = cli("run", "--dry-run", "--set", value)
         assert ended.code == 2

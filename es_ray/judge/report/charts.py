@@ -7,7 +7,7 @@ import numpy as np
 
 from es_ray.judge.report.marks import Band, Chart, Column, Curve, Edge, Level, Mark, Rules, Spans
 from es_ray.judge.report.spread import RewardSpread, from_metrics
-from es_ray.judge.reward_axis import reward_floor
+from es_ray.judge.reward_axis import reward_limits
 from es_ray.judge.table import NOT_METRICS, SHARES
 
 Lines = Sequence[Mapping[str, Any]]
@@ -38,20 +38,21 @@ def metric_names(metrics: Lines) -> list[str]:
     return [name for name in found if name not in NOT_METRICS]
 
 
-def progress(metrics: Lines, base: Mapping[str, Any] | None) -> Chart:
-    """Members, centre and base model, with the guard's verdicts; values far below the others are cut."""
+def progress(metrics: Lines, base: Mapping[str, Any] | None, population: int) -> Chart:
+    """Members, centre and base model, with the guard's verdicts; values far from the others are cut."""
     x, members = column(metrics, "generation"), from_metrics(metrics)
     test, validation = column(metrics, "test_reward"), column(metrics, "validation_reward")
     levels = _levels(base, "reward")
     drawn = np.array([*test, *validation, *(level.y for level in levels)])
     best, mean, std, worst = members.values()
-    floor = reward_floor(best, mean, std, worst, drawn)
+    ends = reward_limits(best, mean, std, worst, drawn, population)
     # mean ± std of a population with a wrecked member reaches beyond every member
     low = np.maximum(mean - std, worst)
-    below = worst < floor
-    if len(x) > LONG:  # triangles alone: lines down to each of many wrecked members would be a wall
-        worst = np.where(below, np.nan, worst)
-    band = Band("± 1 standard deviation", x, low, np.maximum(np.minimum(mean + std, best), low), "blue", 0.2)
+    high = np.maximum(np.minimum(mean + std, best), low)
+    below, above = worst < ends[0], best > ends[1]
+    if len(x) > LONG:  # triangles alone: lines to each of many wrecked members would be a wall
+        worst, best = np.where(below, np.nan, worst), np.where(above, np.nan, best)
+    band = Band("± 1 standard deviation", x, low, high, "blue", 0.2)
     marks: list[Mark] = [
         *_verdicts(metrics),
         band,
@@ -63,16 +64,18 @@ def progress(metrics: Lines, base: Mapping[str, Any] | None) -> Chart:
         *levels,
     ]
     values = np.concatenate([best, mean, worst, low, drawn])
-    marks += _edge("worse than shown", x[below], "purple")
-    limits = _limits(values, floor, bool(below.any()))
+    marks += _edge("worse than shown", x[below], "purple") + _edge(
+        "better than shown", x[above], "green", True
+    )
+    limits = _limits(values, ends, bool(below.any()), bool(above.any()))
     return Chart("Rewards by generation", REWARD, _range(x), marks, limits)
 
 
-def distribution(metrics: Lines, spread: RewardSpread) -> Chart:
+def distribution(metrics: Lines, spread: RewardSpread, population: int) -> Chart:
     """Quantiles of the members' rewards where they could be read, else what metrics.jsonl says of them."""
     members = from_metrics(metrics)
     best, mean, std, worst = members.values()
-    floor = reward_floor(best, mean, std, worst, np.zeros(0))
+    ends = reward_limits(best, mean, std, worst, np.zeros(0), population)
     x = column(metrics, "generation")
     marks: list[Mark]
     if len(spread.generations):
@@ -83,17 +86,21 @@ def distribution(metrics: Lines, spread: RewardSpread) -> Chart:
             Band("25% to 75%", at, v[2], v[4], "blue", 0.35),
             Curve("median", at, v[3], "text", width=2.2),
         ]
-        values, cut = spread.values.ravel(), at[v[0] < floor]
+        values, lowest, highest = spread.values.ravel(), v[0], v[6]
     else:
+        at, lowest, highest = x, worst, best
         low, high = np.maximum(mean - std, worst), np.minimum(mean + std, best)
         marks = [
             Band("all members", x, worst, best, "blue", 0.16),
             Band("mean ± 1 standard deviation", x, low, np.maximum(high, low), "blue", 0.3),
             Curve("mean", x, mean, "text", width=2.2),
         ]
-        values, cut = np.concatenate([worst, best]), x[worst < floor]
-    marks += _edge("worse than shown", cut, "purple")
-    limits = _limits(values, floor, bool(len(cut)))
+        values = np.concatenate([worst, best])
+    below, above = lowest < ends[0], highest > ends[1]
+    marks += _edge("worse than shown", at[below], "purple") + _edge(
+        "better than shown", at[above], "blue", True
+    )
+    limits = _limits(values, ends, bool(below.any()), bool(above.any()))
     return Chart("Distribution of rewards", REWARD, _range(x), marks, limits)
 
 
@@ -183,10 +190,9 @@ def _edge(label: str, at: Column, color: str, top: bool = False) -> list[Edge]:
     return [Edge(label, at.tolist(), color, top)] if len(at) else []
 
 
-def _limits(values: Column, floor: float, cut: bool) -> tuple[float, float]:
-    """The axis of rewards: what is above the floor, with room for triangles where some are cut."""
-    values = values[~np.isnan(values)]
-    kept = values[values >= floor]
+def _limits(values: Column, ends: tuple[float, float], below: bool, above: bool) -> tuple[float, float]:
+    """The axis of rewards: what is between the ends, with room for triangles where some are cut."""
+    kept = values[(values >= ends[0]) & (values <= ends[1])]  # nan is in neither
     margin = 0.06 * float(kept.max() - kept.min()) or 0.1 * abs(float(kept.max())) or 1.0
-    below = 2.5 * margin if cut else margin
-    return float(kept.min()) - below, float(kept.max()) + margin
+    down, up = (2.5 * margin if cut else margin for cut in (below, above))
+    return float(kept.min()) - down, float(kept.max()) + up

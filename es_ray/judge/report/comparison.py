@@ -48,9 +48,9 @@ class Comparison:
         return self.prompts - len(self.questions)
 
 
-def comparison(results: Mapping[str, Any]) -> Comparison:
-    """Of a finished run's test_results.json."""
-    titles = _titles(results)
+def comparison(results: Mapping[str, Any], last: int) -> Comparison:
+    """Of a finished run's test_results.json; last: the generation after which the last centre came about."""
+    titles = _titles(results, last)
     groups = {who: prompts_of(results[who]["examples"]) for who in titles}
     names = ["reward", *metric_names(results["base"])]
     rows = [(name, [_cell(results, groups, who, name) for who in titles]) for name in names]
@@ -61,10 +61,10 @@ def comparison(results: Mapping[str, Any]) -> Comparison:
     return Comparison(list(titles.values()), rows, questions, len(groups["base"]), samples)
 
 
-def _titles(results: Mapping[str, Any]) -> dict[str, str]:
-    """The models that are compared, as the table of the terminal has them."""
+def _titles(results: Mapping[str, Any], last: int) -> dict[str, str]:
+    """The models that are compared. An earlier centre is another one, also where it answers the same."""
     best, selected = results["best"], results.get("selected")
-    same = selected is not None and selected["examples"] == results["centre"]["examples"]
+    same = selected is not None and selected["generation"] == last
     titles = {"base": "base model", "centre": "last centre, as the selected one" if same else "last centre"}
     if selected is not None and not same:
         born = selected["generation"]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from es_ray.config import BUNDLED, Config
+from es_ray.config.secrets import masked_text, masked_tree, masked_words
 from es_ray.engines.registry import AUTO
 from es_ray.imports import short_name
 from es_ray.judge.report.charts import phase
-from es_ray.judge.report.text import masked
 from es_ray.paths import data_dir
 from es_ray.runs.cards import loading_code
 from es_ray.runs.generation_folder import ADAPTER
@@ -66,13 +66,14 @@ def settings(config: Config, env: Mapping[str, Any]) -> Facts:
     sigma = env.get("noise", {}).get("sigma") or {}
     unit = " × sigma" if evolution.update_scale == "sigma" else ""
     batch = "all of them" if task.batch is None else f"{task.batch} drawn for each {_drawn(task.batch_by)}"
+    options = masked_tree(task.options)
     engine = "chosen by the machine" if config.engine.kind == AUTO else short_name(config.engine.kind)
     found = [
         ("model", "tiny-chat, bundled" if config.model.path == BUNDLED else config.model.path),
         ("adapter", f"LoRA, form {lora.form}, rank {lora.rank}, alpha {lora.alpha:g}, layers {lora.layers}"),
-        ("task", task.name + masked("".join(f", {key}: {value}" for key, value in task.options.items()))),
-        ("training prompts", f"{task.train or 'those of the task'}; in each generation {batch}"),
-        ("test prompts", str(task.test or "those of the task")),
+        ("task", task.name + "".join(f", {key}: {value}" for key, value in options.items())),
+        ("training prompts", f"{_source(task.train)}; in each generation {batch}"),
+        ("test prompts", _source(task.test)),
     ]
     if task.temperature > 0:
         found.append(("samples", f"{task.samples} for each prompt, at temperature {task.temperature:g}"))
@@ -87,6 +88,10 @@ def settings(config: Config, env: Mapping[str, Any]) -> Facts:
         ("engine", engine),
         ("guard", config.guard.action),
     ]  # fmt: skip
+
+
+def _source(data: str | None) -> str:
+    return "those of the task" if data is None else masked_text(data)
 
 
 def _drawn(batch_by: str) -> str:
@@ -126,7 +131,7 @@ def _base_model(run: RunDir, config: Config, generation: int) -> str:
 
 
 def repeat(run: RunDir) -> str:
-    """The command that runs the same again, into a new folder."""
+    """The command that runs the same again, into a new folder beside the run's, whose path is absolute."""
     again = run.path.with_name(f"{run.path.name}-again")
     return shlex.join(["es-ray", "run", "--config", str(run.config_file), "--output", str(again)])
 
@@ -137,7 +142,7 @@ def started_with(env: Mapping[str, Any]) -> str:
     if not words:
         return ""
     first = "es-ray" if words[0].endswith(("es-ray", "cli/main.py")) else words[0]
-    return masked(shlex.join([first, *words[1:]]))
+    return shlex.join([first, *masked_words(words[1:])])
 
 
 @dataclass(frozen=True)

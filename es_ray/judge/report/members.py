@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from es_ray.config import Config
 from es_ray.judge.report.answers import Question, prompts_of, question, within_bytes
@@ -18,10 +19,11 @@ MOST_PROMPTS: Final = 4
 
 @dataclass(frozen=True)
 class MemberAnswers:
-    """Of one generation. members, prompts: how many it has in all."""
+    """Of one generation. shown: how many members; members, prompts: how many it has in all."""
 
     generation: int
     questions: Sequence[Question]
+    shown: int
     members: int
     prompts: int
 
@@ -39,7 +41,7 @@ def member_answers(run: RunDir, config: Config, complete: Sequence[int]) -> Memb
     rewards, lines = member_rewards(folder), folder.population_lines()
     order = np.argsort(-rewards, kind="stable")
     answers = {}
-    for word, place in {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}.items():
+    for word, place in _places(order).items():
         member = json.loads(lines[place])  # of these three alone: the others may be many megabytes
         title = f"{word} member: {member['index']}, reward {number('reward', member['reward'])}"
         answers[title] = prompts_of(member.get("examples", []))
@@ -48,4 +50,15 @@ def member_answers(run: RunDir, config: Config, complete: Sequence[int]) -> Memb
         return None
     chosen = evenly(range(count), MOST_PROMPTS)
     questions = [question({title: groups[at] for title, groups in answers.items()}) for at in chosen]
-    return MemberAnswers(written[-1], within_bytes(questions), len(lines), count)
+    return MemberAnswers(written[-1], within_bytes(questions), len(answers), len(lines), count)
+
+
+def _places(order: NDArray[np.intp]) -> dict[str, int]:
+    """Which members are shown, each once: of two there is none in the middle."""
+    best, median, worst = (int(order[at]) for at in (0, len(order) // 2, -1))
+    found = {"best": best, "median": median, "worst": worst}
+    if median in (best, worst):
+        del found["median"]
+    if worst == best:
+        del found["worst"]
+    return found

@@ -1,15 +1,17 @@
 """The page: what is shown of a run, and writing it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from es_ray.config import Config
+from es_ray.config.secrets import masked_tree
 from es_ray.errors import RunError, UserError
 from es_ray.judge.figure_style import run_title
 from es_ray.judge.report import charts, facts
@@ -18,12 +20,14 @@ from es_ray.judge.report.marks import Chart
 from es_ray.judge.report.members import member_answers
 from es_ray.judge.report.spread import reward_spread
 from es_ray.judge.report.svg import drawn, legend
-from es_ray.judge.report.text import masked, number, shown
+from es_ray.judge.report.text import number, shown
 from es_ray.judge.thinning import consecutive
 from es_ray.runs.atomic_io import write_text
+from es_ray.runs.replay import has_exact_replay
 from es_ray.runs.run_dir import RunDir
 
 TEMPLATE = "page.html.jinja"
+T = TypeVar("T")
 MOST_STRETCHES = 5
 """Most stretches of generations that are listed for a kind of verdict."""
 
@@ -50,7 +54,8 @@ def rendered(run: RunDir) -> str:
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, finalize=shown,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return templates.get_template(TEMPLATE).render(_content(run))
+    # the page names paths, and may be read from anywhere
+    return templates.get_template(TEMPLATE).render(_content(RunDir(run.path.resolve())))
 
 
 @dataclass(frozen=True)
@@ -78,16 +83,13 @@ def _content(run: RunDir) -> dict[str, Any]:
         raise UserError(f"{run.path}: has no finished generation to report")
     last = complete[-1]
     config, metrics, env = run.config(), run.metrics(last), facts.environment(run)
-    base, dtype, selected = run.base(), run.generation_folder(last).dtype, run.selected()
-    results = _results(run)
-    compared = None if results is None else comparison(results)
+    selected, results = run.selected(), _results(run)
+    compared = None if results is None else comparison(results, last)
     spread = reward_spread(run, complete)
     problems = list(spread.problems)
-    members = None
-    try:
-        members = member_answers(run, config, complete)
-    except RunError as error:  # named on the page
-        problems.append(str(error))
+    base = _unless_damaged(run.base, problems)
+    dtype = _unless_damaged(lambda: run.generation_folder(last).dtype, problems)
+    members = _unless_damaged(lambda: member_answers(run, config, complete), problems)
     names = charts.metric_names(metrics)
     return {
         "title": run_title(config),
@@ -97,10 +99,12 @@ def _content(run: RunDir) -> dict[str, Any]:
         "tiles": list(_tiles(config, metrics, compared)),
         "machine": facts.machine(env, metrics, dtype),
         "settings": facts.settings(config, env),
-        "config": masked(run.config_file.read_text(encoding="utf-8")),
-        "progress": Figure(charts.progress(metrics, base), "progress", 380),
+        "config": _settings(run),
+        "progress": Figure(charts.progress(metrics, base, config.evolution.population), "progress", 380),
         "verdicts": verdict_rows(metrics),
-        "distribution": Figure(charts.distribution(metrics, spread), "distribution"),
+        "distribution": Figure(
+            charts.distribution(metrics, spread, config.evolution.population), "distribution"
+        ),
         "spread": spread,
         "complete": complete,
         "metrics": [
@@ -117,10 +121,26 @@ def _content(run: RunDir) -> dict[str, Any]:
         "seconds": Figure(charts.seconds(metrics), "seconds", 260),
         "phases": list(facts.phases(metrics)),
         "lost": [(line["generation"], line["redispatched"]) for line in metrics if line.get("redispatched")],
+        "repeatable": config.engine.deterministic or has_exact_replay(run),
         "loading": facts.loading(run, config, last, selected, dtype),
         "repeat": facts.repeat(run),
         "started_with": facts.started_with(env),
     }
+
+
+def _unless_damaged(read: Callable[[], T], problems: list[str]) -> T | None:
+    """What is read; None if a file is damaged, which the page then names: the rest is worth a report."""
+    try:
+        return read()
+    except RunError as error:
+        problems.append(str(error))
+        return None
+
+
+def _settings(run: RunDir) -> str:
+    """config.yaml without secrets."""
+    tree = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
+    return yaml.safe_dump(masked_tree(tree), sort_keys=False, allow_unicode=True)
 
 
 def _results(run: RunDir) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from es_ray.judge.report.marks import (
     Spans,
 )
 from es_ray.judge.report.text import cut, visible
-from es_ray.judge.report.ticks import label, ticks
+from es_ray.judge.report.ticks import label, step_between, ticks
 from es_ray.judge.thinning import consecutive, thinned_band, thinned_curve, thinned_places
 
 FEW: Final = 30
@@ -103,10 +103,11 @@ def _axes(chart: Chart, scale: _Scale) -> Iterator[str]:
     size = scale.size
     bottom, end = size.height - size.bottom, size.width - size.right
     yield f'<text class="name" x="4" y="16">{escape(visible(cut(chart.y_label, 48)))}</text>'
+    step = step_between(scale.y0, scale.y1, 5)
     for value in ticks(scale.y0, scale.y1, 5):
         y = f"{scale.y(value):.1f}"
         yield f'<line class="grid" x1="{size.left}" x2="{end}" y1="{y}" y2="{y}"/>'
-        yield f'<text class="y" x="{size.left - 7}" y="{y}">{label(value, chart.percent)}</text>'
+        yield f'<text class="y" x="{size.left - 7}" y="{y}">{label(value, step, chart.percent)}</text>'
     for value in (
         ticks(*chart.x, 10 if size.width > 500 else 4, integer=True)
         if chart.x[0] < chart.x[1]
@@ -114,7 +115,7 @@ def _axes(chart: Chart, scale: _Scale) -> Iterator[str]:
     ):
         x = f"{scale.x(value):.1f}"
         yield f'<line class="axis" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 5}"/>'
-        yield f'<text class="x" x="{x}" y="{bottom + 19}">{label(value)}</text>'
+        yield f'<text class="x" x="{x}" y="{bottom + 19}">{label(value, 1)}</text>'
     yield f'<line class="axis" x1="{size.left}" x2="{end}" y1="{bottom}" y2="{bottom}"/>'
     yield f'<text class="x name" x="{(size.left + end) / 2:.0f}" y="{bottom + 37}">generation</text>'
 

@@ -8,9 +8,12 @@ from markupsafe import Markup
 from es_ray.judge.table import formatted
 
 _UNSEEN: Final = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb]"
 )
-"""Control characters, invisible ones, marks that turn the direction of writing, halves of surrogate pairs."""
+"""Control characters, invisible ones, marks that turn the direction of writing, halves of surrogate pairs.
+
+Not U+200C and U+200D, which join and part letters of Persian, of Indian scripts, and emoji.
+"""
 
 
 def visible(text: str) -> str:
@@ -47,17 +50,3 @@ def number(name: str, value: float) -> str:
     ('−97.75', '100%')
     """
     return formatted(name, value).replace("-", "−", 1) if value < 0 else formatted(name, value)
-
-
-_SECRET: Final = re.compile(
-    r"(?i)\b((?:[a-z0-9_.-]*_)?(?:api_?key|secret|passw(?:or)?d|token)[\"']?\s*[:=]\s*)[^\s,}]+"
-)
-
-
-def masked(text: str) -> str:
-    """Settings without what by its name is a secret: a page is passed on more readily than a folder.
-
-    >>> masked("task.options.api_key=abc max_new_tokens: 64")
-    'task.options.api_key=*** max_new_tokens: 64'
-    """
-    return _SECRET.sub(r"\1***", text)

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from es_ray.judge.report.comparison import comparison
+from es_ray.judge.report.comparison import Comparison
+from es_ray.judge.report.comparison import comparison as compared
+
+LAST = 9
+
+
+def comparison(results: dict) -> Comparison:
+    return compared(results, LAST)
 
 
 def answers(rewards, correct, samples=1, **more) -> dict:
@@ -98,10 +105,20 @@ def test_of_many_prompts_those_from_the_largest_loss_to_the_largest_gain_are_sho
     assert found.left_out == 476
 
 
+BEST = "best member, 5 of generation 3"
+
+
 def test_the_selected_centre_has_a_column_only_if_it_is_another():
     base, centre = answers([0, 0], [1, 1]), answers([1, 1], [1, 1])
-    same = results(base, centre) | {"selected": {**centre, "generation": 9}}
-    assert comparison(same).names[1] == "last centre, as the selected one"
+    same = results(base, centre) | {"selected": {**centre, "generation": LAST}}
+    assert comparison(same).names == ["base model", "last centre, as the selected one", BEST]
+    alike = results(base, centre) | {"selected": {**centre, "generation": 4}}
+    assert comparison(alike).names == [
+        "base model",
+        "last centre",
+        "selected centre, after generation 4",
+        BEST,
+    ]
     other = results(base, centre) | {"selected": {**base, "generation": 4}}
     assert comparison(other).names[2] == "selected centre, after generation 4"
     start = results(base, centre) | {"selected": {**base, "generation": -1}}

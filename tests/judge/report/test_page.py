@@ -121,9 +121,7 @@ def test_a_run_that_was_killed_has_a_report(copied):
 
 
 def test_a_run_that_the_guard_ended_says_so(copied):
-    config = yaml.safe_load((copied / "config.yaml").read_text())
-    config["evolution"]["generations"] = 99
-    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    configured(copied, evolution={"generations": 99})
     assert f"ended by the guard after {GENERATIONS} of 99 generations" in text(copied)
 
 
@@ -154,15 +152,97 @@ def test_lost_workers_are_counted(copied):
     assert "workers 1 to 2" in said
 
 
+def configured(run: Path, **sections: dict) -> None:
+    """Change a run's config.yaml; keys of sections."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for name, values in sections.items():
+        config[name] |= values
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
 def test_secrets_by_their_names_are_not_on_the_page(copied):
-    config = yaml.safe_load((copied / "config.yaml").read_text())
-    config["task"]["options"] = {"api_key": "sk-12345", "limit": 7}
-    (copied / "config.yaml").write_text(yaml.safe_dump(config))
-    change(copied / "environment.json", lambda one: one["command"].append("task.options.api_key=sk-12345"))
+    secret = "sk-12345"
+    options = {
+        "api_key": {"value": secret}, "password": f"my {secret}, word", "limit": 7,
+        "openai_keys": [secret], "url": f"https://user:{secret}@host/a", "token": f"several\nlines {secret}",
+        "headers": {"Authorization": f"Bearer {secret}"}, "AWS_SECRET_ACCESS_KEY": secret,
+    }  # fmt: skip
+    configured(copied, task={"options": options, "train": f"https://user:{secret}@host/train.jsonl"})
+    words = [
+        f"task.options.password=my {secret}, word",
+        f"task.options={{openai_keys: [{secret}], limit: 7}}",
+    ]
+    change(copied / "environment.json", lambda one: one["command"].extend(words))
     page = report(copied)
-    assert "sk-12345" not in page
-    assert "limit: 7" in page
+    assert secret not in page
+    assert page.count("limit: 7") == 3, "of the settings, of config.yaml, of the command line"
     assert "max_new_tokens: 40" in page
+    assert "https://***@host/train.jsonl; in each generation" in page
+
+
+def test_paths_are_absolute_wherever_it_is_written_from(copied, cli, monkeypatch):
+    monkeypatch.chdir(copied)
+    assert cli("report", ".").code == 0
+    here = text(Path("."))
+    assert cli("report", "generations/..", "--output", "b.html").code == 0
+    monkeypatch.chdir(copied.parent)
+    assert cli("report", copied.name, "--output", "c.html").code == 0
+    for said in (
+        here, *(parsed(Path(file).read_text(encoding="utf-8"))[0] for file in ("copied/b.html", "c.html"))
+    ):  # fmt: skip
+        assert f"--config {copied}/config.yaml --output {copied}-again" in said
+        assert f'CausalLM.from_pretrained("{copied}/generations/' in said
+
+
+@pytest.mark.parametrize(
+    ("engine", "repeatable"),
+    [({}, True), ({"kind": "sglang"}, False), ({"kind": "sglang", "deterministic": True}, True),
+     ({"kind": "/gone/own.py:SPEC"}, False)],
+)  # fmt: skip
+def test_the_same_bytes_are_promised_of_engines_that_repeat_them(copied, engine, repeatable):
+    write_metrics(copied, 4, redispatched=lambda g: int(g == 2))
+    configured(copied, engine=engine)
+    said = text(copied)
+    assert ("the bytes are the same" in said) == repeatable
+    assert ("No result changes by it" in said) == repeatable
+    assert ("as engine.deterministic is off" in said) != repeatable
+
+
+def test_joined_letters_and_emoji_stay_and_each_text_has_its_own_direction(copied):
+    answers = [
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\u0915\u094d\u200d\u0937",
+        "\U0001f469\u200d\U0001f52c",
+    ]
+
+    def edit(results: dict) -> None:
+        for example, answer in zip(results["centre"]["examples"], answers, strict=False):
+            example["completion"] = answer
+
+    change(copied / "test_results.json", edit)
+    page = report(copied)
+    assert all(answer in page for answer in answers)
+    assert "unicode-bidi: plaintext" in re.search(r"\.said \{([^}]*)\}", page)[1]
+
+
+def test_of_two_members_each_is_shown_once(copied):
+    example = {"prompt": "p", "target": "t", "completion": "c", "reward": 1.0, "tokens": 1, "finish": "stop"}
+    members = [{"index": at, "reward": float(at), "advantage": 0.0, "examples": [example]} for at in (0, 1)]
+    write_metrics(copied, 5)
+    add_generation(copied, 4, members)
+    said = text(copied)
+    assert "Generation 4: 2 of 2 members" in said
+    assert "best member: 1, reward" in said and "worst member: 0, reward" in said
+    assert "median member" not in said
+
+
+@pytest.mark.parametrize("generation", [0, GENERATIONS - 1])
+def test_a_damaged_state_is_named_and_the_rest_is_shown(copied, generation):
+    file = copied / f"generations/{generation:04d}/state.json"
+    file.write_text(file.read_text()[:-20])
+    said = text(copied)
+    assert said.count(f"Left out of this page: {file}: torn or edited") == 1
+    assert f"complete: {GENERATIONS} generations" in said
 
 
 def test_a_damaged_population_is_named_and_the_rest_is_shown(copied):

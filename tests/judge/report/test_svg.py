@@ -6,7 +6,7 @@ import pytest
 
 from es_ray.judge.report.marks import Band, Chart, Curve, Edge, Level, Rules, Spans
 from es_ray.judge.report.svg import drawn, legend
-from es_ray.judge.report.ticks import ticks
+from es_ray.judge.report.ticks import label, step_between, ticks
 
 
 def wide(*marks, x=(0.0, 9.0), **options) -> ET.Element:
@@ -116,6 +116,24 @@ def test_ticks_are_round_and_within(low, high, most):
     assert low - 1e-9 * abs(high - low) <= found[0] < found[-1] <= high + 1e-9 * abs(high - low)
     step = found[1] - found[0]
     assert re.fullmatch(r"[125](\.0*)?e[+-]\d+", f"{step:.6e}")
+
+
+@pytest.mark.parametrize(
+    "low, high",
+    [(1234.1, 1234.4), (0, 1), (999_990, 1_000_040), (-3e6, 9e6), (0.01, 0.0104), (0, 1e-9), (-7.001, -7.0)],
+)
+@pytest.mark.parametrize("most", [4, 5, 10])
+@pytest.mark.parametrize("percent", [False, True])
+def test_ticks_have_labels_of_their_own_that_give_their_values(low, high, most, percent):
+    found, step = ticks(low, high, most), step_between(low, high, most)
+    labels = [label(one, step, percent) for one in found]
+    assert len(set(labels)) == len(labels)
+    read = [
+        float(text.replace("−", "-").replace(",", "").rstrip("%")) / (100 if percent else 1)
+        for text in labels
+    ]
+    assert read == pytest.approx(found, abs=1e-3 * step)
+    assert percent or max(map(len, labels)) <= 9
 
 
 def test_ticks_of_generations_are_whole():
