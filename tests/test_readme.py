@@ -10,7 +10,7 @@ import pytest
 from tests.short_runs import json_lines
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("### A reward of your own\n")[2].partition("\n## ")[0]
+SECTION = README.partition("### A reward of your own\n")[2].partition("\n##")[0]
 MOST_LINES = 15
 
 

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D  # noqa: E402
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter  # noqa: E402
 
 from es_ray.judge.figure_style import BLUE, DPI, FONTS, GREEN, GREY, ORANGE, PURPLE  # noqa: E402
-from es_ray.judge.reward_axis import reward_floor  # noqa: E402
+from es_ray.judge.reward_axis import reward_limits  # noqa: E402
 from es_ray.judge.run_curves import Column, Curve, group_curve, wrecked  # noqa: E402
 from es_ray.judge.run_groups import Group  # noqa: E402
 from es_ray.judge.table import SHARES, watched_metric  # noqa: E402
@@ -101,7 +101,7 @@ def _usual_rewards(values: Column, bases: Collection[float]) -> Column:
     values, others = values[~np.isnan(values)], np.array(list(bases))
     if not len(values):
         return others
-    floor = reward_floor(values, values, np.zeros(len(values)), values, others)
+    floor, _ = reward_limits(values, values, np.zeros(len(values)), values, others, 1)
     return np.concatenate([values[values >= floor], others])
 
 

@@ -20,6 +20,16 @@ model = AutoPeftModelForCausalLM.from_pretrained({folder}, dtype=torch.{dtype or
 tokenizer = AutoTokenizer.from_pretrained({base!r})"""
 
 
+def model_code(folder: str, dtype: str | None) -> str:
+    """Python that loads a whole model that was exported."""
+    name = json.dumps(folder, ensure_ascii=False)
+    return f"""import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained({name}, dtype=torch.{dtype or "float32"})
+tokenizer = AutoTokenizer.from_pretrained({name})"""
+
+
 def how_to_load(base: str, dtype: str | None, form: str = "both") -> str:
     """The end of each card.
 

@@ -171,3 +171,10 @@ def test_what_does_not_go_with_merged_is_refused(options, setting, words, tmp_pa
     assert ended.code == 2
     assert words in ended.err and len(ended.err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_report_says_how_to_load_the_model(run):
+    text = (run / "report.html").read_text()
+    assert "evolved by members&#39; changes of rank 2 (EGGROLL)" in text
+    assert f"es-ray export {run} --generation " in text and "--merged --output run-model" in text
+    assert "AutoModelForCausalLM.from_pretrained" in text and "PeftModel" not in text

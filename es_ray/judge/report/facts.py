@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from es_ray.config import BUNDLED, Config
+from es_ray.config import BUNDLED, Config, LoraConfig
 from es_ray.config.secrets import masked_text, masked_tree, masked_words
 from es_ray.engines.registry import AUTO
 from es_ray.imports import short_name
 from es_ray.judge.report.charts import phase
 from es_ray.paths import data_dir
-from es_ray.runs.cards import loading_code
+from es_ray.runs.cards import loading_code, model_code
 from es_ray.runs.generation_folder import ADAPTER
 from es_ray.runs.run_dir import RunDir
 
@@ -70,7 +70,7 @@ def settings(config: Config, env: Mapping[str, Any]) -> Facts:
     engine = "chosen by the machine" if config.engine.kind == AUTO else short_name(config.engine.kind)
     found = [
         ("model", "tiny-chat, bundled" if config.model.path == BUNDLED else config.model.path),
-        ("adapter", f"LoRA, form {lora.form}, rank {lora.rank}, alpha {lora.alpha:g}, layers {lora.layers}"),
+        _evolved(lora),
         ("task", task.name + "".join(f", {key}: {value}" for key, value in options.items())),
         ("training prompts", f"{_source(task.train)}; in each generation {batch}"),
         ("test prompts", _source(task.test)),
@@ -94,6 +94,12 @@ def _source(data: str | None) -> str:
     return "those of the task" if data is None else masked_text(data)
 
 
+def _evolved(lora: LoraConfig) -> tuple[str, str]:
+    if lora.form == "merged":
+        return "weights", f"evolved by members' changes of rank {lora.rank} (EGGROLL), layers {lora.layers}"
+    return "adapter", f"LoRA, form {lora.form}, rank {lora.rank}, alpha {lora.alpha:g}, layers {lora.layers}"
+
+
 def _drawn(batch_by: str) -> str:
     return "pair of members" if batch_by == "member" else "generation"
 
@@ -115,6 +121,10 @@ def loading(run: RunDir, config: Config, last: int, selected: int | None, dtype:
     if selected is not None and selected < 0:
         what += "; the selected one is the start, from before the first update"
     command = ""
+    if config.lora.form == "merged":
+        model = f"{run.path.name}-model"
+        written = ["export", str(run.path), "--generation", str(chosen), "--merged", "--output", model]
+        return Loading(what, shlex.join(["es-ray", *written]), model_code(model, dtype))
     if not folder.is_dir():
         folder = Path(f"{run.path.name}-adapter")
         rebuilt = ["member", str(run.path), "--generation", str(chosen), "--centre", "--output", str(folder)]
