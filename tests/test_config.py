@@ -141,7 +141,7 @@ def test_sets_are_read_as_yaml(item, key, value):
         ("lora.layers=-1", ["lora.layers", "-1"]),
         ("lora.layers=", ["lora.layers", "all"]),
         ("evolution.noise.relative=0", ["evolution.noise.relative", "0"]),
-        ("lora.form=merged", ["lora.form", "merged", "both", "b"]),
+        ("lora.form=full", ["lora.form", "full", "both", "b", "merged"]),
         ("task.batch=few", ["task.batch", "few", "1", "auto", "null"]),
         ("lora.target_modules=[]", ["lora.target_modules"]),
         ("lora.target_modules=q_proj", ["lora.target_modules", "q_proj", "list"]),

@@ -130,7 +130,7 @@ def test_the_end_shows_base_centre_and_best_what_was_written_and_what_comes_next
         assert name in finished.out
         assert f" {formatted('reward', results[name]['reward'])} " in finished.out
         assert f"{results[name]['correct']:.0%}" in finished.out
-    assert "What is the capital of" in finished.out
+    assert "What is the capital" in finished.out
     lines = finished.out.splitlines()
     *_, plot, report, following = lines
     written, adapter, *selected = lines[next(i for i, line in enumerate(lines) if line[:6] == "wrote ") : -3]

@@ -82,7 +82,7 @@ def test_a_plot_shows_each_of_its_curves(tmp_path):
 @pytest.mark.parametrize("title", ["$x_{$", "task · $model$ · \\bad"])
 def test_texts_of_a_user_are_no_formulas(tmp_path, title):
     metrics = [line | {f"{split}_{title}": 1.0 for split in ("centre", "test")} for line in lines(6)]
-    evolution_progress(metrics, BASE, title, tmp_path / "a.png")
+    evolution_progress(metrics, BASE, 30, title, tmp_path / "a.png")
     pixels(tmp_path / "a.png")
 
 

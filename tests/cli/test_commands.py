@@ -22,7 +22,7 @@ def test_every_preset_dry_runs(preset, tmp_path, monkeypatch, cli):
     (tmp_path / "printed.yaml").write_text(ended.out)
     printed = load(tmp_path / "printed.yaml")
     wanted = Experiment(load(preset=preset)).with_batch_size().config
-    assert printed.task.batch == (32 if preset == "smollm2-135m" else None), "others have two prompts"
+    assert printed.task.batch == (16 if preset == "smollm2-135m" else None), "others have two prompts"
     for section in ("model", "lora", "init", "evolution", "task", "evaluation", "output"):
         assert getattr(printed, section) == getattr(wanted, section)
     assert [p.name for p in tmp_path.iterdir()] == ["printed.yaml"]

@@ -247,7 +247,9 @@ def test_a_store_that_never_answers_does_not_keep_a_stopped_run(tmp_path, monkey
         s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_interrupting_the_wait_at_the_end_says_what_the_store_lacks(store, tmp_path, caplog):
+def test_interrupting_the_wait_at_the_end_says_what_the_store_lacks(store, tmp_path, caplog, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     run = write_run(tmp_path / "run", range(1))
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
         with RemoteCopy(RemoteStore(f"file://{store}"), run):
