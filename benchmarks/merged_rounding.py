@@ -2,16 +2,15 @@
 
     python benchmarks/merged_rounding.py [--size 1024] [--updates 1000] [--learning-rate 1.0]
 
-master: a float32 copy of the weights takes the updates, and is rounded to what is served. change: the file's
-weights are kept, and the sum of all changes in float32 beside them. stochastic: the served weights alone,
-rounded up or down at random, so that the mean is right. The updates are those of form merged: members of
-rank 1 and relative noise 0.03. Errors are root mean squares, in units in the last place of each weight;
-`served` is what the model computes with, of which half a unit at most (0.29 in the mean) is rounding alone;
-`kept` what later updates are added to.
+master: a float32 copy of the weights takes the updates, and is rounded to what is served. change: the
+file's weights are kept, and the sum of all changes in float32 beside them. stochastic: the served weights
+alone, rounded up or down at random, so that the mean is right. The updates are those of form merged:
+members of rank 1 and relative noise 0.03. Errors are medians, in units in the last place of each weight:
+`served` of what the model computes with, of which a quarter of a unit is rounding alone; `kept` of what
+later updates are added to.
 """
 
 import argparse
-import math
 import time
 
 import torch
@@ -70,10 +69,7 @@ def main() -> None:
     print("way         bytes beside a weight   ms an update   error served   error kept")
     for way in kept:
         whole = start.double() + kept[way].double() if way == "change" else kept[way].double()
-        errors = [
-            math.sqrt(float(((each - exact) / unit).square().mean()))
-            for each in (served[way].double(), whole)
-        ]
+        errors = [float(((each - exact) / unit).abs().median()) for each in (served[way].double(), whole)]
         ms = 1000 * seconds[way] / options.updates
         print(f"{way:<12}{extra[way]:>20}{ms:>15.2f}{errors[0]:>15.3f}{errors[1]:>13.5f}")
 
