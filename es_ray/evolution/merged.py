@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from es_ray.errors import RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
-from es_ray.evolution.strategy import LEARNING_RATE_FACTOR, THETA, State, Strategy
+from es_ray.evolution.strategy import THETA, State, Strategy
 
 History = NDArray[np.float64]
 
@@ -40,10 +40,6 @@ class MergedStrategy(Strategy):
 
     change_norm: float = math.nan
 
-    def initial(self) -> dict[str, NDArray[Any]]:
-        """The state before the first generation: no updates."""
-        return self._state(np.zeros((0, self.population + 1)), {}, RunError)
-
     def initial_theta(self) -> History:  # type: ignore[override]
         """No updates."""
         return np.zeros((0, self.population + 1))
@@ -61,12 +57,7 @@ class MergedStrategy(Strategy):
         rate = self.learning_rate_at(generation, state) / self.population
         row = np.append(advantages * rate, 1 - self.weight_decay)
         history = np.concatenate([padded(state[THETA], generation), row[None]])
-        return self._state(history, {}, RunError) | self._factor(state)
-
-    def rolled_back(self, state: State, theta: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """The state of a run that goes on from an earlier centre, with half the learning rate."""
-        factor = np.asarray(float(state.get(LEARNING_RATE_FACTOR, np.float64(1.0))) / 2)
-        return self._state(theta, {}, RunError) | {LEARNING_RATE_FACTOR: factor}
+        return {**state, **self._state(history, {}, RunError)}
 
     def update_norm(self, before: NDArray[Any], after: NDArray[Any]) -> float:
         """Length of an update of all adapted matrices, in the root mean square over noise.
@@ -82,10 +73,6 @@ class MergedStrategy(Strategy):
             for update in updates(history, same)
         )
         return self.change_norm * math.sqrt(square)
-
-    def _factor(self, state: State) -> dict[str, NDArray[Any]]:
-        factor = state.get(LEARNING_RATE_FACTOR)
-        return {} if factor is None else {LEARNING_RATE_FACTOR: factor}
 
 
 def padded(history: History, generations: int) -> History:

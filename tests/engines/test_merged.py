@@ -182,6 +182,22 @@ def test_the_way_to_a_centre_does_not_matter(tmp_path):
     assert other.engine.checksum() == straight[1]
 
 
+def test_measuring_the_drift_of_another_centre_changes_no_answer(tmp_path):
+    s = merged(small_model(tmp_path / "model"), {"rank": 1}, {})
+    _, states = evolved(s)
+    asked = [Row(Variant(CENTRE), prompt) for prompt in prompts()]
+
+    def answers():
+        found = s.engine.generate([states[8][THETA]], s.perturbation, asked, log_probs=True)
+        return [answer.log_probs.tobytes() for answer in found], s.engine.checksum()
+
+    wanted = answers()
+    for other in (2, 10):
+        s.engine.generate([states[other][THETA]], s.perturbation, asked)
+        s.engine.drift(states[8][THETA], s.perturbation)  # as a worker without a shard may be asked
+        assert answers() == wanted
+
+
 def test_updates_far_below_a_unit_in_the_last_place_of_bfloat16_add_up(tmp_path):
     """Two hundred updates, each a hundredth of such a unit or less, in bfloat16 against float64."""
     folder = small_model(tmp_path / "model", dtype=torch.bfloat16)

@@ -261,7 +261,7 @@ def test_interrupting_the_wait_at_the_end_says_what_the_store_lacks(store, tmp_p
 
 
 def test_a_store_never_shows_half_a_file(store, tmp_path):
-    """What is there under its name is whole, also while a larger one replaces it."""
+    """A reader sees the old file or the new one, even while a larger one replaces it."""
     (tmp_path / "run").mkdir()
     sizes, ended = set(), threading.Event()
 

@@ -49,8 +49,8 @@ class Context:
         """
         mask = torch.ones_like(tokens) if mask is None else mask
         self._mask = torch.cat([self._mask, mask], dim=1)
-        # a row that has ended stays at its position: models with learned positions have no more of them
         keep = logits_to_keep or tokens.shape[1]
+        # a row that has ended stays at its position: models with learned positions have no more of them
         return self._read(tokens, self._position + mask.cumsum(dim=1), keep)
 
     def keep(self, rows: Sequence[int]) -> None:

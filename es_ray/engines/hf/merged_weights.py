@@ -1,7 +1,7 @@
 """A model's adapted weights under the updates of a merged centre (`es_ray.evolution.merged`).
 
-W = W_0 + D is rounded once, from the weights of the file and a sum of all changes D in float32: so updates
-far below half a unit in the last place of a bfloat16 weight add up, and base model and drift are at hand.
+W = W_0 + D is rounded once, from the file's weights and the float32 sum D of all changes. So updates far
+smaller than half an ULP of a bfloat16 weight still add up, and the base model and the drift cost no reload.
 """
 
 import math
@@ -29,7 +29,8 @@ class MergedWeights:
         self._changes: list[Tensor] = []
         self._history: History | None = None
         self._perturbation: Perturbation | None = None
-        self._shows_base = True
+        self._shows_base, self._stale = True, False
+        self._checksum: int | None = None
 
     @torch.inference_mode()
     def show(self, history: History, perturbation: Perturbation) -> None:
@@ -37,13 +38,15 @@ class MergedWeights:
         if len(history) == 0:
             self._show_base()
             return
-        moved = self._move(history, perturbation)
-        if not moved and not self._shows_base:
+        self._move(history, perturbation)
+        if not self._stale and not self._shows_base:
             return
         for layer, base, change in zip(self._layers, self._base, self._changes, strict=True):
             layer.weight.data.copy_(base + change)  # the sum in float32
-        self._shows_base = False
+        self._shows_base = self._stale = False
+        self._checksum = None
 
+    @torch.inference_mode()
     def drift(self, history: History, perturbation: Perturbation) -> float:
         """||D||_F / ||W_0||_F over all adapted matrices together."""
         if len(history) == 0:
@@ -54,6 +57,11 @@ class MergedWeights:
 
     def checksum(self) -> int:
         """Of the bits that the layers have now: equal weights have equal ones."""
+        if self._checksum is None:
+            self._checksum = self._sum_of_bits()
+        return self._checksum
+
+    def _sum_of_bits(self) -> int:
         total = 0
         for number, layer in enumerate(self._layers, start=1):
             weight = layer.weight.data
@@ -62,25 +70,25 @@ class MergedWeights:
         return total % (1 << 61)
 
     def _show_base(self) -> None:
-        if not self._shows_base:
-            for layer, base in zip(self._layers, self._base, strict=True):
-                layer.weight.data.copy_(base)
-        self._shows_base = True
+        if self._shows_base:
+            return
+        for layer, base in zip(self._layers, self._base, strict=True):
+            layer.weight.data.copy_(base)
+        self._shows_base, self._checksum = True, None
 
-    def _move(self, history: History, perturbation: Perturbation) -> bool:
-        """Bring the changes to a history; returns whether they were those of another."""
+    def _move(self, history: History, perturbation: Perturbation) -> None:
+        """Bring the changes to a history; the layers are stale then, until they are written."""
         known = self._history
         if known is None or perturbation != self._perturbation or not begins_with(history, known):
             self._begin()
             known = history[:0]
         elif len(known) == len(history):
-            return False
+            return
         for update in updates(history, len(known)):
             parts = iter(self._layout.tensors)
             for change, a, b in zip(self._changes, parts, parts, strict=True):  # A and B in turns
                 add_update(change, update, perturbation, a, b, self._layout.scaling)
-        self._history, self._perturbation = history, perturbation
-        return True
+        self._history, self._perturbation, self._stale = history, perturbation, True
 
     def _begin(self) -> None:
         if not self._base:  # the first update: until then the layers are the base model's
