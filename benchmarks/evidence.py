@@ -16,6 +16,7 @@ what the next call takes as IN, and `evidence_report.py` makes tables of it.
 """
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -64,7 +65,7 @@ def main(
     calibrated: Annotated[
         Path | None, typer.Option(help="JSON {plan: {key: value}} instead of calibrating.")
     ] = None,
-    only: Annotated[str, typer.Option(help="Only runs whose name has this in it.")] = "",
+    only: Annotated[str, typer.Option(help="Only runs whose name has a match of this expression.")] = "",
     sets: Annotated[list[str], typer.Option("--set", help="Keys of every configuration.")] = [],  # noqa: B006
     work: Annotated[Path, typer.Option(help="For run directories; a RAM disk.")] = WORK,
     list_: Annotated[
@@ -117,7 +118,7 @@ class Base:
 class Session:
     """One call: runs what it is given until its time is up.
 
-    is_late(): whether it is up; given: settings of a calibration by plan; only: part of the runs' names.
+    is_late(): whether it is up; given: settings of a calibration by plan; only: a regular expression for the runs' names.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Session:
         self._make_room(chosen)
         for plan in chosen:
             for run in plan.runs(self._calibrated(plan)):
-                if run.name not in ended(self.store.records) and self._only in run.name:
+                if run.name not in ended(self.store.records) and re.search(self._only, run.name):
                     self._run(run)
 
     def _make_room(self, chosen: Sequence[Plan]) -> None:
