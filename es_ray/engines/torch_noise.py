@@ -76,7 +76,7 @@ def numbers_and_signs(
 
 
 def members(
-    theta: Tensor,
+    theta: Tensor | None,
     sigma: Tensor,
     noise: Noise,
     generation: int,
@@ -87,13 +87,16 @@ def members(
 ) -> Tensor:
     """Entries [start, stop) of several members, theta + sigma * noise, float32, shape [N, stop - start].
 
-    theta, sigma: complete vectors, shape [P]; an index below 0 is the centre, theta itself; factors: multiply
-    each sigma, 1 by default.
+    theta, sigma: complete vectors, shape [P]; an index below 0 is the centre, theta itself; theta None: fresh
+    members (see `es_ray.evolution.perturbation.Perturbation`); factors: multiply each sigma, 1 by default.
     """
     numbers, signs = numbers_and_signs(noise, indices, factors)
-    drawn = normals(noise.seed, generation, torch.tensor(numbers, device=theta.device), start, stop)
-    signed = drawn * torch.tensor(signs, device=theta.device)[:, None]
-    return theta[start:stop] + sigma[start:stop] * signed
+    drawn = normals(noise.seed, generation, torch.tensor(numbers, device=sigma.device), start, stop)
+    signed = drawn * torch.tensor(signs, device=sigma.device)[:, None]
+    scale = sigma[start:stop]
+    if theta is None:
+        return torch.where(scale == 0, drawn, scale * signed)
+    return theta[start:stop] + scale * signed
 
 
 def weighted_sum(

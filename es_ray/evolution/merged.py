@@ -67,7 +67,7 @@ class MergedStrategy(Strategy):
         shorter, longer = sorted((before, after), key=len)
         same = next((g for g in range(len(shorter)) if (shorter[g] != longer[g]).any()), len(shorter))
         square = math.fsum(
-            float(np.square(_by_direction(update.coefficients, self.perturbation.noise.antithetic)).sum())
+            float(np.square(by_direction(update.coefficients, self.perturbation.noise.antithetic)).sum())
             * self.perturbation.schedule.factor(update.generation) ** 2
             for history in (before, after)
             for update in updates(history, same)
@@ -105,9 +105,10 @@ def directions(
     """
     antithetic = perturbation.noise.antithetic
     members = range(0, len(update.coefficients), 2 if antithetic else 1)
-    weights = _by_direction(update.coefficients, antithetic).astype(np.float32)
+    weights = by_direction(update.coefficients, antithetic).astype(np.float32)
     return perturbation.fresh_members(update.generation, members, start, stop), weights
 
 
-def _by_direction(coefficients: NDArray[np.float64], antithetic: bool) -> NDArray[np.float64]:
+def by_direction(coefficients: NDArray[np.float64], antithetic: bool) -> NDArray[np.float64]:
+    """The coefficients of the directions: with mirrored pairs, shape [N / 2], the pairs' differences."""
     return coefficients[0::2] - coefficients[1::2] if antithetic else coefficients

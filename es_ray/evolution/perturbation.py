@@ -34,6 +34,12 @@ class PiecewiseConstant:
         edges = np.clip(np.concatenate([[0], self.ends]), start, stop)
         return np.repeat(np.asarray(self.values, dtype=np.float32), np.diff(edges))
 
+    def constant(self, start: int, stop: int) -> float | None:
+        """The float32 value of all entries [start, stop); None if they have different ones."""
+        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
+        values = np.asarray(self.values[first : last + 1], dtype=np.float32)
+        return float(values[0]) if (values == values[0]).all() else None
+
     def times(self, factor: float) -> "PiecewiseConstant":
         """Each value multiplied by a factor."""
         if factor == 1.0:

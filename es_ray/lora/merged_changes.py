@@ -4,6 +4,7 @@ On one kind of device, with equal threads, the same bits: each update is one pro
 their order, and updates are added one after the other.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from es_ray.evolution.merged import History, Update, directions, updates
@@ -13,33 +14,38 @@ from es_ray.lora.layout import LoraTensor
 if TYPE_CHECKING:
     from torch import Tensor
 
+Factors = Callable[[Update, Perturbation, LoraTensor], "tuple[Tensor, Tensor]"]
+"""An A or a B of all D directions of an update, float32, [D, rows, columns], and their weights w, [D]."""
 
-def add_update(
-    change: "Tensor", update: Update, perturbation: Perturbation, a: LoraTensor, b: LoraTensor, scaling: float
-) -> None:
-    """D <- kept D + scaling * sum_d w_d B_d A_d over an update's directions, in place.
 
-    change: D of one matrix, float32, shape [out, in]; a, b: where its A and B are.
-    """
+def numpy_factors(update: Update, perturbation: Perturbation, tensor: LoraTensor) -> "tuple[Tensor, Tensor]":
+    """The factors as `es_ray.evolution` defines them, on the CPU."""
     import torch
 
-    of_a, weights = directions(perturbation, update, a.start, a.stop)
-    of_b, _ = directions(perturbation, update, b.start, b.stop)
-    rank, inputs = a.shape
-    wide = torch.from_numpy(of_a).to(change.device).view(-1, rank, inputs)
-    wide *= (scaling * torch.from_numpy(weights)).to(change.device)[:, None, None]
-    tall = torch.from_numpy(of_b).to(change.device).view(-1, b.shape[0], rank)
-    tall = tall.transpose(0, 1).reshape(b.shape[0], -1)
-    change.addmm_(tall, wide.view(-1, inputs), beta=update.kept)
+    noise, weights = directions(perturbation, update, tensor.start, tensor.stop)
+    return torch.from_numpy(noise).view(-1, *tensor.shape), torch.from_numpy(weights)
+
+
+def add_products(change: "Tensor", a: "Tensor", b: "Tensor", weights: "Tensor", kept: float) -> None:
+    """D <- kept D + sum_d w_d B_d A_d, in place: one matrix product over all directions.
+
+    change: D, float32, [out, in]; a: [D, rank, in], which is overwritten; b: [D, out, rank]; weights: [D].
+    """
+    inputs, outputs = a.shape[-1], b.shape[1]
+    a *= weights[:, None, None]
+    tall = b.transpose(0, 1).reshape(outputs, -1)
+    change.addmm_(tall, a.reshape(-1, inputs), beta=kept)
 
 
 def total_change(
     history: History, perturbation: Perturbation, a: LoraTensor, b: LoraTensor, scaling: float
 ) -> "Tensor":
-    """D of one matrix after all updates, float32, shape [out, in]."""
+    """D of one matrix after all updates, float32, shape [out, in], on the CPU."""
     import torch
 
     change = torch.zeros(b.shape[0], a.shape[1])
     for update in updates(history):
-        add_update(change, update, perturbation, a, b, scaling)
+        wide, weights = numpy_factors(update, perturbation, a)
+        tall, _ = numpy_factors(update, perturbation, b)
+        add_products(change, wide, tall, scaling * weights, update.kept)
     return change

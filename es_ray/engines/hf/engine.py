@@ -25,12 +25,14 @@ from es_ray.engines.base import (
 from es_ray.engines.hf.cpu_dtype import multiplies_in
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
-from es_ray.engines.hf.merged_weights import MergedWeights
 from es_ray.engines.hf.population_linear import PopulationAdapters
+from es_ray.engines.merged_centre import MergedCentre
+from es_ray.engines.merged_weights import AdaptedWeight, MergedWeights
 from es_ray.engines.weight_sums import abs_sum, square_sum
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
+from es_ray.lora.layout import LoraLayout
 
 
 class TransformersEngine(Engine):
@@ -80,7 +82,7 @@ class TransformersEngine(Engine):
             dtype=str(model.dtype).removeprefix("torch."),
         )
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
-        self._merged = MergedWeights(layers, self._layout) if self._layout.form == "merged" else None
+        self._merged = _merged_centre(weights, self._layout) if self._layout.form == "merged" else None
         if model.dtype == torch.bfloat16 and device == "cpu":
             _read_last_tokens_at_once(model)
 
@@ -139,7 +141,7 @@ class TransformersEngine(Engine):
         """See Engine."""
         if self._merged is None:
             return super().drift(centre, perturbation)
-        return float(f"{self._merged.drift(centre, perturbation):.6g}")
+        return self._merged.drift(centre, perturbation)
 
     def checksum(self) -> int | None:
         """See Engine."""
@@ -164,14 +166,7 @@ class TransformersEngine(Engine):
             if rows:
                 yield list(range(len(rows)))
             return
-        empty = np.zeros((0, 0))
-        by_history: dict[bytes, tuple[Any, list[int]]] = {}
-        for number, row in enumerate(rows):
-            history: Any = empty if row.variant.member == BASE else centres[row.variant.centre]
-            by_history.setdefault(history.tobytes(), (history, []))[1].append(number)
-        for history, numbers in sorted(by_history.values(), key=lambda each: len(each[0])):
-            self._merged.show(history, perturbation)
-            yield numbers
+        yield from self._merged.batches(centres, perturbation, rows)
 
     @contextmanager
     def _adapted(
@@ -206,6 +201,12 @@ def _read_last_tokens_at_once(model: Any) -> None:
     head = model.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+
+
+def _merged_centre(weights: Sequence[Any], layout: LoraLayout) -> MergedCentre:
+    parts = iter(layout.tensors)  # A and B in turns
+    adapted = [AdaptedWeight(weight.data, a, b) for weight, a, b in zip(weights, parts, parts, strict=True)]
+    return MergedCentre(MergedWeights(adapted, layout.scaling))
 
 
 def variant_vectors(

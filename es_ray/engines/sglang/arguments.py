@@ -107,12 +107,15 @@ def lora_arguments(config: Config) -> dict[str, Any]:
     }
 
 
-def adapter_config(config: Config) -> dict[str, Any]:
-    """Each adapter's config for SGLang; with the pool's rank, so that A's rows are as in pool_layout."""
+def adapter_config(config: Config, scaling: float) -> dict[str, Any]:
+    """Each adapter's config for SGLang; with the pool's rank, so that A's rows are as in pool_layout.
+
+    scaling: of B A; SGLang takes it from lora_alpha / r.
+    """
     return {
         "peft_type": "LORA",
         "r": config.lora.rank,
-        "lora_alpha": config.lora.alpha,
+        "lora_alpha": scaling * config.lora.rank,
         "target_modules": list(config.lora.target_modules),
         "lora_dropout": 0.0,
         "bias": "none",

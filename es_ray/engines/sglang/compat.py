@@ -62,7 +62,7 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "tp_worker",
     ),
     ("srt/managers/tp_worker.py", "TpModelWorker"): ("model_runner",),
-    ("srt/model_executor/model_runner.py", "ModelRunner"): ("lora_manager", "model"),
+    ("srt/model_executor/model_runner.py", "ModelRunner"): ("init_lora_manager", "lora_manager", "model"),
     ("srt/configs/model_config.py", "ModelConfig"): ("hf_eos_token_id",),
     ("srt/lora/lora_manager.py", "LoRAManager"): (
         "init_lora_modules",

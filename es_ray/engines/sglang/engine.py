@@ -1,7 +1,7 @@
 """The SGLang engine: one serving engine on one GPU (or several), a shard's variants in one batch."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Row, Variant
+from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.sglang import compat, lifecycle, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
 from es_ray.engines.sglang.finished_requests import FinishedRequests
+from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights
 from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
 from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.engines.sglang.lora.pool_layout import fused_name
 from es_ray.engines.sglang.probe import probe
-from es_ray.engines.sglang.slots import SlotOf, adapters_of, batches, groups
+from es_ray.engines.sglang.slots import SlotOf, adapters_of, batches, groups, without_centre
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
@@ -68,8 +70,11 @@ class SGLangEngine(Engine):
         """Seconds that the last writing of adapters took inside the scheduler."""
         self.digests: dict[Variant, int] = {}
         """The hash of each adapter's weights in the last call."""
+        self.merged = SchedulerWeights(self._client, layout.modules) if layout.form == "merged" else None
+        """The weights that updates go into, in form `merged`."""
+        self._merged_centre = None if self.merged is None else MergedCentre(self.merged)
         try:
-            self._register(adapter_config(config))
+            self._register(adapter_config(config, layout.scaling))
             self.info = self._describe()
             if probed:
                 probe(self, self.slots, experiment)
@@ -90,6 +95,8 @@ class SGLangEngine(Engine):
     ) -> list[Completion]:
         """Completions of the rows, in their order; in one batch unless there are too few slots.
 
+        In form `merged`, one for each centre.
+
         on_completion is called for a row when it is complete, while others are generated; an exception in it
         is raised when they are, too. Greedy rows, rows sampled with top_p 1 and rows sampled with less run
         one kind after the other. SGLang uses the seed of a sampled row only with `engine.deterministic`:
@@ -98,8 +105,7 @@ class SGLangEngine(Engine):
         completions: dict[int, Completion] = {}
         ends = frozenset() if self.ignore_stop else self.stop_ids
         self.digests = {}
-        for numbers in batches(rows, self.slots):
-            batch = [rows[number] for number in numbers]
+        for numbers, batch in self._batches(centres, perturbation, rows):
             slot_of = self.write_adapters(centres, perturbation, batch)
 
             def completed(place: int, output: requests.Output, numbers: list[int] = numbers) -> None:
@@ -112,9 +118,9 @@ class SGLangEngine(Engine):
             try:
                 self._generate(batch, slot_of, log_probs, completed)
             except Exception:  # of a reward for what such logits gave, say
-                self._check_finite(batch, slot_of)
+                self._check_finite(rows, numbers, batch, slot_of)
                 raise
-            self._check_finite(batch, slot_of)
+            self._check_finite(rows, numbers, batch, slot_of)
         digest = sum((adapter.member + 3) * value for adapter, value in self.digests.items()) & 0xFFFFFFFF
         log.info("%d adapters written, hash %08x", len(self.digests), digest)
         return [completions[number] for number in range(len(rows))]
@@ -136,17 +142,16 @@ class SGLangEngine(Engine):
             row._replace(prompt_ids=(*row.prompt_ids, *continuation), sampling=None)
             for row, continuation in zip(rows, continuations, strict=True)
         ]
-        for numbers in batches(rows, self.slots):
-            batch = [extended[number] for number in numbers]
+        for numbers, batch in self._batches(centres, perturbation, extended):
             slot_of = self.write_adapters(centres, perturbation, batch)
             # SGLang returns none for the first token from there on, so that is the prompt's last token
             starts = [len(rows[number].prompt_ids) - 1 for number in numbers]
             outputs = self.generate_raw(batch, slot_of, 1, return_logprob=True, logprob_start_len=starts)
-            for number, row, output in zip(numbers, batch, outputs, strict=True):
-                requests.check_finished(output, str(row.variant))
+            for number, output in zip(numbers, outputs, strict=True):
+                requests.check_finished(output, str(rows[number].variant))
                 found[number] = requests.input_log_probs(output, len(continuations[number]))
                 if not np.isfinite(found[number]).all():
-                    raise EvaluationError(f"{row.variant}: log-probabilities are not finite")
+                    raise EvaluationError(f"{rows[number].variant}: log-probabilities are not finite")
         return [found[number] for number in range(len(rows))]
 
     def noise_sum(
@@ -181,14 +186,24 @@ class SGLangEngine(Engine):
         self.write_seconds = 0.0
         for group in groups(slot_of):
             noise = noise_values(perturbation, group.generation)
-            values = noise | self._client.centre_values(centres[group.centre])
+            centre = {} if perturbation.fresh else self._client.centre_values(centres[group.centre])
             arrays = group_arrays(group, perturbation.scale(group.generation))
-            answers = self._client.call("write_adapters", Message(values, arrays))
+            answers = self._client.call("write_adapters", Message(noise | centre, arrays))
             self.write_seconds += max(answer.values["seconds"] for answer in answers)
             totals = np.sum([answer.arrays["digests"] for answer in answers], axis=0)
             for adapter, total in zip(group.adapters, totals, strict=True):
                 self.digests[adapter] = int(total) & 0xFFFFFFFF
         return slot_of
+
+    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
+        """See Engine."""
+        if self._merged_centre is None:
+            return super().drift(centre, perturbation)
+        return self._merged_centre.drift(centre, perturbation)
+
+    def checksum(self) -> int | None:
+        """See Engine."""
+        return None if self._merged_centre is None else self._merged_centre.checksum()
 
     def generate_raw(
         self,
@@ -224,21 +239,42 @@ class SGLangEngine(Engine):
             told = None if on_output is None else requests.renumbered(numbers, on_output)
             self.generate_raw(mine, slot_of, on_output=told, **options)
 
-    def _check_finite(self, rows: Sequence[Row], slot_of: SlotOf) -> None:
+    def _batches(
+        self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]
+    ) -> Iterator[tuple[list[int], list[Row]]]:
+        """The numbers of rows that are generated together, and these rows as SGLang is asked.
+
+        In form `merged` the model has their centre's weights by then.
+        """
+        if self._merged_centre is None or not perturbation.fresh:  # the probe's members are not
+            yield from batches(rows, self.slots)
+            return
+        for numbers in self._merged_centre.batches(centres, perturbation, rows):
+            asked = [without_centre(rows[number]) for number in numbers]
+            for places, batch in batches(asked, self.slots):
+                yield [numbers[place] for place in places], batch
+
+    def _check_finite(
+        self, rows: Sequence[Row], numbers: Sequence[int], batch: Sequence[Row], slot_of: SlotOf
+    ) -> None:
+        """Raise EvaluationError if logits were not finite; batch: the rows of these numbers as asked."""
         if not self._finite():
-            raise EvaluationError(f"{self._culprit(rows, slot_of)}: the model's logits are not finite")
+            culprit = self._culprit(batch, slot_of)
+            who = "a variant of this batch" if culprit is None else rows[numbers[culprit]].variant
+            raise EvaluationError(f"{who}: the model's logits are not finite")
 
     def _finite(self) -> bool:
         """Whether all logits since the last call of this or of `write_adapters` were finite."""
         return bool(self._client.call("finite")[0].values["finite"])
 
-    def _culprit(self, rows: Sequence[Row], slot_of: SlotOf) -> str:
-        """The first variant whose rows alone give logits that are not finite."""
-        for variant in dict.fromkeys(row.variant for row in rows):
+    def _culprit(self, rows: Sequence[Row], slot_of: SlotOf) -> int | None:
+        """The number of a row of the first variant whose rows alone give logits that are not finite."""
+        variants = [row.variant for row in rows]
+        for variant in dict.fromkeys(variants):
             self._generate([row for row in rows if row.variant == variant], slot_of, False, None)
             if not self._finite():
-                return str(variant)
-        return "a variant of this batch"
+                return variants.index(variant)
+        return None
 
     def _register(self, config: dict[str, Any]) -> None:
         """An empty adapter for each slot: what it holds is written in place later."""

@@ -30,14 +30,20 @@ def adapters_of(rows: Sequence[Row]) -> list[Variant]:
     return [a for a in dict.fromkeys(adapter_of(row.variant) for row in rows) if a is not None]
 
 
-def batches(rows: Sequence[Row], slots: int) -> Iterator[list[int]]:
-    """Numbers of the rows, in batches of at most as many adapters as there are slots."""
+def without_centre(row: Row) -> Row:
+    """A row of a merged centre as one of the model as it is then: without an adapter."""
+    return row._replace(variant=Variant(BASE)) if row.variant.member == CENTRE else row
+
+
+def batches(rows: Sequence[Row], slots: int) -> Iterator[tuple[list[int], list[Row]]]:
+    """Numbers of the rows and the rows, in batches of at most as many adapters as there are slots."""
     batch_of: dict[Variant | None, int] = {None: 0}
     batch_of |= {adapter: number // slots for number, adapter in enumerate(adapters_of(rows))}
     numbers: dict[int, list[int]] = {batch: [] for batch in sorted(batch_of.values())}
     for number, row in enumerate(rows):
         numbers[batch_of[adapter_of(row.variant)]].append(number)
-    yield from numbers.values()
+    for some in numbers.values():
+        yield some, [rows[number] for number in some]
 
 
 def groups(slot_of: SlotOf) -> list[AdapterGroup]:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from es_ray.config import Config, EngineConfig
 from es_ray.engines.sglang import arguments, compat
 from es_ray.engines.spec import EngineSpec, Package
-from es_ray.errors import UserError
 
 if TYPE_CHECKING:
     from es_ray.engines.base import Engine
@@ -28,8 +27,6 @@ def gpus(engine: EngineConfig, available: bool) -> int:
 
 def check(config: Config, hosted: bool) -> None:
     """Raise UserError for an SGLang that is missing or unsupported, and for what it does not have."""
-    if config.lora.form == "merged":
-        raise UserError("lora.form: merged is for engine.kind transformers so far, not for sglang")
     if not hosted and compat.installed() is None:
         return  # each worker checks its own node
     root = compat.package()

@@ -70,6 +70,11 @@ class FakeManager:
         order = sorted(ids, key=lambda uid: (uid is not None, uid or ""))
         self.memory_pool.uid_to_buffer_id = {uid: SLOTS - 1 - n for n, uid in enumerate(order)}
 
+    def weights(self) -> bytes:
+        """The bits of all base weights of this rank."""
+        modules = [module for layer in self.lora_modules for module in layer.values()]
+        return b"".join(module.base_layer.weight.numpy().tobytes() for module in modules)
+
     def matrices(self, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """A and B of every projection in an adapter's slot, for a manager that is the only rank."""
         slot = self.memory_pool.uid_to_buffer_id[f"id{ADAPTERS.index(name)}"]
@@ -217,8 +222,8 @@ class FakeEngine:
         return tokens
 
     def _logits(self, context, name: str | None) -> np.ndarray:
-        """Some logits that depend on the context and on every bit of the adapter; zeros change nothing."""
-        before = np.array(context, dtype=np.int64).tobytes()
+        """Logits from the context and every bit of weights and adapter; one of zeros changes nothing."""
+        before = np.array(context, dtype=np.int64).tobytes() + self.managers[0].weights()
         base = np.random.default_rng(zlib.crc32(before)).normal(size=VOCABULARY)
         if name is None:
             return base

@@ -17,6 +17,7 @@ from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.evolution.schedules import Schedule
 from es_ray.experiment import Experiment
+from es_ray.lora.layout import LoraLayout
 from tests.engines.sglang.fake_sglang import LAYOUT, VOCABULARY, WEIGHTS, FakeEngine
 from tests.engines.sglang.test_pool_layout import SLOTS, perturbation
 
@@ -37,8 +38,7 @@ class Everything:
         return True
 
 
-@pytest.fixture(params=["0.5.17", "0.5.23"])
-def engine(request, monkeypatch, tmp_path):
+def sglang_engine(monkeypatch, tmp_path, version: str, layout: LoraLayout) -> SGLangEngine:
     experiment = Experiment(
         Config().replace(
             engine__kind="sglang",
@@ -46,18 +46,26 @@ def engine(request, monkeypatch, tmp_path):
             model__dtype="float16",
             task__max_new_tokens=5,
             evolution__population=6,
+            lora__rank=layout.rank,
+            lora__form=layout.form,
         )
     )
-    experiment.__dict__["layout"] = LAYOUT
+    experiment.__dict__["layout"] = layout
     monkeypatch.setattr(compat, "package", lambda: tmp_path)
     monkeypatch.setattr(compat, "check", lambda root: None)
     monkeypatch.setattr(compat, "argument_names", lambda root: Everything())
-    eager = request.param == "0.5.23"
+    eager = version == "0.5.23"
     monkeypatch.setattr(lifecycle, "start", lambda arguments, options: FakeEngine(1, options, eager))
     made = SGLangEngine(experiment)  # the start-up probe included
     made.stop_ids = frozenset({VOCABULARY})  # no token: rows have their full length
     made.fake = made._engine
     made.fake.calls.clear(), made.fake.requests.clear()
+    return made
+
+
+@pytest.fixture(params=["0.5.17", "0.5.23"])
+def engine(request, monkeypatch, tmp_path):
+    made = sglang_engine(monkeypatch, tmp_path, request.param, LAYOUT)
     yield made
     made.close()
 

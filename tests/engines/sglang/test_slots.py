@@ -49,6 +49,11 @@ def test_each_centre_and_generation_is_a_group_with_the_slots_of_its_adapters():
 
 def test_rows_are_cut_where_the_slots_end():
     asked = rows(Variant(0), Variant(BASE), Variant(1), Variant(2), Variant(0), Variant(CENTRE), Variant(4))
-    assert list(batches(asked, 2)) == [[0, 1, 2, 4], [3, 5], [6]]
-    assert list(batches(asked, 5)) == [list(range(7))]
-    assert list(batches(rows(Variant(BASE), Variant(BASE)), 2)) == [[0, 1]]
+    assert [numbers for numbers, _ in batches(asked, 2)] == [[0, 1, 2, 4], [3, 5], [6]]
+    assert [batch for _, batch in batches(asked, 2)] == [
+        [asked[n] for n in (0, 1, 2, 4)],
+        [asked[3], asked[5]],
+        [asked[6]],
+    ]
+    assert list(batches(asked, 5)) == [(list(range(7)), asked)]
+    assert [numbers for numbers, _ in batches(rows(Variant(BASE), Variant(BASE)), 2)] == [[0, 1]]

@@ -82,15 +82,23 @@ def noise_values(perturbation: Perturbation, generation: int) -> dict[str, Any]:
         "seed": str(perturbation.noise.seed),  # JSON numbers are exact only up to 53 bits
         "antithetic": perturbation.noise.antithetic,
         "generation": generation,
+        "fresh": perturbation.fresh,
+    }
+
+
+def sigma_arrays(sigma: PiecewiseConstant) -> dict[str, NDArray[Any]]:
+    """Sigma as arrays of a message."""
+    return {
+        "sigma_ends": np.asarray(sigma.ends, dtype=np.int64),
+        "sigma_values": np.asarray(sigma.values, dtype=np.float32),
     }
 
 
 def group_arrays(group: AdapterGroup, sigma: PiecewiseConstant) -> dict[str, NDArray[Any]]:
     """The adapters to write, with their slots, and sigma, as arrays of a message."""
-    return {
+    adapters: dict[str, NDArray[Any]] = {
         "members": np.array([adapter.member for adapter in group.adapters], dtype=np.int64),
         "factors": np.array([adapter.sigma_factor for adapter in group.adapters], dtype=np.float32),
         "slots": np.array(group.slots, dtype=np.int64),
-        "sigma_ends": np.asarray(sigma.ends, dtype=np.int64),
-        "sigma_values": np.asarray(sigma.values, dtype=np.float32),
     }
+    return adapters | sigma_arrays(sigma)

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.finite_logits import logits_check
+from es_ray.engines.sglang.ipc.adapted_modules import AdaptedModules
+from es_ray.engines.sglang.ipc.merged_host import ATTRIBUTE, MergedHost, merged_weights
 from es_ray.engines.sglang.ipc.shm_channel import Message, ReplyChannel, ShmChannel
 from es_ray.engines.sglang.ipc.shm_vector import ShmVector
-from es_ray.engines.sglang.lora.pool_layout import Buffer, TPSlice, extents, fused_name
+from es_ray.engines.sglang.lora.pool_layout import Buffer, extents
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.engines.weight_sums import abs_sum, square_sum
 from es_ray.evolution.noise import Noise
-from es_ray.lora.layout import AdaptedModule, LoraLayout
+from es_ray.lora.layout import LoraLayout
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,8 @@ class SchedulerHost:
         self._model = runner.model
         self._manager = runner.lora_manager
         scheduler.model_config.hf_eos_token_id = set(options.stop_ids)  # these and no others
-        self._modules = self._find_modules()
-        self._tp_slices = {key: _tp_slice(*key, module) for key, module in self._modules.items()}
+        self._modules = AdaptedModules(self._manager, options.layout)
+        self._merged: MergedHost | None = None
         self._shared: dict[str, Any] = {}
         self._theta: Tensor | None = None
         self._theta_version = 0
@@ -74,7 +76,7 @@ class SchedulerHost:
 
     def do_describe(self, _: Message) -> Message:
         """Describe the engine: sums over the adapted modules' weights, entries, parameters, device, dtype."""
-        parts = [self._weight(module) for module in self._layout.modules]
+        parts = [part.weight for part in self._modules.weights()]
         return Message(
             {
                 "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
@@ -91,17 +93,18 @@ class SchedulerHost:
     def do_write_adapters(self, message: Message) -> Message:
         """Write the message's members, of one centre and generation, into their adapter slots.
 
-        Returns their digests, and the seconds it took.
+        `fresh` members have no centre. Returns their digests, and the seconds it took.
         """
         started = time.perf_counter()
         if not self._scheduler.flush_cache(empty_cache=False):
             raise Busy
         arrays, values = message.arrays, message.values
         slots = self._pool_slots(arrays["slots"].tolist())
-        theta, writer = self._load_theta(message), self._pool_writer()
+        theta = None if values["fresh"] else self._load_theta(message)
+        writer = self._pool_writer()
         writer.write_adapters(
             theta,
-            self._sigma(message, theta),
+            self._sigma(message),
             _noise(values),
             values["generation"],
             arrays["members"].tolist(),
@@ -126,6 +129,17 @@ class SchedulerHost:
         )
         return Message(arrays={"noise_sum": total.cpu().numpy()})
 
+    def do_merged(self, message: Message) -> Message:
+        """A step of form `merged`; see MergedHost."""
+        if self._merged is None:
+            weights = getattr(self._manager, ATTRIBUTE, None)
+            self._merged = MergedHost(
+                weights or merged_weights(self._modules, self._layout), self._synchronize
+            )
+        if message.values["step"] == "write" and not self._scheduler.flush_cache(empty_cache=False):
+            raise Busy
+        return self._merged.answer(message)
+
     def do_finite(self, _: Message) -> Message:
         """Whether all logits since adapters were last written, or the last such call, were finite."""
         self._synchronize()
@@ -137,41 +151,14 @@ class SchedulerHost:
             self._shared[name] = open_(name)
         return self._shared[name]
 
-    def _find_modules(self) -> dict[tuple[str, int], Any]:
-        found = {}
-        for module in self._layout.modules:
-            fused, _ = fused_name(module)
-            inside = self._manager.lora_modules[module.layer]
-            matching = [wrapped for name, wrapped in inside.items() if name.rsplit(".", 1)[-1] == fused]
-            if len(matching) != 1:
-                raise LookupError(
-                    f"SGLang has {len(matching)} modules {fused} with LoRA in layer {module.layer}"
-                )
-            found[fused, module.layer] = matching[0]
-        return found
-
-    def _weight(self, module: AdaptedModule) -> Tensor:
-        """A projection's weight as far as this rank has it, shape [out, in] there."""
-        fused, index = fused_name(module)
-        tp_slice = self._tp_slices[fused, module.layer]
-        before = sum(tp_slice.outputs[:index])
-        mine = np.flatnonzero((tp_slice.rows >= before) & (tp_slice.rows < before + tp_slice.outputs[index]))
-        weight = self._modules[fused, module.layer].base_layer.weight
-        if not weight.is_floating_point() or weight.shape[0] != len(tp_slice.rows):
-            raise TypeError(
-                f"the weight of {module.name} is not a plain matrix; quantised models are not supported"
-            )
-        part: Tensor = weight[int(mine[0]) : int(mine[-1]) + 1]
-        return part
-
     def _pool_writer(self) -> PoolWriter:
         if self._writer is None:
             pool = self._manager.memory_pool
             buffers = {}
-            for fused, layer in self._modules:
+            for fused, layer in self._modules.slices:
                 buffers[Buffer("A", fused, layer)] = pool.A_buffer[fused][layer]
                 buffers[Buffer("B", fused, layer)] = pool.B_buffer[fused][layer]
-            found = extents(self._layout, self._tp_slices)
+            found = extents(self._layout, self._modules.slices)
             self._writer = PoolWriter(found, buffers, triton=next(iter(buffers.values())).is_cuda)
         return self._writer
 
@@ -190,12 +177,10 @@ class SchedulerHost:
             self._theta_version = values["theta_version"]
         return self._theta
 
-    def _sigma(self, message: Message, theta: Tensor) -> Tensor:
-        ends = np.diff(message.arrays["sigma_ends"], prepend=0)
-        values = torch.from_numpy(message.arrays["sigma_values"]).to(theta.device)
-        return torch.repeat_interleave(
-            values, torch.from_numpy(ends).to(theta.device), output_size=theta.shape[-1]
-        )
+    def _sigma(self, message: Message) -> Tensor:
+        ends = torch.from_numpy(np.diff(message.arrays["sigma_ends"], prepend=0))
+        values = torch.from_numpy(message.arrays["sigma_values"]).to(self._device)
+        return torch.repeat_interleave(values, ends.to(self._device), output_size=self._layout.size)
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -208,20 +193,3 @@ class SchedulerHost:
 
 def _noise(values: Any) -> Noise:
     return Noise(int(values["seed"]), values["antithetic"])
-
-
-def _tp_slice(fused: str, layer: int, module: Any) -> TPSlice:
-    """A module's slice on this rank, by the module's own slicing."""
-    base = module.base_layer
-    outputs: tuple[int, ...]
-    if fused == "qkv_proj":
-        replicas = base.num_kv_head_replicas  # SGLang counts replicated heads in the sizes of k and v
-        q, k, v = base.output_sizes
-        outputs = (q, k // replicas, v // replicas)
-    elif fused == "gate_up_proj":
-        outputs = tuple(base.output_sizes[:2])
-    else:
-        outputs = (base.output_size,)
-    rows = module.slice_lora_b_weights(torch.arange(sum(outputs))[:, None])
-    columns = module.slice_lora_a_weights(torch.arange(base.input_size)[None])
-    return TPSlice(columns.flatten().numpy(), rows.flatten().numpy(), outputs)

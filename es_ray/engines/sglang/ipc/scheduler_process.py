@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from es_ray.engines.sglang.finite_logits import check_logits
+from es_ray.engines.sglang.ipc.merged_host import reserve_memory
 from es_ray.engines.sglang.ipc.scheduler_host import Options, SchedulerHost
 
 _ATTRIBUTE = "_es_ray_host"
@@ -37,6 +38,8 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     Scheduler.es_ray_call = es_ray_call
     backend.register()
     hooks.install(frozenset(options.layout.layers))
+    if options.layout.form == "merged":
+        reserve_memory(options.layout)
     check_logits()
     # log-probabilities at temperature 1 for any sampling; its environment variable may be read already
     sampler.SGLANG_RETURN_ORIGINAL_LOGPROB = True

@@ -58,7 +58,7 @@ def _normals(first, member, generation, k0, k1, TILE: tl.constexpr):
 @triton.jit
 def _write_kernel(
     like, theta, sigma, tile_run, tile_first, run_source, run_stop, run_address, run_stride,
-    slots, numbers, signs, words, TILE: tl.constexpr,
+    slots, numbers, signs, words, FRESH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     run = tl.load(tile_run + tl.program_id(0))
     first = tl.load(tile_first + tl.program_id(0))
@@ -67,13 +67,16 @@ def _write_kernel(
     sign = tl.load(signs + tl.program_id(1))
     entry = first + tl.arange(0, TILE)
     inside = (entry >= source) & (entry < stop)
-    value = tl.load(theta + entry, mask=inside, other=0.0)
-    if sign != 0.0:
-        noise = _normals(
-            first, tl.load(numbers + tl.program_id(1)), tl.load(words), tl.load(words + 1),
-            tl.load(words + 2), TILE,
-        )  # fmt: skip
-        value += tl.load(sigma + entry, mask=inside, other=0.0) * (sign * noise)
+    number = tl.load(numbers + tl.program_id(1))
+    if FRESH:  # no centre; where sigma is 0, the noise as it is
+        noise = _normals(first, number, tl.load(words), tl.load(words + 1), tl.load(words + 2), TILE)
+        scale = tl.load(sigma + entry, mask=inside, other=0.0)
+        value = tl.where(scale == 0.0, noise, scale * (sign * noise))
+    else:
+        value = tl.load(theta + entry, mask=inside, other=0.0)
+        if sign != 0.0:
+            noise = _normals(first, number, tl.load(words), tl.load(words + 1), tl.load(words + 2), TILE)
+            value += tl.load(sigma + entry, mask=inside, other=0.0) * (sign * noise)
     start = tl.load(run_address + run).to(tl.pointer_type(like.dtype.element_ty))
     tl.store(
         start + slot * tl.load(run_stride + run) + (entry - source),
@@ -168,17 +171,24 @@ class TileTable:
         self._columns = [torch.tensor(column, dtype=torch.int64, device=like.device) for column in columns]
 
     def write_adapters(
-        self, theta: Tensor, sigma: Tensor, words: Tensor, slots: Tensor, numbers: Tensor, signs: Tensor
+        self,
+        theta: Tensor | None,
+        sigma: Tensor,
+        words: Tensor,
+        slots: Tensor,
+        numbers: Tensor,
+        signs: Tensor,
     ) -> None:
         """Write members into their slots: theta + sigma * sign * noise, rounded to the pool's dtype.
 
-        theta, sigma: float32, shape [P]; slots, numbers: int64, signs: float32, shape [members], multiplied
-        by the factors on sigma; sign 0 is theta itself.
+        theta, sigma: float32, shape [P]; theta None: fresh members (see Perturbation); slots, numbers: int64,
+        signs: float32, shape [members], multiplied by the factors on sigma; sign 0 is theta itself.
         """
-        grid = (len(self._columns[0]), len(slots))
-        _write_kernel[grid](
-            self.like, theta, sigma, *self._columns, slots, numbers, signs, words, TILE=TILE, **_EXACT
-        )
+        fresh = theta is None
+        _write_kernel[(len(self._columns[0]), len(slots))](
+            self.like, sigma if theta is None else theta, sigma, *self._columns, slots, numbers, signs, words,
+            FRESH=fresh, TILE=TILE, **_EXACT,
+        )  # fmt: skip
 
     def digests(self, slots: Tensor) -> Tensor:
         """A number for each slot that depends on every entry there and its place, int32, shape [members]."""

@@ -44,7 +44,7 @@ class PoolWriter:
 
     def write_adapters(
         self,
-        theta: Tensor,
+        theta: Tensor | None,
         sigma: Tensor,
         noise: Noise,
         generation: int,
@@ -54,7 +54,8 @@ class PoolWriter:
     ) -> None:
         """Write member i of the indices (below 0: the centre), rounded to the pool's dtype.
 
-        theta, sigma: float32, shape [P], on the pool's device; factors: multiply each sigma, 1 by default.
+        theta, sigma: float32, shape [P], on the pool's device; theta None: fresh members (see Perturbation);
+        factors: multiply each sigma, 1 by default.
         """
         if not indices:
             return
@@ -78,7 +79,7 @@ class PoolWriter:
                 generation,
                 indices[low:high],
                 0,
-                theta.shape[-1],
+                sigma.shape[-1],
                 factors[low:high],
             )
             for vector, slot in zip(vectors, slots[low:high], strict=True):

@@ -1,0 +1,109 @@
+"""A model's adapted weights under the updates of form `merged`, on the device where they are.
+
+W = W_0 + D is rounded once, from the file's weights and the float32 sum D of all changes. So updates far
+smaller than half an ULP of a bfloat16 weight still add up, and the base model and the drift cost no reload.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_ray.evolution.merged import Update
+from es_ray.evolution.perturbation import Perturbation
+from es_ray.lora.layout import LoraTensor
+from es_ray.lora.merged_changes import Factors, add_products, numpy_factors
+
+
+class AdaptedWeight(NamedTuple):
+    """An adapted matrix, as much of it as this process has.
+
+    weight: what the model reads and updates are written to, shape [out, in] here; a, b: its factors in the
+    flat vector; columns, rows: which of A's columns and of B's rows are here, int64; None: all.
+    """
+
+    weight: Tensor
+    a: LoraTensor
+    b: LoraTensor
+    columns: Tensor | None = None
+    rows: Tensor | None = None
+
+
+class MergedWeights:
+    """W_0 and D of each adapted matrix, and the served weights, which are made of them.
+
+    Takes memory for W_0, in the model's dtype, and for D, in float32, when it is first needed or `reserve`
+    is called. scaling: of B A, 1 / sqrt(rank); factors: how an update's noise is drawn.
+    """
+
+    def __init__(
+        self, weights: Sequence[AdaptedWeight], scaling: float, factors: Factors = numpy_factors
+    ) -> None:
+        self._weights, self._scaling, self._factors = weights, scaling, factors
+        self._base: list[Tensor] = []
+        self._changes: list[Tensor] = []
+        self._base_squares: NDArray[np.float64] | None = None
+
+    @torch.inference_mode()
+    def reserve(self) -> None:
+        """Keep the weights that the model has now as W_0. Once."""
+        self._base = [part.weight.detach().clone() for part in self._weights]
+        self._changes = [torch.zeros_like(base, dtype=torch.float32) for base in self._base]
+
+    @torch.inference_mode()
+    def begin(self) -> None:
+        """Set D to 0."""
+        if not self._base:
+            self.reserve()
+        for change in self._changes:
+            change.zero_()
+
+    @torch.inference_mode()
+    def add(self, update: Update, perturbation: Perturbation) -> None:
+        """Add an update to D."""
+        for part, change in zip(self._weights, self._changes, strict=True):
+            a, weights = self._factors(update, perturbation, part.a)
+            b, _ = self._factors(update, perturbation, part.b)
+            if part.columns is not None:
+                a = a[:, :, part.columns]
+            if part.rows is not None:
+                b = b[:, part.rows]
+            add_products(change, a, b, self._scaling * weights, update.kept)
+
+    @torch.inference_mode()
+    def write(self, base: bool) -> None:
+        """Serve W_0, or W_0 + D rounded to the model's dtype."""
+        for part, original, change in zip(self._weights, self._base, self._changes, strict=True):
+            if base:
+                part.weight.copy_(original)
+            else:
+                torch.add(original, change, out=part.weight)  # in float32, and no temporary
+
+    @torch.inference_mode()
+    def squares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """||D||_F^2 and ||W_0||_F^2 of each matrix, as far as it is here: two of shape [matrices]."""
+        if self._base_squares is None:
+            self._base_squares = _squares(self._base)
+        return _squares(self._changes), self._base_squares
+
+    def entries(self) -> NDArray[np.int64]:
+        """How many entries of each matrix are here, shape [matrices]."""
+        return np.array([part.weight.numel() for part in self._weights], dtype=np.int64)
+
+    @torch.inference_mode()
+    def checksum(self) -> int:
+        """Of the served weights' bits: equal weights have equal ones; below 2**61."""
+        sums = []
+        for part in self._weights:
+            bits = part.weight.view(torch.int32 if part.weight.element_size() == 4 else torch.int16)
+            sums.append(bits.sum(dtype=torch.int64))
+        found = torch.stack(sums).tolist()
+        return int(sum(number * value for number, value in enumerate(found, start=1)) % (1 << 61))
+
+
+def _squares(matrices: Sequence[Tensor]) -> NDArray[np.float64]:
+    norms = [torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in matrices]
+    return np.square(torch.stack(norms).cpu().numpy())

@@ -1,0 +1,104 @@
+"""The scheduler process's side of form `merged`: its rank's weights under updates."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from es_ray.engines.merged_weights import MergedWeights
+from es_ray.engines.sglang.ipc.adapted_modules import AdaptedModules
+from es_ray.engines.sglang.ipc.shm_channel import Message
+from es_ray.evolution.merged import Update
+from es_ray.evolution.noise import Noise
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
+from es_ray.lora.layout import LoraLayout
+from es_ray.lora.merged_changes import numpy_factors
+
+ATTRIBUTE = "_es_ray_merged"
+
+
+def reserve_memory(layout: LoraLayout) -> None:
+    """Take the memory of a model's changes before SGLang fills the GPU with its cache.
+
+    SGLang measures what is left after its LoRA manager is made, so the cache becomes smaller by that.
+    """
+    from sglang.srt.model_executor.model_runner import ModelRunner
+
+    original = ModelRunner.init_lora_manager
+
+    def init_lora_manager(runner: Any, *args: Any, **kwargs: Any) -> None:
+        original(runner, *args, **kwargs)
+        weights = merged_weights(AdaptedModules(runner.lora_manager, layout), layout)
+        weights.reserve()
+        setattr(runner.lora_manager, ATTRIBUTE, weights)
+
+    ModelRunner.init_lora_manager = init_lora_manager
+
+
+def merged_weights(modules: AdaptedModules, layout: LoraLayout) -> MergedWeights:
+    """The weights of a rank; the noise of updates is drawn on their device."""
+    weights = modules.weights()
+    device = weights[0].weight.device
+    if device.type != "cuda":
+        return MergedWeights(weights, layout.scaling, numpy_factors)
+    from es_ray.engines.sglang.lora.merged_factors import TritonFactors
+
+    return MergedWeights(weights, layout.scaling, TritonFactors(device))
+
+
+class MergedHost:
+    """Answers the calls of `es_ray.engines.sglang.ipc.merged_client.SchedulerWeights` on one rank."""
+
+    def __init__(self, weights: MergedWeights, synchronize: Callable[[], None]) -> None:
+        self._weights = weights
+        self._synchronize = synchronize
+
+    def answer(self, message: Message) -> Message:
+        """Do what the message's `step` names; the answer has the seconds that it took."""
+        started = time.perf_counter()
+        with _full_float32():
+            found = getattr(self, f"_{message.values['step']}")(message)
+        self._synchronize()  # the forward pass runs on another stream
+        values: Mapping[str, Any] = found.values
+        return Message({**values, "seconds": time.perf_counter() - started}, found.arrays)
+
+    def _begin(self, _: Message) -> Message:
+        self._weights.begin()
+        return Message()
+
+    def _add(self, message: Message) -> Message:
+        values, arrays = message.values, message.arrays
+        sigma = PiecewiseConstant(
+            tuple(arrays["sigma_ends"].tolist()), tuple(arrays["sigma_values"].tolist())
+        )
+        perturbation = Perturbation(
+            Noise(int(values["seed"]), values["antithetic"]), sigma, fresh=True
+        )  # sigma is that of this generation
+        update = Update(values["generation"], arrays["coefficients"].astype(np.float64), values["kept"])
+        self._weights.add(update, perturbation)
+        return Message()
+
+    def _write(self, message: Message) -> Message:
+        self._weights.write(message.values["base"])
+        return Message()
+
+    def _squares(self, _: Message) -> Message:
+        changes, bases = self._weights.squares()
+        return Message(arrays={"changes": changes, "bases": bases, "entries": self._weights.entries()})
+
+    def _checksum(self, _: Message) -> Message:
+        return Message({"checksum": self._weights.checksum()})
+
+
+@contextmanager
+def _full_float32() -> Any:
+    """Products of float32 matrices without TF32, whatever SGLang set."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,207 @@
+"""Form merged in the scheduler's processes, through real shared memory, against sums in float64."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from es_ray.engines.base import BASE, CENTRE, Row, Variant
+from es_ray.engines.merged_centre import MergedCentre
+from es_ray.engines.sglang.arguments import adapter_name
+from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights
+from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient
+from es_ray.engines.sglang.ipc.scheduler_host import Options
+from es_ray.engines.sglang.lora.pool_layout import FUSED, fused_name
+from es_ray.errors import RunError
+from es_ray.evolution.noise import Noise
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
+from es_ray.evolution.schedules import Schedule
+from tests.engines.sglang.fake_sglang import LAYOUT, WEIGHTS, FakeEngine
+from tests.engines.sglang.test_engine import PROMPTS, sglang_engine
+from tests.engines.sglang.test_pool_layout import FULL, tp_slice
+
+MERGED = replace(LAYOUT, form="merged")
+POPULATION = 6
+ENDS = tuple(part.stop for part in MERGED.tensors)
+SIGMAS = tuple(0.0 if part.matrix == "A" else 0.01 * (2 + n % 3) for n, part in enumerate(MERGED.tensors))
+
+
+def fresh(antithetic: bool = True) -> Perturbation:
+    schedule = Schedule(kind="linear", to=0.5, over=4)
+    sigma = PiecewiseConstant(ENDS, SIGMAS)
+    return Perturbation(Noise(2**50 + 3, antithetic), sigma, schedule=schedule, fresh=True)
+
+
+def history(generations: int, kept: float = 0.95) -> np.ndarray:
+    """Generation 1 moved nothing."""
+    drawn = np.random.default_rng(8).normal(size=(generations, POPULATION + 1))
+    drawn[:, -1] = kept
+    drawn[1:2] = [*[0.0] * POPULATION, 1.0]
+    return drawn
+
+
+def wanted(updates: np.ndarray, perturbation: Perturbation) -> dict[str, np.ndarray]:
+    """W_0 + D of each projection, in float64, from whole members."""
+    change = {name: np.zeros(weight.shape) for name, weight in WEIGHTS.items()}
+    for generation, (*coefficients, kept) in enumerate(updates):
+        members = perturbation.fresh_members(generation, range(POPULATION), 0, MERGED.size).astype(np.float64)
+        for name, (a, b) in MERGED.matrices(members).items():
+            change[name] *= kept
+            change[name] += np.einsum("i,ior,irn->on", coefficients, b, a) / MERGED.rank**0.5
+    return {name: WEIGHTS[name].double().numpy() + each for name, each in change.items()}
+
+
+def served(engine: FakeEngine) -> list[dict[str, np.ndarray]]:
+    """Each rank's weights by fused module and layer."""
+    return [
+        {
+            name: module.base_layer.weight.double().numpy()
+            for layer in m.lora_modules
+            for name, module in layer.items()
+        }
+        for m in engine.managers
+    ]
+
+
+def sliced(weights: dict[str, np.ndarray], ranks: int) -> list[dict[str, np.ndarray]]:
+    """The same of whole projections."""
+    found = []
+    for rank in range(ranks):
+        parts = {}
+        for module in MERGED.modules:
+            fused, _ = fused_name(module)
+            of_rank = tp_slice(fused, rank, ranks)
+            names = [
+                next(n for n in weights if f".{module.layer}." in n and n.endswith(p)) for p in FUSED[fused]
+            ]
+            whole = np.concatenate([weights[name] for name in names])
+            assert len(whole) == sum(FULL[fused])
+            parts[f"model.layers.{module.layer}.x.{fused}"] = whole[of_rank.rows][:, of_rank.columns]
+        found.append(parts)
+    return found
+
+
+@pytest.fixture(params=[1, 2])
+def scheduler(request):
+    client = SchedulerClient(request.param, MERGED.size, members=8, segments=40, reply=MERGED.size)
+    client.engine = FakeEngine(request.param, Options(MERGED, request.param, (2, 5), ""))
+    yield SchedulerWeights(client, MERGED.modules), client.engine, request.param
+    client.close()
+
+
+def assert_same(found: list[dict], right: list[dict], tolerance: float) -> None:
+    for one, other in zip(found, right, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert np.abs(one[name] - other[name]).max() <= tolerance * np.abs(other[name]).max()
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_updates_are_added_to_each_ranks_part_of_the_weights(scheduler, antithetic):
+    weights, engine, ranks = scheduler
+    before, centre, perturbation = served(engine), MergedCentre(weights), fresh(antithetic)
+    first = weights.checksum()
+    for generations in (1, 2, 5, 3):  # the last is a rollback
+        updates = history(generations)
+        centre.show(updates, perturbation)
+        right = wanted(updates, perturbation)
+        assert_same(served(engine), sliced(right, ranks), 1e-6)
+        change = [right[name] - WEIGHTS[name].double().numpy() for name in right]
+        norms = [
+            np.sqrt(sum(float(np.square(np.asarray(m)).sum()) for m in part))
+            for part in (change, WEIGHTS.values())
+        ]
+        assert centre.drift(updates, perturbation) == pytest.approx(norms[0] / norms[1], rel=2e-5)
+    assert weights.checksum() != first
+    centre.show(updates[:0], perturbation)
+    assert weights.checksum() == first
+    assert_same(served(engine), before, 0.0)
+    centre.show(history(3), perturbation)
+    assert_same(served(engine), sliced(wanted(history(3), perturbation), ranks), 1e-6)
+
+
+def test_the_same_history_gives_the_same_bits_however_it_was_reached(scheduler):
+    weights, engine, _ = scheduler
+    perturbation, last = fresh(), history(6)
+    step_by_step = MergedCentre(weights)
+    for generations in range(1, 7):
+        step_by_step.show(last[:generations], perturbation)
+    found, checksum = served(engine), step_by_step.checksum()
+    at_once = MergedCentre(weights)
+    at_once.show(last, perturbation)
+    assert at_once.checksum() == checksum
+    assert_same(served(engine), found, 0.0)
+
+
+def test_what_is_there_is_not_added_again(scheduler):
+    weights, engine, _ = scheduler
+    centre, perturbation = MergedCentre(weights), fresh()
+    engine.calls.clear()
+    for _ in range(3):
+        centre.show(history(3), perturbation)
+    assert len(engine.calls) == 1 + 2 + 1  # begin, the two generations that moved something, write
+
+
+def test_an_update_that_fails_is_not_taken_for_done(scheduler):
+    weights, engine, _ = scheduler
+    centre, perturbation = MergedCentre(weights), fresh()
+    centre.show(history(2), perturbation)
+    host = engine.hosts[0]._merged._weights
+    factors, calls = host._factors, []
+
+    def fail_in_the_middle(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise MemoryError("no more")
+        return factors(*arguments)
+
+    host._factors = fail_in_the_middle
+    for _ in range(2):  # the second time nothing fails
+        try:
+            centre.show(history(3), perturbation)
+        except RunError as error:
+            assert "merged: MemoryError: no more" in str(error)
+    assert_same(served(engine), sliced(wanted(history(3), perturbation), len(engine.managers)), 1e-6)
+
+
+def test_members_are_fresh_noise_beside_the_centres_weights(monkeypatch, tmp_path):
+    """Rows of several centres in one call: each asked of its own weights, and centres without an adapter."""
+    perturbation = fresh()
+    engine = sglang_engine(monkeypatch, tmp_path, "0.5.17", MERGED)
+    centres = [history(3), history(1), history(0)]
+    variants = [
+        Variant(1, 3, 0), Variant(CENTRE, 3, 0), Variant(BASE), Variant(0, 1, 1), Variant(1, 1, 1, 0.5),
+        Variant(CENTRE, 1, 1), Variant(4, 0, 2), Variant(CENTRE, 0, 2),
+    ]  # fmt: skip
+    rows = [Row(variant, prompt) for variant in variants for prompt in PROMPTS]
+    fake = engine.fake
+    answers = [c.token_ids for c in engine.generate(centres, perturbation, rows)]
+    asked = [request["lora_path"] for request in fake.requests]
+    assert [path.count(None) for path in asked] == [4, 2, 2]  # the base model's weights first
+    # each answer once more, from weights and adapters that are set here
+    for number, row in enumerate(rows):
+        updates = centres[row.variant.centre] if row.variant.member != BASE else history(0)
+        engine._merged_centre.show(updates, perturbation)
+        name = None
+        if row.variant.member >= 0:
+            name = adapter_name(0)
+            member = perturbation.fresh_members(
+                row.variant.generation, [row.variant.member], 0, MERGED.size, [row.variant.sigma_factor]
+            )[0]
+            set_adapter(fake, name, member)
+        right = fake._tokens(list(row.prompt_ids), name, {"max_new_tokens": 5, "temperature": 0})
+        assert answers[number] == right, row
+    engine.close()
+
+
+def set_adapter(fake: FakeEngine, name: str, member: np.ndarray) -> None:
+    pool = fake.managers[0].memory_pool
+    slot = pool.uid_to_buffer_id[
+        next(k for k, r in fake.managers[0].lora_refs.items() if r.lora_name == name)
+    ]
+    for module_name, (a, b) in MERGED.matrices(member.astype(np.float16)).items():
+        module = next(m for m in MERGED.modules if m.name == module_name)
+        fused, number = fused_name(module)
+        pool.A_buffer[fused][module.layer][slot].split(MERGED.rank)[number].copy_(torch.from_numpy(a))
+        pool.B_buffer[fused][module.layer][slot].split(FULL[fused])[number].copy_(torch.from_numpy(b))
