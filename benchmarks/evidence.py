@@ -118,7 +118,8 @@ class Base:
 class Session:
     """One call: runs what it is given until its time is up.
 
-    is_late(): whether it is up; given: settings of a calibration by plan; only: a regular expression for the runs' names.
+    is_late(): whether it is up; given: settings of a calibration by plan; only: an expression for
+    the runs' names.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 `engine.kind: evidence_engine:SGLANG` (or TRANSFORMERS) is an EngineSpec whose engine is started by the first
 run and lent to those that follow. An engine depends on the model, the adapters' layout, its slots and its
-arguments alone, not on the form of adapters, noise, update rule, task or seed: those come with each call. A
-run that needs another one (model, rank, layers, engine.sglang, ...) has it started anew.
+arguments alone, not on whether they are both or b, nor on noise, update rule, task or seed: those come with each
+call. A run that needs another one (model, rank, layers, engine.sglang, ...) has it started anew.
 
 In the driver's process a failed SGLang ends the whole process, which is fine for a benchmark: what was
 measured is on disk by then.
@@ -24,9 +24,6 @@ from es_ray.engines.spec import EngineSpec
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 from es_ray.interrupts import keep_handlers
-
-FREE: Final = ("form",)
-"""Keys of `lora` that no engine depends on."""
 
 
 @dataclass
@@ -94,6 +91,14 @@ class LentEngine(Engine):
         """As the engine's."""
         return self._engine.noise_sum(perturbation, generation, advantages, start, stop)
 
+    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
+        """As the engine's."""
+        return self._engine.drift(centre, perturbation)
+
+    def checksum(self) -> int | None:
+        """As the engine's."""
+        return self._engine.checksum()
+
     def close(self) -> None:
         """The next run takes the engine as it is; `close_engine` ends it."""
 
@@ -137,7 +142,8 @@ def close_engine() -> None:
 def _key(spec: EngineSpec, experiment: Experiment) -> dict[str, Any]:
     """All of a configuration that an engine depends on, but for its size."""
     config = experiment.config
-    lora = {name: value for name, value in config.lora.model_dump().items() if name not in FREE}
+    # of the forms of adapters no engine depends
+    lora = {**config.lora.model_dump(), "form": config.lora.form == "merged"}
     engine = {k: v for k, v in config.engine.model_dump().items() if k not in ("kind", "shard", "rows")}
     found = {"engine": spec.name, "model": config.model.model_dump(), "lora": lora, **engine}
     if spec is not OF_SGLANG:

@@ -110,6 +110,7 @@ def plans(files: Files, model: str) -> dict[str, Plan]:
         Plan("newcomer", lambda best: newcomer(model), "`es-ray run --model DIR` and no other option"),
         Plan("map", lambda best: noise_map(sums), "relative noise x learning rate, both forms"),
         Plan("alternatives", lambda best: alternatives({**sums, **best}), "what helps", sums),
+        Plan("forms", lambda best: forms(sums), "full rank against adapters, as many completions each"),
         Plan(
             "chain_sum_short",
             lambda best: seeds("chain_sum_short", "defaults", SEEDS[:3], {**short, **best}, 60, 0.5),
@@ -198,6 +199,25 @@ def alternatives(base: Settings) -> Iterator[Run]:
     for seed in (201, 202):  # all settings once, before any is tried again
         for name, change in changes.items():
             yield from seeds("alternatives", name, (seed,), {**base, **change}, LENGTH, 0.45)
+
+
+FORMS: Final[Mapping[str, Settings]] = {
+    "merged": {"lora.form": "merged", RELATIVE: 0.03},
+    "b": {"lora.form": "b", RELATIVE: 0.03},
+    "both": {"lora.form": "both", RELATIVE: 0.0125},
+}
+"""Members as far from the centre as each other, by the general defaults."""
+
+
+def forms(base: Settings) -> Iterator[Run]:
+    """Three seeds of each, then one three times as long, and merged weights that decay."""
+    common = {**base, "evolution.update_scale": "sigma", RATE: 1.0, "evaluation.kl_every": 10}
+    for name, changes in FORMS.items():
+        yield from seeds("forms", name, (211, 212, 213), {**common, **changes}, 100, 0.5)
+    for name, changes in FORMS.items():
+        yield from seeds("forms", f"{name}, long", (211,), {**common, **changes}, 300, 0.5)
+    decayed = {**common, **FORMS["merged"], "evolution.weight_decay": 0.01}
+    yield from seeds("forms", "merged, long, decay 0.01", (211,), decayed, 300, 0.5)
 
 
 RELATIVES: Final = {"b": (0.003, 0.01, 0.03, 0.1, 0.3), "both": (0.004, 0.0125, 0.04, 0.12)}

@@ -6,6 +6,7 @@ its full length, greedy. Each engine runs in its own process, one after the othe
 - population: our engine, members written in place from their seeds, then one batch; with our LoRA kernels and
   with SGLang's, for each variant (rank and layers);
 - one at a time: our engine, one member's rows per call;
+- merged: our engine in form `merged`, an update of all weights in each generation, and a replay of many;
 - growth: one engine, more and more members;
 - stock loading: `load_lora_adapter_from_tensors` for each member, then the batch;
 - full parameters: for each member all weights are perturbed in place from a seed, its rows generated, and the
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # each engine's proces
 
 from throughput_model import SHAPES, write_model  # noqa: E402
 
-WAYS = ("machine", "base", "population", "one", "stock", "full", "loop", "growth")
+WAYS = ("machine", "base", "population", "one", "stock", "full", "loop", "growth", "merged")
 
 
 def main(
@@ -56,6 +57,7 @@ def main(
     ways: Annotated[str, typer.Option(help=f"Ways, separated by commas: {', '.join(WAYS)}.")] = ",".join(
         WAYS
     ),
+    replayed: Annotated[int, typer.Option(help="Updates that `merged` replays at its end.")] = 1000,
     sglang: Annotated[str, typer.Option(help="engine.sglang for all engines, as JSON.")] = "{}",
     output: Annotated[Path, typer.Option(help="Where throughput.json and .md go.")] = Path("benchmarks/out"),
 ) -> None:
@@ -81,7 +83,8 @@ def main(
                     "way": way, "members": size, "prompts": prompts, "prompt_tokens": prompt_tokens,
                     "tokens": tokens, "rank": int(rank), "layers": layers, "kernels": backend,
                     "rounds": rounds, "slow_members": slow_members, "generations": generations,
-                    "workers": count, "model": folder, "sglang": given, "lines": str(lines), "sizes": numbers,
+                    "workers": count, "model": folder, "replayed": replayed, "sglang": given,
+                    "lines": str(lines), "sizes": numbers,
                 }  # fmt: skip
                 run_child(spec)
     results = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []

@@ -31,6 +31,12 @@ def config_of(spec: Spec) -> Config:
         running = {}
     if spec["kernels"] != "es_ray":
         running["lora_backend"] = spec["kernels"]
+    is_merged = spec["way"] == "merged"
+    steps = {"learning_rate": 0.01, "update_scale": "absolute", "antithetic": False}
+    noise: dict[str, Any] = {"kind": "constant", "std": 0.02}
+    if is_merged:
+        steps = {"learning_rate": 1.0, "update_scale": "sigma", "antithetic": True}
+        noise = {"kind": "relative", "relative": 0.03}
     return Config.parse(
         {
             "model": {"path": spec["model"]},
@@ -38,15 +44,13 @@ def config_of(spec: Spec) -> Config:
                 "rank": spec["rank"],
                 "alpha": 2 * spec["rank"],
                 "layers": spec["layers"],
-                "form": "both",
+                "form": "merged" if is_merged else "both",
             },
             "evolution": {
                 "population": max(spec["members"], 2),
                 "generations": spec["generations"],
-                "learning_rate": 0.01,
-                "update_scale": "absolute",
-                "antithetic": False,
-                "noise": {"kind": "constant", "std": 0.02},
+                "noise": noise,
+                **steps,
             },
             "task": {
                 "batch": None,
@@ -215,6 +219,45 @@ def population(spec: Spec) -> None:
     engine.close()
 
 
+def merged(spec: Spec) -> None:
+    """Our engine in form `merged`: an update of all weights, the members, and their rows."""
+    engine, experiment, strategy, start_seconds = our_engine(spec)
+    strategy = experiment.strategy(engine.info.mean_abs, engine.info.frobenius)
+    state, prompts = strategy.initial(), experiment.prompt_ids["train"]
+    seconds, steps = [], []
+    for generation in range(spec["rounds"] + 1):
+        rows = rows_of(spec["members"], generation, prompts)
+        advantages = np.random.default_rng(generation).normal(size=strategy.population)
+        state = strategy.updated(state, generation, advantages, lambda: None)
+        engine.merged.seconds.clear()
+
+        def evaluate(rows: list[Row] = rows, history: Any = state[THETA]) -> None:
+            completions = engine.generate([history], strategy.perturbation, rows)
+            assert all(len(completion.token_ids) == spec["tokens"] for completion in completions)
+
+        seconds.append(timed(evaluate))
+        engine.drift(state[THETA], strategy.perturbation)
+        engine.checksum()
+        steps.append({name: 1000 * s for name, s in engine.merged.seconds.items()})
+    writing = [step["add"] + step["write"] for step in steps[1:]]
+    entries = sum(module.in_features * module.out_features for module in experiment.layout.modules)
+    write(
+        spec, way="merged", seconds=seconds[1:], update_ms=writing, step_ms=steps[1:],
+        start_seconds=start_seconds, adapted_parameters=entries, parameters=engine.info.parameters, bytes_beside=6 * entries,
+    )  # fmt: skip
+    again = np.concatenate([state[THETA]] * (spec["replayed"] // len(state[THETA]) + 1))[: spec["replayed"]]
+    engine.merged.seconds.clear()
+    replay = timed(lambda: engine.generate([again], strategy.perturbation, rows[:1]))
+    write(
+        spec,
+        way="replay",
+        generations=len(again),
+        replay_seconds=replay,
+        step_seconds=dict(engine.merged.seconds),
+    )
+    engine.close()
+
+
 def one(spec: Spec) -> None:
     """Our engine, one member at a time."""
     engine, experiment, strategy, _ = our_engine(spec)
@@ -329,7 +372,7 @@ def loop(spec: Spec) -> None:
 
 WAYS = {
     "machine": machine, "base": base, "population": population, "one": one, "stock": stock, "full": full,
-    "loop": loop, "growth": growth,
+    "loop": loop, "growth": growth, "merged": merged,
 }  # fmt: skip
 
 if __name__ == "__main__":

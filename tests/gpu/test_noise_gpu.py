@@ -50,20 +50,24 @@ def test_ten_million_normals_agree(report):
     assert apart < 1e-5
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize(("rank", "names"), [(1, ALL), (4, ALL), (3, ALL[:2])])
-def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, dtype):
+def test_the_kernel_writes_what_the_plain_form_writes(rank, names, antithetic, dtype, fresh):
     made = layout(rank, names)
     s = perturbation(made.size, antithetic)
     theta = torch.randn(made.size, generator=torch.Generator().manual_seed(0))
     sigma = torch.from_numpy(s.scale(3).dense(0, made.size))
-    members, slots, factors = [0, 3, -1, 5], [4, 0, 6, 2], [1.0, 0.5, 2.0, 3.0]
+    if fresh:  # half of the entries are plain noise
+        sigma[: made.size // 2] = 0
+    members, slots, factors = [0, 3, 1 if fresh else -1, 5], [4, 0, 6, 2], [1.0, 0.5, 2.0, 3.0]
     buffers, digests = {}, {}
     for device in ("cpu", "cuda"):
         buffers[device] = {k: b.to(device) for k, b in pool(made, unsharded(made), dtype).items()}
         writer = PoolWriter(extents(made, unsharded(made)), buffers[device], triton=device == "cuda")
-        writer.write_adapters(theta.to(device), sigma.to(device), s.noise, 3, members, slots, factors)
+        start = None if fresh else theta.to(device)
+        writer.write_adapters(start, sigma.to(device), s.noise, 3, members, slots, factors)
         digests[device] = writer.digests(slots)
     same = total = 0
     for key, cpu in buffers["cpu"].items():
