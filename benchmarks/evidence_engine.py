@@ -2,8 +2,8 @@
 
 `engine.kind: evidence_engine:SGLANG` (or TRANSFORMERS) is an EngineSpec whose engine is started by the first
 run and lent to those that follow. An engine depends on the model, the adapters' layout, its slots and its
-arguments alone, not on whether they are both or b, nor on noise, update rule, task or seed: those come with each
-call. A run that needs another one (model, rank, layers, engine.sglang, ...) has it started anew.
+arguments alone, not on whether they are both or b, nor on noise, update rule, task or seed: those come
+with each call. A run that needs another one (model, rank, layers, engine.sglang, ...) has it started anew.
 
 In the driver's process a failed SGLang ends the whole process, which is fine for a benchmark: what was
 measured is on disk by then.

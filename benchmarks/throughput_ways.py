@@ -243,7 +243,7 @@ def merged(spec: Spec) -> None:
     entries = sum(module.in_features * module.out_features for module in experiment.layout.modules)
     write(
         spec, way="merged", seconds=seconds[1:], update_ms=writing, step_ms=steps[1:],
-        start_seconds=start_seconds, adapted_parameters=entries, parameters=engine.info.parameters, bytes_beside=6 * entries,
+        start_seconds=start_seconds, adapted_parameters=entries, parameters=engine.info.parameters,
     )  # fmt: skip
     again = np.concatenate([state[THETA]] * (spec["replayed"] // len(state[THETA]) + 1))[: spec["replayed"]]
     engine.merged.seconds.clear()

@@ -39,7 +39,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "run"
-    es_ray("run", "--local", "--engine", "transformers", "--generations", 12, "--output", folder)
+    es_ray("run", "--local", "--engine", "transformers", "--output", folder)
     return folder
 
 
