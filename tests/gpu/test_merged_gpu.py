@@ -61,7 +61,7 @@ def test_served_weights_are_rounded_once_and_equal_however_they_were_reached():
     before = [weight.double().cpu() for weight in served]
     centre, perturbation = MergedCentre(weights), fresh()
     updates = history(1000, kept=1.0)
-    updates[:, :-1] *= 1e-4
+    updates[:, :-1] *= 2e-3
     for generations in (1, 400, 1000):
         centre.show(updates[:generations], perturbation)
     other, elsewhere = on_gpu(torch.bfloat16)
