@@ -111,6 +111,10 @@ def setting(request):
     engine.close()
 
 
+def reference_of(experiment: Experiment) -> Reference:
+    return Reference(experiment.config.replace(model__path=experiment.source.path))
+
+
 def states(strategy, reference: Reference, steps: int = 8) -> list:
     """Histories after each of so many updates, which the reference has as well at the end."""
     found = [strategy.initial()]
@@ -124,7 +128,7 @@ def states(strategy, reference: Reference, steps: int = 8) -> list:
 @NEEDS_SGLANG
 def test_members_and_centres_answer_as_plain_models(setting, report):
     experiment, engine, strategy = setting
-    reference = Reference(experiment.config)
+    reference = reference_of(experiment)
     centres = states(strategy, reference)
     asked = [centres[8], centres[0]]
     variants = [
@@ -165,7 +169,7 @@ def test_members_and_centres_answer_as_plain_models(setting, report):
 @NEEDS_SGLANG
 def test_a_late_engine_has_the_same_weights_and_a_rollback_goes_back(setting):
     experiment, engine, strategy = setting
-    centres = states(strategy, Reference(experiment.config))
+    centres = states(strategy, reference_of(experiment))
     prompts = experiment.prompt_ids["test"][:4]
 
     def answer(engine, generation: int) -> list[list[int]]:
@@ -195,7 +199,7 @@ def test_a_run_learns_and_a_resumed_one_is_the_same(tmp_path):
     def run(folder, generations: int, *more: str) -> None:
         settings = [
             "engine.deterministic=true", f"engine.sglang={json.dumps(sglang_settings())}", "lora.form=merged",
-            "output.plots_every=null", "evaluation.kl_every=5",
+            "evolution.update_scale=sigma", "evolution.learning_rate=2", "output.plots_every=null", "evaluation.kl_every=5",
         ]  # fmt: skip
         sets = [part for setting in settings for part in ("--set", setting)]
         arguments = ["--engine", "sglang", "--workers", "1", "--generations", generations, "--output", folder]
