@@ -172,7 +172,8 @@ def our_engine(spec: Spec) -> tuple[Any, Experiment, Any, float]:
     engine = SGLangEngine(experiment)
     seconds = time.perf_counter() - starting
     engine.ignore_stop = True
-    return engine, experiment, experiment.strategy(engine.info.mean_abs), seconds
+    strategy = experiment.strategy(engine.info.mean_abs, engine.info.frobenius)
+    return engine, experiment, strategy, seconds
 
 
 def rows_of(members: int, generation: int, prompts: list[tuple[int, ...]]) -> list[Row]:
@@ -222,7 +223,6 @@ def population(spec: Spec) -> None:
 def merged(spec: Spec) -> None:
     """Our engine in form `merged`: an update of all weights, the members, and their rows."""
     engine, experiment, strategy, start_seconds = our_engine(spec)
-    strategy = experiment.strategy(engine.info.mean_abs, engine.info.frobenius)
     state, prompts = strategy.initial(), experiment.prompt_ids["train"]
     seconds, steps = [], []
     for generation in range(spec["rounds"] + 1):

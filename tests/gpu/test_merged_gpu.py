@@ -90,7 +90,7 @@ def config(ranks: int, **values):
         evolution__learning_rate=2.0,
         evolution__update_scale="sigma",
         evolution__weight_decay=0.02,
-        evolution__noise={"kind": "relative", "relative": 0.1},
+        evolution__noise={"kind": "relative", "relative": 0.4},
         **values,
     )
 
