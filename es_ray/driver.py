@@ -142,6 +142,7 @@ def _evolve(
         watch.write_selected()  # as it was then, before anything is pruned
     found = directory.calibrated()
     listeners.on_run_start(run_info(experiment, directory.path, info, pool.where, first, noise, found))
+    pool.on_workers = listeners.on_workers
     if base is not None:
         listeners.on_base_evaluated(base)
     with Recorder(directory, experiment, strategy, inputs, old_form) as recorder:

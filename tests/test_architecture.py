@@ -9,7 +9,7 @@ PACKAGE = Path(es_ray.__file__).parent
 LAYERS = (
     "cli", "driver", "callbacks", "exporting", "judge", "workers", "preparation", "doctor", "ray_cluster",
     "runs", "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution", "config",
-    "interrupts", "imports", "paths", "errors",
+    "interrupts", "garbage", "imports", "paths", "errors",
 )  # fmt: skip
 """From top to bottom, as in CONTRIBUTING.md."""
 MOST_AT_THE_TOP = 10

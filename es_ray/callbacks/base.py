@@ -89,6 +89,9 @@ class Callback:
         First with 0, before any is made; after on_final_evaluation, those of the final evaluation.
         """
 
+    def on_workers(self, ready: int) -> None:
+        """A worker was lost, or another one is ready, perhaps in the middle of a generation: how many are."""
+
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """A generation has been evaluated, and its step taken.
 
@@ -143,6 +146,10 @@ class CallbackList(Callback):
     def on_progress(self, done: int, total: int) -> None:
         """Call all of them."""
         self._each(lambda callback: callback.on_progress(done, total))
+
+    def on_workers(self, ready: int) -> None:
+        """Call all of them."""
+        self._each(lambda callback: callback.on_workers(ready))
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """Call all of them."""

@@ -16,7 +16,7 @@ GAUGES: Final = {
     "centre_reward": "Training reward of the centre that it started from",
     "test_reward": "Test reward of that centre",
     "tokens_per_second": "Tokens generated in a second",
-    "workers": "Workers that were ready at its end",
+    "workers": "Workers that are ready",
 }
 """Keys of metrics.jsonl."""
 TOKENS, REDISPATCHED = "tokens", "redispatched"
@@ -57,6 +57,11 @@ class RayMetrics(Callback):
         self._closed.clear()
         self._thread = threading.Thread(target=self._keep_set, name="ray-metrics", daemon=True)
         self._thread.start()
+
+    def on_workers(self, ready: int) -> None:
+        """Set their gauge at once: a generation may take long after one was lost."""
+        self._values["workers"] = float(ready)
+        self._set()
 
     def on_generation_end(self, metrics: Mapping[str, Any]) -> None:
         """Set the gauges, and add to the sums."""

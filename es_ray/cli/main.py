@@ -26,6 +26,7 @@ from es_ray.cli.plot import plot
 from es_ray.cli.report import report
 from es_ray.cli.run import run
 from es_ray.errors import Interrupted, RunError, UserError
+from es_ray.garbage import collector_rests
 from es_ray.interrupts import SIGNALS, Terminated, sigterm_as_interrupt
 
 _UsageError: Any = typer.BadParameter.__mro__[
@@ -69,7 +70,8 @@ def root(
 
 
 for command in (run, calibrate, check_task, evaluate, compare, member, export, plot, report, doctor):
-    app.command()(interruptible(command))
+    starting = collector_rests()(command) if command in (run, calibrate, evaluate) else command  # of engines
+    app.command()(interruptible(starting))
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import typer
 
 from es_ray.cli.options import AsJson, Debug, Engine, RunDirectory
 from es_ray.errors import UserError
-from es_ray.runs.run_dir import RunDir
 
 
 def member(
@@ -33,6 +32,7 @@ def member(
     from es_ray.judge.table import answers_table
     from es_ray.runs.cards import rebuilt_card
     from es_ray.runs.past_run import open_past_run
+    from es_ray.runs.run_dir import RunDir
 
     if centre == (index is not None):
         raise UserError("--index I or --centre: one of the two is needed")

@@ -6,12 +6,12 @@ import typer
 
 from es_ray.cli.options import AsJson, Debug, RunDirectory
 from es_ray.errors import UserError
-from es_ray.runs.run_dir import RunDir
 
 
 def plot(run_dir: RunDirectory, as_json: AsJson = False, debug: Debug = False) -> None:
     """Draw the plot of a run again, up to its last complete generation."""
     from es_ray.callbacks.plots import draw
+    from es_ray.runs.run_dir import RunDir
 
     run = RunDir.open(run_dir)
     last = run.last_complete()

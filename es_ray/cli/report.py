@@ -8,7 +8,6 @@ import typer
 
 from es_ray.cli.options import AsJson, Debug, RunDirectory
 from es_ray.errors import UserError
-from es_ray.runs.run_dir import RunDir
 
 
 def report(
@@ -21,6 +20,7 @@ def report(
 ) -> None:
     """Write a report of a run, also one that is still running: one HTML file that needs no network."""
     from es_ray.judge.report.page import write_report
+    from es_ray.runs.run_dir import RunDir
 
     run = RunDir.open(run_dir)
     if output is not None and (output.is_dir() or not output.parent.is_dir()):

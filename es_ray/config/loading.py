@@ -35,6 +35,8 @@ RESUMABLE = (
 CHANGE_BYTES = ("engine.shard", "engine.threads")
 """The ones among them that may change bytes: another batch size rounds sums differently."""
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast, where it is there
+
 
 def preset_names() -> list[str]:
     """The presets that come with es-ray."""
@@ -126,7 +128,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--config {path}: no such file")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:

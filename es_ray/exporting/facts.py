@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from es_ray.errors import RunError
 from es_ray.exporting.chosen import Chosen
-from es_ray.judge.intervals import Interval, bootstrap
+from es_ray.judge.intervals import Interval, bootstrap_columns
 from es_ray.judge.table import metric_names
 from es_ray.runs.run_dir import RunDir
 
@@ -45,10 +47,11 @@ def facts(chosen: Chosen) -> Facts:
     found = _result(results, chosen)
     if found is not None:
         base, samples = results["base"], chosen.past.config.task.samples
-        names = ["reward", *metric_names(base)]
+        names = [name for name in ("reward", *metric_names(base)) if name in found]
+        changes = _differences(names, base, found, samples)
         return Facts(
             "test",
-            [Figure(n, base[n], found[n], _difference(n, base, found, samples)) for n in names if n in found],
+            [Figure(name, base[name], found[name], changes.get(name)) for name in names],
             len(base["examples"]) // samples,
             [
                 (one["prompt"], one["completion"], other["completion"])
@@ -96,16 +99,20 @@ def _result(results: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any] | N
     return centre if chosen.generation == of_centre else None
 
 
-def _difference(
-    name: str, base: Mapping[str, Any], found: Mapping[str, Any], samples: int
-) -> Interval | None:
-    """The adapter minus the base model, with each example's samples averaged; None without an interval."""
+def _differences(
+    names: Sequence[str], base: Mapping[str, Any], found: Mapping[str, Any], samples: int
+) -> dict[str, Interval]:
+    """The adapter minus the base model, each example's samples averaged; without what has no interval."""
     pairs = list(zip(base["examples"], found["examples"], strict=True))
-    if not all(name in one and name in other for one, other in pairs):  # pass@k is of the whole
-        return None
-    changes = [float(other[name]) - float(one[name]) for one, other in pairs]
-    each = [sum(changes[i : i + samples]) / samples for i in range(0, len(changes), samples)]
-    return bootstrap(each) if len(each) > 1 else None
+    columns = {}
+    for name in names:
+        if not all(name in one and name in other for one, other in pairs):  # pass@k is of the whole
+            continue
+        changes = [float(other[name]) - float(one[name]) for one, other in pairs]
+        columns[name] = [sum(changes[i : i + samples]) / samples for i in range(0, len(changes), samples)]
+    if not columns or len(pairs) <= samples:
+        return {}
+    return dict(zip(columns, bootstrap_columns(np.array([*columns.values()]).T), strict=True))
 
 
 def _line(chosen: Chosen) -> dict[str, Any] | None:

@@ -1,7 +1,9 @@
 """Files that survive a crash complete or not at all: written to a temporary name, synced, renamed."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     tmp.replace(path)
     sync(path.parent)  # the new name is part of the folder's content
+
+
+def replace_file(tmp: Path, path: Path) -> None:
+    """Give a file its name, also where that is on another file system, or on another mount of the same one.
+
+    A rename ends at a mount: there it is copied beside its name first, so that nobody sees half of it.
+    """
+    try:
+        os.replace(tmp, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(tmp, beside)
+            sync(beside)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync(path.parent)
+        tmp.unlink()
 
 
 def write_json(path: Path, value: object) -> None:

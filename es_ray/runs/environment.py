@@ -55,16 +55,16 @@ def _cpu() -> str:
 
 def _git_revision() -> str | None:
     """The revision of the checkout that es-ray runs from, with `+` if it has changes; None outside one."""
-    package = Path(__file__).resolve().parents[1]
-    git = ["git", "-C", str(package)]
+    top = Path(__file__).resolve().parents[2]
+    if not (top / ".git").exists():  # a file in a worktree
+        return None
+    git = ["git", "-C", str(top), "status", "--porcelain=v2", "--branch"]
     try:
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True)
-        folder, _, revision = top.stdout.strip().partition("\n")
-        if top.returncode or Path(folder) != package.parent:
-            return None
-        changed = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True
-        ).stdout.strip()
+        found = subprocess.run(git, capture_output=True, text=True)
     except FileNotFoundError:  # no git on this machine
         return None
-    return revision + ("+" if changed else "")
+    lines = found.stdout.splitlines()
+    revision = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), None)
+    if found.returncode or revision is None or revision == "(initial)":
+        return None
+    return revision + "+" * any(not line.startswith("#") for line in lines)

@@ -7,6 +7,7 @@ generation's DONE. So whatever moment a machine is lost at, the store has a run 
 
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -20,9 +21,10 @@ from typing import Final
 
 from es_ray.errors import RunError
 from es_ray.runs import metrics_file
+from es_ray.runs.file_stamps import Stamp, is_worth_copying, stamp_of, stamps_in
 from es_ray.runs.generation_folder import DONE
-from es_ray.runs.lock import LOCK
 from es_ray.runs.remote_names import (
+    APPENDED,
     CONFIG,
     METRICS,
     OWNER,
@@ -44,9 +46,6 @@ REPORT_EVERY: Final = 60.0
 LAST_ATTEMPTS: Final = 20.0
 """Seconds without progress after which a run that failed or was stopped gives up copying what it has."""
 
-Stamp = tuple[int, int]
-"""Size and time of change of a file, in nanoseconds."""
-
 
 class RemoteCopy:
     """Copies while it is entered; on leaving it waits until everything is there.
@@ -58,6 +57,8 @@ class RemoteCopy:
         self.store, self._folder = store, folder
         self._sent: dict[str, Stamp | None] = {}
         """What the store has: None where it differs, or may, from what is here, and where that is gone."""
+        self._sent_at: dict[str, float] = {}
+        """When a tracker's file was last copied."""
         self._token = uuid.uuid4().hex
         self._stop, self._taken_over, self._is_complete = threading.Event(), "", False
         self._failing_since: float | None = None
@@ -115,7 +116,7 @@ class RemoteCopy:
         Other files change, and may do so without another size.
         """
         same = complete(there) & complete_in(self._folder) - differing(self.store, there, self._folder)
-        here = _stamps(self._folder)
+        here = stamps_in(self._folder)
         self._sent = {}
         for name, size in there.items():
             stamp = here.get(name)
@@ -145,7 +146,7 @@ class RemoteCopy:
         try:
             newest = max((path.name for path in generations.glob("[0-9]*")), key=number, default="")
             names = (".", "generations", f"generations/{newest}", "plots", METRICS)
-            return [_stamp(self._folder / name) for name in names]
+            return [stamp_of(self._folder / name) for name in names]
         except OSError:
             return object()  # so that a pass says what is wrong
 
@@ -184,7 +185,7 @@ class RemoteCopy:
             return
         remember(self._folder, self.store.url)
         self._remove(removable(self._sent.keys() - here.keys(), here, self._lines()))
-        new = [name for name, stamp in here.items() if self._sent.get(name) != stamp]
+        new = [name for name, stamp in here.items() if self._is_due(name, stamp)]
         # a generation that was made again is not complete there until all of its files are
         self._remove([name for name in new if name.endswith(f"/{DONE}") and name in self._sent])
         for group in in_order(new):
@@ -192,6 +193,14 @@ class RemoteCopy:
                 self.store.put(self._folder, names)
                 self._sent |= {name: here[name] for name in names}
                 self._moved = time.monotonic()
+                self._sent_at |= {name: self._moved for name in names if name.startswith(APPENDED)}
+
+    def _is_due(self, name: str, now: Stamp) -> bool:
+        """Whether a file is copied now: it has changed, and a tracker's is worth it or the run has ended."""
+        sent = self._sent.get(name)
+        if sent is None or sent == now or self._stop.is_set() or not name.startswith(APPENDED):
+            return sent != now
+        return is_worth_copying(sent, now, time.monotonic() - self._sent_at.get(name, -math.inf))
 
     def _remove(self, names: list[str]) -> None:
         for some in at_once(names):
@@ -203,7 +212,7 @@ class RemoteCopy:
     def _here(self) -> dict[str, Stamp]:
         """The folder's files; raises RunError if they cannot be listed, or the folder was lost."""
         try:
-            here = _stamps(self._folder)
+            here = stamps_in(self._folder)
         except OSError as error:
             raise RunError(f"{error.filename or self._folder}: cannot be read: {error.strerror}") from error
         if CONFIG not in here and any(self._sent.values()):
@@ -225,39 +234,6 @@ class RemoteCopy:
             return True
         self._taken_over = f"host {owner.get('host')}, pid {owner.get('pid')}"
         return False
-
-
-def _stamps(folder: Path) -> dict[str, Stamp]:
-    """All files of a run by name; not its lock, nor what is not yet complete. Raises OSError.
-
-    A generation's DONE is looked for before its other files: what it marks is then in the list. What is
-    renamed or pruned meanwhile is left out.
-    """
-    found: dict[str, Stamp] = {}
-    for at, folders, files in os.walk(folder, onerror=_raise_unless_gone):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        base = Path(at)
-        for name in sorted(files, key=lambda name: name != DONE):
-            if name.startswith(".") or (name == LOCK and base == folder):
-                continue
-            stamp = _stamp(base / name)
-            if stamp is not None:
-                found[(base / name).relative_to(folder).as_posix()] = stamp
-    return found
-
-
-def _raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
-
-
-def _stamp(path: Path) -> Stamp | None:
-    """None for a file that is not there; raises OSError."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Final
 
 from es_ray.config import Config
 from es_ray.errors import UserError
-from es_ray.runs.atomic_io import sync_tree
+from es_ray.runs.atomic_io import replace_file, sync_tree
 from es_ray.runs.generation_folder import DONE
 from es_ray.runs.lock import RunLock, holder
 from es_ray.runs.remote_names import (
@@ -159,7 +159,7 @@ def _bring(store: RemoteStore, folder: Path) -> None:
     for name in sorted(todo.wanted, key=lambda name: (name != CONFIG, name.endswith(f"/{DONE}"))):
         if name not in vanished:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (parts / name).replace(folder / name)
+            replace_file(parts / name, folder / name)
     shutil.rmtree(parts, ignore_errors=True)
     remember(folder, store.url)
 

@@ -11,6 +11,8 @@ OWNER: Final = "owner.json"
 OF_AN_END: Final = ("test_results.json", "selected.json", "report.html")
 """Files that are removed when a run is resumed, as they are of an earlier end."""
 PLOTS: Final = "plots/"
+APPENDED: Final = ("tensorboard/", "wandb/")
+"""Folders of the trackers, whose files only grow."""
 
 
 def generation_of(name: str) -> str | None:

@@ -1,14 +1,15 @@
 """A folder in a store such as S3, through fsspec: s3://bucket/folder, gs://..., file:///folder."""
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from es_ray.errors import RunError, UserError
-from es_ray.runs.atomic_io import write_text
+from es_ray.runs.atomic_io import replace_file, write_text
 
 EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """The optional extra of es-ray that has a protocol's package."""
@@ -88,8 +89,11 @@ class RemoteStore:
         """Copy files of a local folder there."""
         for some in at_once(names):
             ends = [self._path(name) + TMP * self._renames for name in some]
-            self._fs.put([str(folder / name) for name in some], ends)
-            self._take_names(ends)
+            try:
+                self._fs.put([str(folder / name) for name in some], ends)
+                self._take_names(ends)
+            finally:  # one of them may have vanished here
+                self._drop_temporary(ends)
 
     def get(self, names: Sequence[str], folder: Path) -> Sequence[str]:
         """Copy files into a local folder; returns those that are not there, or no longer."""
@@ -134,7 +138,13 @@ class RemoteStore:
         """Give files that were written under temporary names their own."""
         if self._renames:
             for end in ends:
-                self._fs.mv(end, end.removesuffix(TMP))
+                replace_file(Path(end), Path(end.removesuffix(TMP)))
+
+    def _drop_temporary(self, ends: Sequence[str]) -> None:
+        if self._renames:
+            for end in ends:
+                with suppress(OSError):  # the store may be gone: what it said first matters
+                    os.unlink(end)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files; those that are not there are no error."""

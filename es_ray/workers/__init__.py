@@ -1,6 +1,7 @@
 """Workers: processes with one engine each, and the pools that the driver hands work to."""
 
 from es_ray.config import Config
+from es_ray.garbage import work_begins
 from es_ray.tasks.batches import Workload
 from es_ray.workers.pool import Pool
 
@@ -10,10 +11,14 @@ def open_pool(config: Config, workload: Workload) -> Pool:
 
     workload: what its engines are to prepare for.
     """
+    pool: Pool
     if config.cluster.workers == 0:
         from es_ray.workers.local import LocalPool
 
-        return LocalPool(config, workload)
-    from es_ray.workers.ray_pool import RayPool
+        pool = LocalPool(config, workload)
+    else:
+        from es_ray.workers.ray_pool import RayPool
 
-    return RayPool(config, workload)
+        pool = RayPool(config, workload)
+    work_begins()  # by now nearly all is imported
+    return pool

@@ -11,6 +11,7 @@ from typing import Any
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.errors import EvaluationError, RemoteTraceback, RunError, ScoreError, UserError
+from es_ray.garbage import collector_rests, work_begins
 from es_ray.imports.shipping import Code, UnpackedCode
 from es_ray.tasks.batches import Workload
 from es_ray.workers.heartbeats import Beat, Report
@@ -90,7 +91,9 @@ class WorkerActor:
         try:
             if self._code is not None:
                 self._unpacked = UnpackedCode(self._code)
-            self._worker = self.load(self._config, self._workload)
+            with collector_rests():
+                self._worker = self.load(self._config, self._workload)
+                work_begins()
         except Exception as error:
             return self._failure(error)
         return self._worker.info

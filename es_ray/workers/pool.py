@@ -62,6 +62,8 @@ class Pool(ABC):
         self.config, self._workload = config, workload
         self.redispatched = 0
         """Members evaluated again so far, because their worker was lost."""
+        self.on_workers: Callable[[int], None] = lambda ready: None
+        """Called with `workers` when that has changed."""
 
     @property
     @abstractmethod

@@ -52,6 +52,7 @@ class RayPool(Pool):
         self._info: EngineInfo | None = None
         self._started_ray = self._joined_ray = False
         self._failed_starts = 0
+        self._reported_ready = 0
         self._shared: list[tuple[Any, Any]] = []
         self._pace = Pace()
         self._reported = self._alive = time.monotonic()
@@ -211,6 +212,9 @@ class RayPool(Pool):
         for start in ended:
             if start.start is not None:
                 self._on_started(actors, start.start)
+        if actors.ready != self._reported_ready:
+            self._reported_ready = actors.ready
+            self.on_workers(actors.ready)
         self._check_timeout(actors)
         return [calls for calls in ended if calls.start is None]
 

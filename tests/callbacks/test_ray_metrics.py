@@ -41,17 +41,35 @@ def scraped(metrics):
             lines = answer.read().decode().splitlines()
         seen.append({"metrics": metrics, "lines": [line for line in lines if line.startswith("ray_es_ray_")]})
 
+def workers():
+    import ray
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return [float(line.split()[-1]) for line in lines if line.startswith("ray_es_ray_workers{")]
+
+def watch_loss(ready):
+    counts.append(ready)
+    if ready == 0:
+        deadline = time.monotonic() + 60
+        while workers() != [0.0] and time.monotonic() < deadline:  # in the middle of the generation
+            time.sleep(0.5)
+        shown.extend(workers())
+
 def kill_one(done, total):
     if reached == [0] and 0 < done < total and not killed:
         killed.extend(p for p in psutil.Process().children(recursive=True) if "ray::WorkerActor" in p.name())
         killed[0].kill()
 
-PAUSE, seen, reached, killed = 8, [], [], []
+PAUSE, seen, reached, killed, counts, shown = 8, [], [], [], [], []
 config = es_ray.load(sets=[
     "evolution.generations=2", "evolution.population=6", "cluster.workers=1", "output.plots_every=null",
     "engine.shard=2", f"output.dir={sys.argv[1]}",
 ])
-es_ray.run(config, callbacks=[listening(on_generation_end=scraped, on_progress=kill_one)])
+listener = listening(on_generation_end=scraped, on_progress=kill_one, on_workers=watch_loss)
+es_ray.run(config, callbacks=[listener])
+assert (counts, shown) == ([0, 1], [0.0]), (counts, shown)
 with open(sys.argv[2], "w") as file:
     json.dump(seen, file)
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from es_ray.errors import RunError, UserError
-from es_ray.runs import remote_copy
+from es_ray.runs import file_stamps, remote_copy
 from es_ray.runs.remote_copy import RemoteCopy, copying
 from es_ray.runs.remote_names import in_order, removable
 from es_ray.runs.remote_store import RemoteStore
@@ -193,6 +193,57 @@ def test_files_that_change_are_copied_again_whatever_their_size(store, tmp_path)
     assert (store / "test_results.json").read_text() == '{"a": 2}'
 
 
+@pytest.fixture
+def sent(monkeypatch) -> list[tuple[str, int]]:
+    """Name and size of every file that is copied to a store."""
+    found, put = [], RemoteStore.put
+
+    def counted(self, folder, names):
+        found.extend((name, (folder / name).stat().st_size) for name in names)
+        put(self, folder, names)
+
+    monkeypatch.setattr(RemoteStore, "put", counted)
+    return found
+
+
+@pytest.mark.parametrize("name", ["tensorboard/events.out.tfevents.1", "wandb/offline-run-1/run-1.wandb"])
+def test_a_trackers_file_is_not_copied_whole_for_each_generation(store, tmp_path, sent, monkeypatch, name):
+    monkeypatch.setattr(remote_copy, "LOOK_EVERY", 0.005)
+    run = write_run(tmp_path / "run", range(1))
+    (run / name).parent.mkdir(parents=True)
+    with RemoteCopy(RemoteStore(f"file://{store}"), run):
+        for generation in range(40):
+            with (run / name).open("ab") as file:
+                file.write(b"x" * 1000)
+            write_run(run, range(generation, generation + 1))
+            wait_for(lambda generation=generation: generation in generations(store))
+    copies = [size for file, size in sent if file == name]
+    assert 8 < len(copies) < 20, copies  # a quarter larger each time
+    assert all(after >= 1.25 * before for before, after in zip(copies, copies[1:-1], strict=False))
+    assert sum(copies) < 6 * 40_000
+    assert len([file for file, _ in sent if file == "metrics.jsonl"]) >= 40  # what resuming needs is there
+    assert copies[-1] == 40_000
+    assert files(store) == files(run)
+
+
+def test_a_trackers_file_is_copied_when_it_was_cut_or_after_a_while(store, tmp_path, sent, monkeypatch):
+    run = write_run(tmp_path / "run", range(1))
+    (run / "wandb").mkdir()
+    file = run / "wandb/run.wandb"
+    file.write_bytes(b"x" * 1000)
+    with RemoteCopy(RemoteStore(f"file://{store}"), run):
+        wait_for(lambda: generations(store) == [0])
+        for generation, size in ((1, 1100), (2, 900)):
+            file.write_bytes(b"x" * size)
+            write_run(run, range(generation, generation + 1))
+            wait_for(lambda generation=generation: generation in generations(store))
+        assert [size for name, size in sent if name == "wandb/run.wandb"] == [1000, 900]
+        monkeypatch.setattr(file_stamps, "PAUSE", 0.0)
+        file.write_bytes(b"x" * 901)
+        write_run(run, range(3, 4))
+        wait_for(lambda: ("wandb/run.wandb", 901) in sent)
+
+
 def test_a_lost_owner_file_is_no_takeover(store, tmp_path):
     run = write_run(tmp_path / "run", range(1))
     with copying(RemoteStore(f"file://{store}"), run) as is_ours:
@@ -279,6 +330,14 @@ def test_a_store_never_shows_half_a_file(store, tmp_path):
     thread.join()
     assert sizes <= {20_000_000, 30_000_000}
     assert list(RemoteStore(f"file://{store}").list()) == ["metrics.jsonl"]
+
+
+def test_files_that_vanish_while_they_are_copied_leave_nothing_half_done(store, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/selected.json").write_text("{}")
+    with pytest.raises(FileNotFoundError):
+        RemoteStore(f"file://{store}").put(tmp_path / "run", ["selected.json", "report.html"])
+    assert not list(store.rglob("*.part"))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """Resuming: what is complete is kept, what is torn is redone, what was edited is detected."""
 
+import ast
+import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from es_ray.runs.generation_folder import DROPPABLE
+from es_ray.runs.run_dir import RunDir
 from tests.short_runs import GENERATIONS, SETTINGS, evolved, json_lines
 from tests.small_models import small_model
 
@@ -275,3 +280,60 @@ def test_an_empty_folder_may_be_given(tmp_path, cli):
     ended = cli("run", "--local", *SETTINGS, "--generations", 1, "--output", tmp_path / "run")
     assert ended.code == 0, ended.err
     assert json.loads((tmp_path / "run" / "test_results.json").read_text())
+
+
+def many_generations(run: Path, template: Path, last: int) -> None:
+    """A run of so many generations, whose files and lines are those of generation 1."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[:2]]
+    for folder in sorted((run / "generations").iterdir())[2:]:
+        shutil.rmtree(folder)
+    for generation in range(2, last + 1):
+        pruned = () if generation > last - 2 else DROPPABLE
+        folder = run / f"generations/{generation:04d}"
+        shutil.copytree(template, folder, ignore=lambda _, names, pruned=pruned: set(names) & set(pruned))
+        lines.append({**lines[1], "generation": generation})
+        digest = hashlib.sha256(json.dumps(lines[-1], ensure_ascii=False).encode()).hexdigest()
+        listed = (folder / "DONE").read_text().splitlines()[:-1]
+        listed.append(f"# {digest}  its line in ../../metrics.jsonl\n")
+        (folder / "DONE").write_text("\n".join(listed))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in lines))
+
+
+def test_resuming_a_long_run_opens_one_small_file_of_each_past_generation(copied, tmp_path):
+    """And lists the folders a few times, not once for each question."""
+    many_generations(copied, copied / "generations/0001", 150)
+    script = f"""
+import collections, os, sys
+counts = collections.Counter()
+def listener(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and "generations/0" in str(arguments[0]):
+        counts[event, os.path.basename(str(arguments[0])) if event == "open" else ""] += 1
+import es_ray.driver
+def step(*arguments):
+    print(dict(counts), file=sys.stderr)
+    os._exit(0)
+es_ray.driver.step = step
+sys.addaudithook(listener)
+sys.argv = ["es-ray", "run", "--resume", "--output", {str(copied)!r}, "--generations", "152"]
+from es_ray.cli.main import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    counts = ast.literal_eval(ended.stderr.splitlines()[-1])
+    opened = {name: count for (event, name), count in counts.items() if event == "open"}
+    assert 150 <= opened.pop("DONE") < 170
+    assert sum(opened.values()) < 30, opened
+    assert counts.get(("os.listdir", ""), 0) + counts.get(("os.scandir", ""), 0) < 170
+
+
+def test_the_last_generation_is_the_last_one_that_is_whole(copied):
+    run = RunDir(copied)
+    for name in (".0009", "0007", "notes", "0011.old"):  # being written; killed; somebody's
+        (copied / "generations" / name).mkdir()
+    assert run.complete_generations() == [0, 1, 2, 3]
+    assert run.last_complete() == 3
+    (copied / LAST / "DONE").unlink()
+    assert run.last_complete() == 2
+    shutil.rmtree(copied / "generations")
+    assert (run.complete_generations(), run.last_complete()) == ([], -1)

@@ -125,6 +125,26 @@ def test_a_worker_killed_between_two_generations(finished, cluster, tmp_path):
     assert json_lines(run / "metrics.jsonl")[1]["redispatched"] == 0
 
 
+def test_callbacks_are_told_of_a_lost_worker_before_its_generation_ends(finished, cluster, tmp_path):
+    said: list[tuple[str, int]] = []
+
+    def kill(done: int, total: int) -> None:
+        if said[-1:] == [("ended", 0)] and 0 < done < total:
+            os.kill(next(iter(actors())), signal.SIGKILL)
+            said.append(("killed", 1))
+
+    listener = listening(
+        on_progress=kill,
+        on_workers=lambda ready: said.append(("workers", ready)),
+        on_generation_end=lambda metrics: said.append(("ended", metrics["generation"])),
+    )
+    es_ray.run(shared(finished, tmp_path / "run", cluster__workers=1), callbacks=[listener])
+    assert [each for each in said if each != ("ended", 2) and each != ("ended", 3)] == [
+        ("ended", 0), ("killed", 1), ("workers", 0), ("workers", 1), ("ended", 1),
+    ]  # fmt: skip
+    assert evolved(tmp_path / "run") == evolved(finished.path)
+
+
 def test_a_stopped_worker_is_dropped_and_its_answers_are_ignored(finished, cluster, tmp_path, warnings):
     run = tmp_path / "run"
 
