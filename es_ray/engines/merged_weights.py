@@ -96,14 +96,24 @@ class MergedWeights:
     @torch.inference_mode()
     def checksum(self) -> int:
         """Of the served weights' bits: equal weights have equal ones; below 2**61."""
-        sums = []
-        for part in self._weights:
-            bits = part.weight.view(torch.int32 if part.weight.element_size() == 4 else torch.int16)
-            sums.append(bits.sum(dtype=torch.int64))
-        found = torch.stack(sums).tolist()
+        found = torch.stack([_sum_of_bits(part.weight) for part in self._weights]).tolist()
         return int(sum(number * value for number, value in enumerate(found, start=1)) % (1 << 61))
 
 
+def _sum_of_bits(weight: Tensor) -> Tensor:
+    """The sum of a matrix's words of 64 bits where it has such: a GPU takes ten times as long for 16 bits."""
+    long_words = weight.is_contiguous() and weight.shape[-1] * weight.element_size() % 8 == 0
+    words = torch.int32 if weight.element_size() == 4 else torch.int16
+    if long_words and weight.data_ptr() % 8 == 0:
+        words = torch.int64
+    return weight.view(words).sum(dtype=torch.int64)
+
+
 def _squares(matrices: Sequence[Tensor]) -> NDArray[np.float64]:
-    norms = [torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in matrices]
-    return np.square(torch.stack(norms).cpu().numpy())
+    """||M||_F^2 of each: of a row in its own precision, at least float32, then in float64."""
+    sums = []
+    for matrix in matrices:
+        precise = None if matrix.dtype == torch.float32 else torch.float32
+        rows = torch.linalg.vector_norm(matrix, dim=1, dtype=precise)
+        sums.append(rows.double().square().sum())
+    return torch.stack(sums).cpu().numpy()
