@@ -22,7 +22,7 @@ SETTINGS = (
     "--set", f"evolution.noise.multiplier={MULTIPLIER}",
     "--set", f"evolution.learning_rate={LEARNING_RATE}",
     "--set", f"engine.shard={SHARD}",
-    "--set", "task.max_new_tokens=40",
+    "--set", "task.max_new_tokens=20",
 )  # fmt: skip
 VARYING = ("seconds", "tokens_per_second", "workers", "redispatched")
 """Keys of metrics.jsonl that may differ between two runs of the same configuration."""

@@ -363,7 +363,7 @@ def test_from_python_it_prints_a_run_and_leaves_logging_as_it_was(finished, tmp_
         junk = [text for text in records if text != "look here"]
         assert records.count("look here") == 2
         assert len(junk) == 4 and junk[1].endswith(
-            "es-ray calibrate --task conciseness --set task.max_new_tokens=40"
+            "es-ray calibrate --task conciseness --set task.max_new_tokens=20"
         )
     finally:
         logger.removeHandler(mine)
