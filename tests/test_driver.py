@@ -25,6 +25,7 @@ from tests.short_runs import (
     MULTIPLIER,
     POPULATION,
     SETTINGS,
+    TOKENS,
     evolved,
     in_process,
     json_lines,
@@ -35,7 +36,7 @@ from tests.small_models import small_model
 
 TINY = data_dir() / "tiny_chat"
 STOP_IDS = [2]
-NEW_TOKENS = 40
+NEW_TOKENS = TOKENS
 METRICS = {
     "sigma", "learning_rate",
     "generation", "reward_mean", "reward_std", "reward_best", "reward_worst", "best_index", "centre_reward",

@@ -43,7 +43,7 @@ def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers
         evolution__generations=1,
         engine__shard=5,
         cluster__workers=workers,
-        cluster__heartbeat=1.0,
+        cluster__heartbeat=5.0,  # a report each half second; a loaded machine is silent for seconds
         output__dir=str(tmp_path / "run"),
         output__plots_every=50,
     )

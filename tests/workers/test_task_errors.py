@@ -148,7 +148,9 @@ def test_a_score_that_is_none_ends_the_run_with_its_line(cluster, tmp_path, cli,
         ended = cli(*task.command(workers))
     assert ended.code == 1, ended.err
     assert len(ended.err.splitlines()) == 1, ended.err
-    assert ended.err.startswith(f"es-ray: {task.file}:14: {NO_SCORE[failing]}, for {Conciseness.train}, line 2 ")
+    assert ended.err.startswith(
+        f"es-ray: {task.file}:14: {NO_SCORE[failing]}, for {Conciseness.train}, line 2 "
+    )
     assert ended.err.count("of generation") == 1
     assert len(pids) == workers
 
