@@ -1,4 +1,4 @@
-"""Runs that start no process for plots: it takes more CPU time than a short run, and is no step of recording."""
+"""Runs that start no process for plots, which takes more CPU time than a short run."""
 
 import contextlib
 from collections.abc import Iterator

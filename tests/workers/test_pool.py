@@ -17,7 +17,7 @@ from es_ray.tasks.conciseness import Conciseness
 
 class Slow(Conciseness):
     def score(self, example, completion):
-        time.sleep(0.2)
+        time.sleep({seconds})
         return super().score(example, completion)
 """
 
@@ -35,7 +35,7 @@ def cluster():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers):
     """Two shards, so anything but three values comes from within them."""
-    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow.py").write_text(SLOW.format(seconds=0.3 if workers else 0.05))
     config = load().replace(
         task__name=f"{tmp_path / 'slow.py'}:Slow",
         task__max_new_tokens=4,
@@ -43,7 +43,7 @@ def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers
         evolution__generations=1,
         engine__shard=5,
         cluster__workers=workers,
-        cluster__heartbeat=5.0,  # a report each half second; a loaded machine is silent for seconds
+        cluster__heartbeat=3.0,  # a report each 0.75 s; 1 is too little for a loaded machine
         output__dir=str(tmp_path / "run"),
         output__plots_every=50,
     )
