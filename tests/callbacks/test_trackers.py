@@ -26,6 +26,7 @@ TRACKED = {
     "tracking__tensorboard": True,
     "tracking__wandb__project": "tiny",
     "tracking__completions_every": 2,
+    "output__plots_every": None,
 }
 ENDED = f"""
 import os, signal, sys
@@ -82,15 +83,17 @@ def cut_and_resumed(plain: Path, folder: Path, number: signal.Signals) -> Simple
 
 
 @pytest.fixture(scope="module")
-def tracked(finished, tmp_path_factory) -> SimpleNamespace:
-    """Killed."""
-    return cut_and_resumed(finished.path, tmp_path_factory.mktemp("tracked"), signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
 def interrupted(finished, tmp_path_factory) -> SimpleNamespace:
     """Ended by Ctrl-C: killed with the driver, W&B's own process loses what it has not written yet."""
     return cut_and_resumed(finished.path, tmp_path_factory.mktemp("interrupted"), signal.SIGINT)
+
+
+@pytest.fixture(scope="module", params=["interrupted", pytest.param("killed", marks=pytest.mark.slow)])
+def tracked(request, finished, tmp_path_factory) -> SimpleNamespace:
+    """Ended either way: TensorBoard's files are the driver's own."""
+    if request.param == "interrupted":
+        return request.getfixturevalue("interrupted")
+    return cut_and_resumed(finished.path, tmp_path_factory.mktemp("killed"), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +279,7 @@ def test_a_tracker_that_cannot_reach_its_server_is_a_warning(tmp_path):
     env = OFFLINE | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
     done = es_ray(
         "run", "--local", *SETTINGS, "--generations", 1, "--output", tmp_path / "run",
+        "--set", "output.plots_every=null",
         "--set", "tracking.wandb={project: tiny, mode: online}", env=env | {"WANDB_INIT_TIMEOUT": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
