@@ -63,7 +63,7 @@ def words(lines: list[str]) -> list[str]:
     return [ANY_SECONDS.sub("?s", word) for line in kept for word in line.split()]
 
 
-@pytest.mark.parametrize("task", ["TellsNothingApart", "NearlyNothing"])
+@pytest.mark.parametrize("task", ["TellsNothingApart", pytest.param("NearlyNothing", marks=pytest.mark.slow)])
 def test_lines_on_a_terminal_are_broken_between_spaces_only(tmp_path, task, cli, monkeypatch):
     """Notes, a long task, large and small rewards, why there was no step: word by word as in a file."""
     (tmp_path / "indifferent.py").write_text(INDIFFERENT)
@@ -72,6 +72,7 @@ def test_lines_on_a_terminal_are_broken_between_spaces_only(tmp_path, task, cli,
         *("run", "--local", "--model", data_dir() / "tiny_chat", "--task", f"indifferent.py:{task}"),
         *("--generations", "2", "--population", "4", "--set", "task.train=train.jsonl"),
         *("--set", "evolution.noise.multiplier=60", "--set", "task.max_new_tokens=8"),
+        *("--set", "output.plots_every=null"),
     ]
     code, text, lines = on_terminal(command(*arguments, "--output", "on-screen"), 80, cwd=tmp_path)
     assert code == 0, text
