@@ -42,7 +42,7 @@ $(SMOLLM2)/config.json: examples/make_smollm2.py | $(BIN)/es-ray
 	PYTHONPATH=build/smollm2-packages $(BIN)/python examples/make_smollm2.py $(SMOLLM2)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

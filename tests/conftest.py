@@ -42,6 +42,23 @@ def one_thread() -> Iterator[None]:
     yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_plots() -> None:
+    """Runs in this process draw nothing, unless a test takes `drawn_plots`; commands as processes do."""
+    from tests.no_plots import without_plots
+
+    without_plots()
+
+
+@pytest.fixture
+def drawn_plots() -> Iterator[None]:
+    """Runs in this process draw plots, as they do for users."""
+    from tests.no_plots import with_plots
+
+    with with_plots():
+        yield
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """`cli("run", "--seed", 1)`: the command in this process; gives code, out and err."""

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from es_ray.cli.main import main
 
-POPULATION, GENERATIONS, MULTIPLIER, LEARNING_RATE, SHARD = 6, 4, 40.0, 0.05, 2
+POPULATION, GENERATIONS, MULTIPLIER, LEARNING_RATE, SHARD, TOKENS = 6, 4, 40.0, 0.05, 2, 20
 SETTINGS = (
     "--population", str(POPULATION),
     "--generations", str(GENERATIONS),
@@ -22,7 +22,7 @@ SETTINGS = (
     "--set", f"evolution.noise.multiplier={MULTIPLIER}",
     "--set", f"evolution.learning_rate={LEARNING_RATE}",
     "--set", f"engine.shard={SHARD}",
-    "--set", "task.max_new_tokens=40",
+    "--set", f"task.max_new_tokens={TOKENS}",
 )  # fmt: skip
 VARYING = ("seconds", "tokens_per_second", "workers", "redispatched")
 """Keys of metrics.jsonl that may differ between two runs of the same configuration."""

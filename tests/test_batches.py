@@ -183,6 +183,9 @@ def test_the_best_of_a_run_stands_highest_above_those_with_the_same_prompts(samp
     assert (best["generation"], best["index"]) == (generation, index)
 
 
+@pytest.mark.parametrize(
+    "sampled", ["member", pytest.param("generation", marks=pytest.mark.slow)], indirect=True
+)
 def test_the_same_bytes_with_two_workers(sampled, tmp_path, cli):
     _, options, run = sampled
     ended = cli("run", "--workers", 2, *options, "--output", tmp_path / "run")

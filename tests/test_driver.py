@@ -25,6 +25,7 @@ from tests.short_runs import (
     MULTIPLIER,
     POPULATION,
     SETTINGS,
+    TOKENS,
     evolved,
     in_process,
     json_lines,
@@ -35,7 +36,7 @@ from tests.small_models import small_model
 
 TINY = data_dir() / "tiny_chat"
 STOP_IDS = [2]
-NEW_TOKENS = 40
+NEW_TOKENS = TOKENS
 METRICS = {
     "sigma", "learning_rate",
     "generation", "reward_mean", "reward_std", "reward_best", "reward_worst", "best_index", "centre_reward",
@@ -381,7 +382,7 @@ def test_noise_without_effect_makes_no_step_and_is_reported(tmp_path, cli):
     assert max(np.abs(after[n]).max() for n in after) < 0.2  # the initial values, std 0.02, and finite
 
 
-def test_how_often_things_are_done_can_be_chosen(tmp_path):
+def test_how_often_things_are_done_can_be_chosen(drawn_plots, tmp_path):
     es_ray.run(
         config(
             tmp_path / "run",
@@ -516,7 +517,7 @@ def test_the_configuration_file_is_plain_yaml_with_every_key(finished):
     }
 
 
-def test_the_last_generation_always_has_its_adapters_and_its_plot(tmp_path):
+def test_the_last_generation_always_has_its_adapters_and_its_plot(drawn_plots, tmp_path):
     run = tmp_path / "run"
     es_ray.run(config(run, evolution__generations=3, output__plots_every=10, output__adapters_every=10))
     written = [(run / f"generations/{g:04d}/adapter").is_dir() for g in range(3)]

@@ -323,7 +323,8 @@ class Indifferent(Conciseness):
 )
 def test_a_run_without_steps_says_why_once_and_again_when_resumed(settings, words, tmp_path, cli):
     (tmp_path / "tasks.py").write_text(TASKS)
-    run = ("run", "--local", "--population", 4, "--output", tmp_path / "run")
+    short = ("--population", 4, "--set", "task.max_new_tokens=12")
+    run = ("run", "--local", *short, "--output", tmp_path / "run")
     settings = [word.format(tasks=tmp_path / "tasks.py") for word in settings]
     first = cli(*run, *settings, "--generations", 2)
     assert first.code == 0, first.err
@@ -363,7 +364,7 @@ def test_from_python_it_prints_a_run_and_leaves_logging_as_it_was(finished, tmp_
         junk = [text for text in records if text != "look here"]
         assert records.count("look here") == 2
         assert len(junk) == 4 and junk[1].endswith(
-            "es-ray calibrate --task conciseness --set task.max_new_tokens=40"
+            "es-ray calibrate --task conciseness --set task.max_new_tokens=20"
         )
     finally:
         logger.removeHandler(mine)

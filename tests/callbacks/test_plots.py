@@ -13,6 +13,7 @@ from es_ray.runs.plot_files import latest_plot, plot_file, plotted
 from es_ray.runs.run_dir import RunDir
 from tests.short_runs import GENERATIONS
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
 POPULATION = 30
 
 

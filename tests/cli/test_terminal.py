@@ -1,6 +1,5 @@
 """What commands write to a terminal of 80 columns, and to a file."""
 
-import os
 import re
 import shutil
 
@@ -8,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 
 from es_ray.paths import data_dir
-from tests.short_runs import SETTINGS, command, es_ray
+from tests.short_runs import SETTINGS, command
 from tests.terminals import on_terminal
 
 BORDERS = ("│", "┃", "┌", "┏", "├", "┡", "└")
@@ -21,14 +20,15 @@ def table(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("arguments", [SHORT, ("evaluate", "{finished}"), ("doctor",)], ids=lambda a: a[0])
 @pytest.mark.parametrize("terminal", ["xterm-256color", "dumb"])
-def test_a_file_gets_no_codes_of_a_terminal(arguments, terminal, finished, tmp_path):
-    environment = os.environ | {"TERM": terminal, "COLORTERM": "truecolor"}
-    words = [word.format(finished=finished.path) for word in arguments]
-    done = es_ray(*words, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert table(done.stdout.splitlines())
-    assert "\x1b" not in done.stdout + done.stderr
-    assert "\r" not in done.stdout
+def test_a_file_gets_no_codes_of_a_terminal(arguments, terminal, finished, tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.chdir(tmp_path)
+    done = cli(*(word.format(finished=finished.path) for word in arguments))
+    assert done.code == 0, done.err
+    assert table(done.out.splitlines())
+    assert "\x1b" not in done.out + done.err
+    assert "\r" not in done.out
 
 
 def test_what_a_run_shows_fits_80_columns(tmp_path):
@@ -63,8 +63,8 @@ def words(lines: list[str]) -> list[str]:
     return [ANY_SECONDS.sub("?s", word) for line in kept for word in line.split()]
 
 
-@pytest.mark.parametrize("task", ["TellsNothingApart", "NearlyNothing"])
-def test_lines_on_a_terminal_are_broken_between_argumentsonly(tmp_path, task):
+@pytest.mark.parametrize("task", ["TellsNothingApart", pytest.param("NearlyNothing", marks=pytest.mark.slow)])
+def test_lines_on_a_terminal_are_broken_between_spaces_only(tmp_path, task, cli, monkeypatch):
     """Notes, a long task, large and small rewards, why there was no step: word by word as in a file."""
     (tmp_path / "indifferent.py").write_text(INDIFFERENT)
     shutil.copy(data_dir() / "conciseness" / "train.jsonl", tmp_path / "train.jsonl")
@@ -72,15 +72,17 @@ def test_lines_on_a_terminal_are_broken_between_argumentsonly(tmp_path, task):
         *("run", "--local", "--model", data_dir() / "tiny_chat", "--task", f"indifferent.py:{task}"),
         *("--generations", "2", "--population", "4", "--set", "task.train=train.jsonl"),
         *("--set", "evolution.noise.multiplier=60", "--set", "task.max_new_tokens=8"),
+        *("--set", "output.plots_every=null"),
     ]
     code, text, lines = on_terminal(command(*arguments, "--output", "on-screen"), 80, cwd=tmp_path)
     assert code == 0, text
-    plain = es_ray(*arguments, "--output", "in-a-file", cwd=tmp_path)
-    assert plain.returncode == 0, plain.stderr
-    expected = plain.stdout.replace("in-a-file", "on-screen").splitlines()
+    monkeypatch.chdir(tmp_path)
+    plain = cli(*arguments, "--output", "in-a-file")
+    assert plain.code == 0, plain.err
+    expected = plain.out.replace("in-a-file", "on-screen").splitlines()
     assert words(lines) == words(expected)
-    assert plain.stdout.count("note: ") == 2
-    assert ("does not tell their answers apart" in plain.stdout) is (task == "TellsNothingApart")
+    assert plain.out.count("note: ") == 2
+    assert ("does not tell their answers apart" in plain.out) is (task == "TellsNothingApart")
     alone = [line.strip() for line in lines if cell_len(line) > 80]
     paths = [f"{tmp_path}/on-screen", f"{tmp_path}/indifferent.py:{task},"]
     assert all(any(path in line for path in paths) for line in alone), alone

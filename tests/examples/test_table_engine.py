@@ -1,6 +1,7 @@
 """An engine in user code, from the command line to the files; and the class by itself."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from es_ray.errors import EvaluationError, UserError
 from es_ray.experiment import Experiment
 from es_ray.imports import resolve
 from es_ray.preparation import resolve_config
-from tests.short_runs import es_ray, evolved, json_lines
+from tests.short_runs import evolved, in_process, json_lines
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table_engine.py"
 SPEC = f"{EXAMPLE}:SPEC"
@@ -27,8 +28,7 @@ ANSWERS = resolve("engine.kind", f"{EXAMPLE}:ANSWERS", {})
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("table") / "run"
-    done = es_ray("run", "--local", *OPTIONS, "--output", path)
-    assert done.returncode == 0, done.stderr
+    in_process("run", "--local", *OPTIONS, "--output", path)
     return path
 
 
@@ -42,23 +42,22 @@ def test_the_reward_rises_to_that_of_the_short_answers(run):
         assert example["completion"] in ANSWERS[example["prompt"]]
 
 
-def test_two_workers_give_the_same_bytes(run, tmp_path):
-    done = es_ray("run", "--workers", 2, *OPTIONS, "--output", tmp_path / "ray")
-    assert done.returncode == 0, done.stderr
+def test_a_ray_worker_loads_it_and_gives_the_same_bytes(run, tmp_path):
+    in_process("run", "--workers", 1, *OPTIONS, "--output", tmp_path / "ray")
     assert evolved(tmp_path / "ray") == evolved(run)
-    assert {line["workers"] for line in json_lines(tmp_path / "ray/metrics.jsonl")} == {2}
+    assert {line["workers"] for line in json_lines(tmp_path / "ray/metrics.jsonl")} == {1}
+    worker = json_lines(tmp_path / "ray/generations/0000/population.jsonl")[0]["worker"]
+    assert not worker.endswith(f"/{os.getpid()}")
 
 
-def test_a_relative_path_is_recorded_as_absolute_and_the_run_resumes_elsewhere(run, tmp_path):
+def test_a_relative_path_is_recorded_as_absolute_and_the_run_resumes_elsewhere(run, tmp_path, monkeypatch):
     stopped = tmp_path / "stopped"
     options = [str(option).replace(str(EXAMPLE), "examples/table_engine.py") for option in OPTIONS]
-    first = es_ray(
-        "run", "--local", *options, "--generations", 3, "--output", stopped, cwd=EXAMPLE.parents[1]
-    )
-    assert first.returncode == 0, first.stderr
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    in_process("run", "--local", *options, "--generations", 3, "--output", stopped)
     assert f"kind: {SPEC}\n" in (stopped / "config.yaml").read_text(encoding="utf-8")
-    rest = es_ray("run", "--resume", "--generations", 5, "--output", stopped, cwd=tmp_path)
-    assert rest.returncode == 0, rest.stderr
+    monkeypatch.chdir(tmp_path)
+    in_process("run", "--resume", "--generations", 5, "--output", stopped)
     assert evolved(stopped) == evolved(run)
 
 

@@ -60,6 +60,6 @@ def test_its_metrics_are_in_every_file_and_table(run, cli):
 
 def test_ray_workers_load_it_too(run, tmp_path):
     folder = run.parent
-    settings = ("run", "--task", EXAMPLE, *files(folder), *SETTINGS, "--workers", 2)
+    settings = ("run", "--task", EXAMPLE, *files(folder), *SETTINGS, "--workers", 1)
     in_process(*settings, "--output", tmp_path / "ray")
     assert evolved(tmp_path / "ray") == evolved(run)

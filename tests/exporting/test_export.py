@@ -19,7 +19,7 @@ from tests.exporting.hub_server import hub_server
 from tests.plain_peft import adapted_model, logits, tokenizer_of
 from tests.short_runs import command as command_line
 from tests.short_runs import es_ray as command
-from tests.short_runs import tensors
+from tests.short_runs import in_process, tensors
 from tests.small_models import edit_json
 
 TOKEN = "hf_" + "a" * 34
@@ -86,8 +86,7 @@ def test_the_merged_bundled_model_answers_as_the_run_recorded(tmp_path):
     from tests.plain_peft import answer
 
     run = tmp_path / "run"
-    done = command("run", "--local", "--generations", 25, "--output", run, "--set", "output.plots_every=null")
-    assert done.returncode == 0, done.stderr
+    in_process("run", "--local", "--generations", 25, "--output", run)
     results = json.loads((run / "test_results.json").read_text())
     exported = es_ray.export(run, tmp_path / "m", last=True, merged=True)
     assert exported.agreement.same == exported.agreement.tokens
@@ -175,7 +174,9 @@ def test_what_the_hub_receives_is_the_folder(finished, tmp_path, kind):
         assert str(data_dir()).encode() not in b"".join(hub.files.values())
 
 
-@pytest.mark.parametrize("kind", [["--merged"], ["--base", "owner/tiny"]])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(["--merged"], marks=pytest.mark.slow), ["--base", "owner/tiny"]]
+)
 def test_weights_of_an_earlier_push_are_replaced(finished, tmp_path, kind):
     with hub_server(TOKEN) as hub:
         others = {"notes.md": b"mine", ".gitattributes": b""}

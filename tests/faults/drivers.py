@@ -54,9 +54,10 @@ def _faults(
     plots: bool = False,
 ) -> None:
     from tests.faults import injection
+    from tests.no_plots import without_plots
 
     if not plots:
-        injection.without_plots()
+        without_plots()
     if stage is not None:
         injection.signal_at_stage(stage, number)
     if folder:

@@ -82,23 +82,3 @@ def signal_at_stage(stage: str, number: int) -> None:
     setattr(place, name, then)
     if name == "side_by_side":
         driver.side_by_side = then
-
-
-def without_plots() -> None:
-    """Runs that start no process for plots, to be quick: they are no step of recording."""
-    from es_ray.callbacks import plots
-
-    class NoPlots:
-        def __init__(self, run: object) -> None:
-            pass
-
-        def draw(self, generation: int) -> None:
-            pass
-
-        def finish(self) -> None:
-            pass
-
-        def close(self) -> None:
-            pass
-
-    plots.PlotProcess = NoPlots

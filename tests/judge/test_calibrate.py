@@ -14,6 +14,8 @@ from tests.short_runs import command, evolved, json_lines, receive_sigint
 from tests.small_models import small_model
 
 FEW = ("--local", "--set", "task.max_new_tokens=40")
+FEWER = ("--local", "--set", "task.max_new_tokens=8")
+"""For random models, whose answers do not end."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,7 @@ def test_other_optimizers_keep_their_learning_rate(cli, tmp_path):
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
 def test_of_a_random_model_nothing_is_recommended(cli, tmp_path, architecture):
     model = small_model(tmp_path / "model", architecture)
-    ended = cli("calibrate", *FEW, "--model", model, "--output", tmp_path / "found", "--json")
+    ended = cli("calibrate", *FEWER, "--model", model, "--output", tmp_path / "found", "--json")
     assert ended.code == 0, ended.err
     record = json.loads(ended.out)
     assert record["relative"] is None and record["learning_rate"] is None
@@ -96,7 +98,7 @@ def test_a_run_calibrates_itself_once(cli, tmp_path):
 def test_auto_without_a_rung_that_works_warns_and_takes_the_default(cli, tmp_path):
     model, run = small_model(tmp_path / "model"), tmp_path / "run"
     auto = ("--set", "evolution.noise.relative=auto", "--population", 4, "--generations", 1)
-    ended = cli("run", *FEW, *auto, "--model", model, "--output", run)
+    ended = cli("run", *FEWER, *auto, "--model", model, "--output", run)
     assert ended.code == 0, ended.err
     assert "warning: calibrated: nothing to recommend, so the general default 0.03: no answer" in ended.out
     assert "  calibrated: nothing to recommend, so the general default: no answer is right" in ended.out

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file
 
 from es_ray.runs.past_run import open_past_run
 from es_ray.runs.run_dir import RunDir
+from tests.no_plots import with_plots
 from tests.short_runs import evolved, in_process, json_lines
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table_engine.py"
@@ -63,9 +65,10 @@ def hacked(tmp_path_factory):
                 "--set",
                 f"evolution.optimizer={engine}:HeavyBall",
             )
-            in_process("run", "--preset", "tiny-chat-0.1.0", "--local", "--engine", f"{engine}:SPEC",
-                       "--population", POPULATION, "--seed", 1, "--generations", generations,
-                       *rule, *sets, "--output", path)  # fmt: skip
+            with with_plots() if name == "stop" else nullcontext():
+                in_process("run", "--preset", "tiny-chat-0.1.0", "--local", "--engine", f"{engine}:SPEC",
+                           "--population", POPULATION, "--seed", 1, "--generations", generations,
+                           *rule, *sets, "--output", path)  # fmt: skip
             made[name] = path
         return path
 

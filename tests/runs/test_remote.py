@@ -14,7 +14,7 @@ from es_ray.errors import RunError
 from es_ray.runs.remote_copy import RemoteCopy, copying
 from es_ray.runs.remote_store import RemoteStore, local_folder
 from tests.s3_server import S3
-from tests.short_runs import GENERATIONS, SETTINGS, command, es_ray, evolved, json_lines
+from tests.short_runs import GENERATIONS, SETTINGS, command, evolved, in_process, json_lines
 
 pytest.importorskip("s3fs")
 URL = "s3://bucket/runs/first"
@@ -27,6 +27,18 @@ def s3(tmp_path) -> Iterator[S3]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def in_this_process(s3, monkeypatch) -> Iterator[None]:
+    """Commands in this process find the server too."""
+    import s3fs
+
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def start(s3: S3, folder: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -61,15 +73,18 @@ def names_of(folder: Path) -> set[str]:
     return {file.as_posix() for file in files if not file.name.startswith(".") and str(file) != "lock"}
 
 
-def test_a_head_is_lost_with_its_disk_and_the_run_goes_on_elsewhere_to_the_same_bytes(s3, finished, tmp_path):
+def test_a_head_is_lost_with_its_disk_and_the_run_goes_on_elsewhere_to_the_same_bytes(
+    s3, in_this_process, finished, tmp_path, cli, monkeypatch
+):
     driver = start(s3, tmp_path / "head", *SETTINGS, "--output", URL)
     wait_for(lambda: "generations/0001/DONE" in s3.names("runs/first"))
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     shutil.rmtree(tmp_path / "head")
     (tmp_path / "new head").mkdir()
-    ended = es_ray("run", "--resume", "--output", URL, cwd=tmp_path / "new head", env=environment(s3))
-    assert ended.returncode == 0, ended.stderr
+    monkeypatch.chdir(tmp_path / "new head")
+    ended = cli("run", "--resume", "--output", URL)
+    assert ended.code == 0, ended.err
     run = tmp_path / "new head" / local_folder(URL)
     assert evolved(run) == evolved(finished.path)
     assert s3.names("runs/first") == names_of(run) | {"owner.json"}
@@ -92,33 +107,32 @@ def test_a_store_that_fails_for_a_while_does_not_stop_the_run(s3, finished, tmp_
     assert s3.names("runs/first") == names_of(run) | {"owner.json"}
 
 
-def test_what_is_pruned_here_is_pruned_there_and_commands_take_the_url(s3, tmp_path):
-    options = [*SETTINGS, "--output", URL, "--set", "output.keep=1"]
-    ended = es_ray("run", *options, cwd=tmp_path, env=environment(s3))
-    assert ended.returncode == 0, ended.stderr
+def test_what_is_pruned_here_is_pruned_there_and_commands_take_the_url(
+    s3, in_this_process, tmp_path, cli, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = [*SETTINGS, "--local", "--output", URL, "--set", "output.keep=1"]
+    ended = cli("run", *options)
+    assert ended.code == 0, ended.err
     run = tmp_path / local_folder(URL)
     assert s3.names("runs/first") == names_of(run) | {"owner.json"}
     adapters = [name for name in s3.names("runs/first") if name.endswith("/adapter/adapter_config.json")]
     assert 0 < len(adapters) < GENERATIONS
-    again = es_ray("run", *options, cwd=tmp_path, env=environment(s3))
-    assert again.returncode == 2 and "is not empty; give another folder, or --resume" in again.stderr
+    again = cli("run", *options)
+    assert again.code == 2 and "is not empty; give another folder, or --resume" in again.err
     shutil.rmtree(run)
     output = tmp_path / "member"
-    rebuilt = es_ray(
-        "member", URL, "--generation", 1, "--index", 2, "--output", output, cwd=tmp_path, env=environment(s3)
-    )
-    assert rebuilt.returncode == 0, rebuilt.stderr
+    rebuilt = cli("member", URL, "--generation", 1, "--index", 2, "--output", output)
+    assert rebuilt.code == 0, rebuilt.err
     assert (output / "adapter_model.safetensors").is_file()
 
 
 def test_resuming_the_local_folder_goes_on_with_its_copy(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     url = f"file://{tmp_path}/store/run"
-    short = es_ray("run", *SETTINGS, "--generations", 2, "--output", url, cwd=tmp_path)
-    assert short.returncode == 0, short.stderr
+    in_process("run", "--local", *SETTINGS, "--generations", 2, "--output", url)
     run = local_folder(url)
-    more = es_ray("run", "--resume", "--output", run, "--generations", GENERATIONS, cwd=tmp_path)
-    assert more.returncode == 0, more.stderr
+    in_process("run", "--resume", "--output", run, "--generations", GENERATIONS)
     assert len(json_lines(tmp_path / "store/run/metrics.jsonl")) == GENERATIONS
     assert evolved(tmp_path / "store/run") == evolved(tmp_path / run) == evolved(finished.path)
 
@@ -157,8 +171,9 @@ def _says_so(is_ours: Callable[[], None]) -> bool:
         (["calibrate", "--output", "s3://bucket/x"], "--output: es-ray calibrate writes into a folder"),
     ],
 )
-def test_a_bad_url_is_one_line_and_writes_nothing(arguments, said, tmp_path):
-    ended = es_ray(*arguments, cwd=tmp_path)
-    assert ended.returncode == 2
-    assert said in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
+def test_a_bad_url_is_one_line_and_writes_nothing(arguments, said, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = cli(*arguments)
+    assert ended.code == 2
+    assert said in ended.err and len(ended.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())

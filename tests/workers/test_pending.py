@@ -70,13 +70,23 @@ def run(config: Config) -> dict[str, object]:
     return {key: value for key, value in found.items() if not key.endswith("state.json")}
 
 
-def test_a_shard_is_scored_while_the_next_is_generated_and_a_worker_lost_then_changes_nothing(
-    cluster, tmp_path
-):
-    """The first shard's scores would wait for ever if the second shard were not begun."""
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> dict[str, object]:
+    """A run in this process: its first shard's scores would wait for ever if the second were not begun."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "spared").touch()
+    return run(config_of(folder, "spared", 0))
+
+
+@pytest.mark.slow
+def test_a_shard_is_scored_in_a_worker_while_the_next_is_generated(cluster, here, tmp_path):
     (tmp_path / "spared").touch()
-    here = run(config_of(tmp_path, "spared", 0))
     assert run(config_of(tmp_path, "spared", 1)) == here
+
+
+def test_a_worker_that_is_lost_while_it_scores_one_shard_beside_the_next_changes_nothing(
+    cluster, here, tmp_path
+):
     killed = config_of(tmp_path, "killed", 1)
     assert run(killed) == here
     lines = json_lines(tmp_path / "killed-1" / "metrics.jsonl")

@@ -70,8 +70,10 @@ WAYS = {
     "processes": ("Plain", 2),
     "batch in a thread": ("Batched", 0),
     "batch in a loop": ("WaitingBatch", 0),
-    "batch in a process": ("Batched", 2),
+    "batch in a process": ("Batched", 1),
 }
+ONE_PROCESS = {"one process": ("Plain", 1)}
+"""Where what is tested is the same in each of several, whose start takes most of the time."""
 each_way = pytest.mark.parametrize("way", WAYS)
 row_by_row = pytest.mark.parametrize("way", ["thread", "loop", "processes"])
 batches = pytest.mark.parametrize("way", [way for way in WAYS if "batch" in way])
@@ -107,7 +109,7 @@ def scorer(tmp_path: Path) -> Iterator[Make]:
     def make(body: str, way: str = "thread", timeout: float = 30.0, batch: str = BATCH) -> Scorer:
         file = tmp_path / f"reward_{len(made)}.py"
         file.write_text(source(body, batch))
-        name, processes = WAYS[way]
+        name, processes = (WAYS | ONE_PROCESS)[way]
         config = TaskConfig(name=f"{file}:{name}", timeout=timeout, processes=processes)
         made.append(Scorer(load_task(config.name, config.options), config))
         return made[-1]
@@ -167,7 +169,15 @@ FAILING = {
 
 @pytest.mark.parametrize(
     ("way", "failing"),
-    [(way, failing) for way in WAYS for failing in [*FAILING][: 1 if "batch" in way else None]],
+    [
+        *(
+            (way, failing)
+            for way in WAYS
+            for failing in [*FAILING][: 1 if "batch" in way else None]
+            if way != "processes"
+        ),
+        *(("one process", failing) for failing in FAILING),
+    ],
 )
 def test_an_exception_names_its_line_the_example_and_the_candidate(scorer, way, failing, tmp_path):
     mine = scorer(f"if example.target == 3:\n    {failing}\nreturn 0.0", way)
@@ -254,7 +264,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("way", ["thread", "processes", "batch in a loop"])
+@pytest.mark.parametrize("way", ["thread", "one process", "batch in a loop"])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_no_score_is_an_error_of_its_row(scorer, way, wrong, tmp_path):
     mine = scorer(f"if example.target == 3:\n    {wrong}\nreturn 0.0", way)
@@ -452,7 +462,7 @@ def test_score_batch_gets_the_rows_of_each_batch_while_the_next_is_made(scorer, 
         ("ctypes.string_at(0)", "ended its process by signal SIGSEGV"),
     ],
 )
-@pytest.mark.parametrize("way", ["processes", "batch in a process"])
+@pytest.mark.parametrize("way", ["one process", "batch in a process"])
 def test_a_process_that_dies_is_an_error_with_the_examples_name(scorer, way, dying, words, capfd):
     mine = scorer(f"if example.target == 3: {dying}\nreturn 0.0", way)
     with pytest.raises(EvaluationError, match=words) as failed:

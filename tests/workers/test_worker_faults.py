@@ -38,7 +38,7 @@ def cluster():
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(drawn_plots) -> Iterator[None]:
     """A run in this process ends with its actors and its plots' process; Ray's idle processes are Ray's."""
     yield
     assert_all_end(lambda: offspring("ray::WorkerActor", "ray::HeartbeatMonitor", "es_ray.callbacks.plots"))

@@ -176,7 +176,7 @@ def test_secrets_by_their_names_are_not_on_the_page(copied):
     page = report(copied)
     assert secret not in page
     assert page.count("limit: 7") == 3, "of the settings, of config.yaml, of the command line"
-    assert "max_new_tokens: 40" in page
+    assert "max_new_tokens: 20" in page
     assert "https://***@host/train.jsonl; in each generation" in page
 
 
