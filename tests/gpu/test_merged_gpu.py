@@ -199,7 +199,8 @@ def test_a_run_learns_and_a_resumed_one_is_the_same(tmp_path):
     def run(folder, generations: int, *more: str) -> None:
         settings = [
             "engine.deterministic=true", f"engine.sglang={json.dumps(sglang_settings())}", "lora.form=merged",
-            "evolution.update_scale=sigma", "evolution.learning_rate=2", "output.plots_every=null", "evaluation.kl_every=5",
+            "evolution.update_scale=sigma", "evolution.learning_rate=2", "output.plots_every=null",
+            "evaluation.kl_every=5",
         ]  # fmt: skip
         sets = [part for setting in settings for part in ("--set", setting)]
         arguments = ["--engine", "sglang", "--workers", "1", "--generations", generations, "--output", folder]
