@@ -18,8 +18,8 @@ class ChangedWeights(Protocol):
     def begin(self) -> None:
         """Set all changes D to 0."""
 
-    def add(self, update: Update, perturbation: Perturbation) -> None:
-        """Add an update to D."""
+    def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
+        """Add an update to D; serve: then serve W_0 + D."""
 
     def write(self, base: bool) -> None:
         """Serve W_0, or W_0 + D."""
@@ -61,17 +61,16 @@ class MergedCentre:
                 self._weights.write(base=True)
                 self._shows_base, self._checksum = True, None
             return
-        self._move(history, perturbation)
+        self._move(history, perturbation, serve=True)
         if self._stale or self._shows_base:
             self._weights.write(base=False)
-            self._shows_base = self._stale = False
-            self._checksum = None
+            self._serves_changes()
 
     def drift(self, history: History, perturbation: Perturbation) -> float:
         """||D||_F / ||W_0||_F over all adapted matrices together, to six digits."""
         if len(history) == 0:
             return 0.0
-        self._move(history, perturbation)
+        self._move(history, perturbation, serve=False)
         changes, bases = self._weights.squares()
         return float(f"{math.sqrt(math.fsum(changes) / math.fsum(bases)):.6g}")
 
@@ -81,8 +80,15 @@ class MergedCentre:
             self._checksum = self._weights.checksum()
         return self._checksum
 
-    def _move(self, history: History, perturbation: Perturbation) -> None:
-        """Bring the changes to a history; the served weights are stale then, until they are written."""
+    def _serves_changes(self) -> None:
+        self._shows_base = self._stale = False
+        self._checksum = None
+
+    def _move(self, history: History, perturbation: Perturbation, serve: bool) -> None:
+        """Bring the changes to a history, and serve them with the last update if there is any.
+
+        Else the served weights are stale, until they are written.
+        """
         known = self._history
         if known is None or perturbation != self._perturbation or not begins_with(history, known):
             self._history = None  # should a step fail
@@ -91,6 +97,10 @@ class MergedCentre:
         elif len(known) == len(history):
             return
         self._stale, self._history = True, None
-        for update in updates(history, len(known)):
-            self._weights.add(update, perturbation)
+        missing = list(updates(history, len(known)))
+        for number, update in enumerate(missing, start=1):
+            last = serve and number == len(missing)
+            self._weights.add(update, perturbation, last)
+            if last:
+                self._serves_changes()
         self._history, self._perturbation = history, perturbation

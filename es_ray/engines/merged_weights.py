@@ -5,7 +5,7 @@ smaller than half an ULP of a bfloat16 weight still add up, and the base model a
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from es_ray.evolution.merged import Update
 from es_ray.evolution.perturbation import Perturbation
 from es_ray.lora.layout import LoraTensor
-from es_ray.lora.merged_changes import Factors, add_products, numpy_factors
+from es_ray.lora.merged_changes import add_products, numpy_factors
 
 
 class AdaptedWeight(NamedTuple):
@@ -32,17 +32,59 @@ class AdaptedWeight(NamedTuple):
     rows: Tensor | None = None
 
 
+class Updates(Protocol):
+    """How an update is added to a matrix."""
+
+    def add(
+        self,
+        part: AdaptedWeight,
+        change: Tensor,
+        base: Tensor,
+        update: Update,
+        perturbation: Perturbation,
+        scaling: float,
+        serve: bool,
+    ) -> None:
+        """Add an update to `change`, D, in float32; serve: then make part.weight `base`, W_0, plus D."""
+
+
+class TorchUpdates:
+    """With the noise of `es_ray.evolution`, by products of torch."""
+
+    def add(
+        self,
+        part: AdaptedWeight,
+        change: Tensor,
+        base: Tensor,
+        update: Update,
+        perturbation: Perturbation,
+        scaling: float,
+        serve: bool,
+    ) -> None:
+        """See Updates."""
+        a, weights = numpy_factors(update, perturbation, part.a)
+        b, _ = numpy_factors(update, perturbation, part.b)
+        if part.columns is not None:
+            a = a[:, :, part.columns.cpu()]
+        if part.rows is not None:
+            b = b[:, part.rows.cpu()]
+        device = change.device
+        add_products(change, a.to(device), b.to(device), (scaling * weights).to(device), update.kept)
+        if serve:
+            torch.add(base, change, out=part.weight)  # in float32, and no temporary
+
+
 class MergedWeights:
     """W_0 and D of each adapted matrix, and the served weights, which are made of them.
 
     Takes memory for W_0, in the model's dtype, and for D, in float32, when it is first needed or `reserve`
-    is called. scaling: of B A, 1 / sqrt(rank); factors: how an update's noise is drawn.
+    is called. scaling: of B A, 1 / sqrt(rank).
     """
 
     def __init__(
-        self, weights: Sequence[AdaptedWeight], scaling: float, factors: Factors = numpy_factors
+        self, weights: Sequence[AdaptedWeight], scaling: float, updates: Updates | None = None
     ) -> None:
-        self._weights, self._scaling, self._factors = weights, scaling, factors
+        self._weights, self._scaling, self._updates = weights, scaling, updates or TorchUpdates()
         self._base: list[Tensor] = []
         self._changes: list[Tensor] = []
         self._base_squares: NDArray[np.float64] | None = None
@@ -62,16 +104,10 @@ class MergedWeights:
             change.zero_()
 
     @torch.inference_mode()
-    def add(self, update: Update, perturbation: Perturbation) -> None:
-        """Add an update to D."""
-        for part, change in zip(self._weights, self._changes, strict=True):
-            a, weights = self._factors(update, perturbation, part.a)
-            b, _ = self._factors(update, perturbation, part.b)
-            if part.columns is not None:
-                a = a[:, :, part.columns]
-            if part.rows is not None:
-                b = b[:, part.rows]
-            add_products(change, a, b, self._scaling * weights, update.kept)
+    def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
+        """Add an update to D; serve: then serve W_0 + D."""
+        for part, base, change in zip(self._weights, self._base, self._changes, strict=True):
+            self._updates.add(part, change, base, update, perturbation, self._scaling, serve)
 
     @torch.inference_mode()
     def write(self, base: bool) -> None:
@@ -80,7 +116,7 @@ class MergedWeights:
             if base:
                 part.weight.copy_(original)
             else:
-                torch.add(original, change, out=part.weight)  # in float32, and no temporary
+                torch.add(original, change, out=part.weight)
 
     @torch.inference_mode()
     def squares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

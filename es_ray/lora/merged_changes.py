@@ -4,7 +4,6 @@ On one kind of device, with equal threads, the same bits: each update is one pro
 their order, and updates are added one after the other.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from es_ray.evolution.merged import History, Update, directions, updates
@@ -14,12 +13,9 @@ from es_ray.lora.layout import LoraTensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-Factors = Callable[[Update, Perturbation, LoraTensor], "tuple[Tensor, Tensor]"]
-"""An A or a B of all D directions of an update, float32, [D, rows, columns], and their weights w, [D]."""
-
 
 def numpy_factors(update: Update, perturbation: Perturbation, tensor: LoraTensor) -> "tuple[Tensor, Tensor]":
-    """The factors as `es_ray.evolution` defines them, on the CPU."""
+    """An A or a B of all D directions of an update, float32, [D, rows, columns], and their weights w, [D]."""
     import torch
 
     noise, weights = directions(perturbation, update, tensor.start, tensor.stop)

@@ -31,12 +31,12 @@ pytestmark = [
 
 
 def on_gpu(dtype: torch.dtype) -> tuple[MergedWeights, list[torch.Tensor]]:
-    from es_ray.engines.sglang.lora.merged_factors import TritonFactors
+    from es_ray.engines.sglang.lora.merged_updates import TritonUpdates
 
     served = [WEIGHTS[module.name].to("cuda", dtype) for module in MERGED.modules]
     parts = iter(MERGED.tensors)
     adapted = [AdaptedWeight(weight, a, b) for weight, a, b in zip(served, parts, parts, strict=True)]
-    return MergedWeights(adapted, MERGED.scaling, TritonFactors(torch.device("cuda"))), served
+    return MergedWeights(adapted, MERGED.scaling, TritonUpdates(torch.device("cuda"))), served
 
 
 @pytest.mark.parametrize("antithetic", [True, False])

@@ -30,12 +30,12 @@ class SchedulerWeights:
         self.seconds = {}
         self._call("begin")
 
-    def add(self, update: Update, perturbation: Perturbation) -> None:
-        """Add an update to the changes."""
+    def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
+        """Add an update to the changes; serve: then serve the changed weights."""
         noise = noise_values(perturbation, update.generation)
         arrays = sigma_arrays(perturbation.scale(update.generation))
         arrays["coefficients"] = update.coefficients
-        self._call("add", Message(noise | {"kept": update.kept}, arrays))
+        self._call("add", Message(noise | {"kept": update.kept, "serve": serve}, arrays))
 
     def write(self, base: bool) -> None:
         """Serve the base model's weights, or the changed ones; SGLang's cache of prompts is flushed."""

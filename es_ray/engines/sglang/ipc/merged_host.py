@@ -15,7 +15,6 @@ from es_ray.evolution.merged import Update
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.lora.layout import LoraLayout
-from es_ray.lora.merged_changes import numpy_factors
 
 ATTRIBUTE = "_es_ray_merged"
 
@@ -43,10 +42,10 @@ def merged_weights(modules: AdaptedModules, layout: LoraLayout) -> MergedWeights
     weights = modules.weights()
     device = weights[0].weight.device
     if device.type != "cuda":
-        return MergedWeights(weights, layout.scaling, numpy_factors)
-    from es_ray.engines.sglang.lora.merged_factors import TritonFactors
+        return MergedWeights(weights, layout.scaling)
+    from es_ray.engines.sglang.lora.merged_updates import TritonUpdates
 
-    return MergedWeights(weights, layout.scaling, TritonFactors(device))
+    return MergedWeights(weights, layout.scaling, TritonUpdates(device))
 
 
 class MergedHost:
@@ -78,7 +77,7 @@ class MergedHost:
             Noise(int(values["seed"]), values["antithetic"]), sigma, fresh=True
         )  # sigma is that of this generation
         update = Update(values["generation"], arrays["coefficients"].astype(np.float64), values["kept"])
-        self._weights.add(update, perturbation)
+        self._weights.add(update, perturbation, values["serve"])
         return Message()
 
     def _write(self, message: Message) -> Message:

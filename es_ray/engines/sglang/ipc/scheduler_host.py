@@ -136,7 +136,8 @@ class SchedulerHost:
             self._merged = MergedHost(
                 weights or merged_weights(self._modules, self._layout), self._synchronize
             )
-        if message.values["step"] == "write" and not self._scheduler.flush_cache(empty_cache=False):
+        serves = message.values["step"] == "write" or message.values.get("serve", False)
+        if serves and not self._scheduler.flush_cache(empty_cache=False):
             raise Busy
         return self._merged.answer(message)
 

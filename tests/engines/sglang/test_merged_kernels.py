@@ -1,0 +1,73 @@
+"""The kernel that adds updates, and the noise that it adds, in Triton's interpreter, against torch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if torch.cuda.is_available():
+    pytest.skip("Triton compiles here: tests/gpu checks the kernels", allow_module_level=True)
+from es_ray.engines.merged_weights import AdaptedWeight, MergedWeights, TorchUpdates  # noqa: E402
+from es_ray.engines.sglang.lora import merged_kernels  # noqa: E402
+from es_ray.engines.sglang.lora.merged_updates import TritonUpdates  # noqa: E402
+from es_ray.evolution.merged import updates  # noqa: E402
+from tests.engines.sglang.fake_sglang import WEIGHTS  # noqa: E402
+from tests.engines.sglang.test_merged_scheduler import ENDS, MERGED, fresh, history  # noqa: E402
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("part", ["all", "rows", "columns"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_adds_and_serves_what_float64_does(rank, part, dtype):
+    generator = torch.Generator().manual_seed(rank)
+    whole_out, width, directions = 70, 150, 5
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rows = torch.tensor([3, 4, 5, 40, 41, 69]) if part == "rows" else None
+    columns = torch.arange(75, 150) if part == "columns" else None
+    noise, weights = normal(directions, rank * (width + whole_out)), normal(directions)
+    a = noise[:, : rank * width].view(-1, rank, width).double()
+    b = noise[:, rank * width :].view(-1, whole_out, rank).double()
+    a, b = (a if columns is None else a[:, :, columns]), (b if rows is None else b[:, rows])
+    change, base = normal(b.shape[1], a.shape[2]), normal(b.shape[1], a.shape[2]).to(dtype)
+    exact = 0.95 * change.double() + 0.3 * torch.einsum("d,dor,dri->oi", weights.double(), b, a)
+    alone, served = change.clone(), torch.zeros_like(base)
+    merged_kernels.add(alone, base, None, noise, weights, rank, width, 0.3, 0.95, rows, columns)
+    merged_kernels.add(change, base, served, noise, weights, rank, width, 0.3, 0.95, rows, columns)
+    assert torch.equal(alone, change)
+    assert (change.double() - exact).abs().max() < 1e-5
+    right = (base.float() + change).to(dtype)
+    # the interpreter cuts off where a GPU rounds
+    assert ((served.float() - right.float()).abs() <= torch.finfo(dtype).eps * right.float().abs()).all()
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_updates_are_those_of_the_noise_in_numpy(antithetic):
+    """One layer: the interpreter takes its time."""
+    made = replace(MERGED, modules=MERGED.modules[:3])
+    found = []
+    for way in (TorchUpdates(), TritonUpdates(torch.device("cpu"))):
+        served = [WEIGHTS[module.name].clone() for module in made.modules]
+        parts = iter(made.tensors)
+        adapted = [AdaptedWeight(weight, a, b) for weight, a, b in zip(served, parts, parts, strict=True)]
+        weights = MergedWeights(adapted, made.scaling, way)
+        weights.begin()
+        for update in updates(history(3)):
+            weights.add(update, fresh(antithetic), serve=True)
+        found.append((served, weights.squares()[0]))
+    for one, other in zip(*(served for served, _ in found), strict=True):
+        assert (one - other).abs().max() < 1e-5
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+def test_another_sigma_within_a_matrix_is_refused():
+    perturbation = fresh()
+    torn = replace(perturbation.sigma, ends=(ENDS[0] + 3, *ENDS[1:]))
+    weight = AdaptedWeight(WEIGHTS[MERGED.modules[0].name].clone(), *MERGED.tensors[:2])
+    weights = MergedWeights([weight], 1.0, TritonUpdates(torch.device("cpu")))
+    weights.begin()
+    with pytest.raises(ValueError, match="one sigma for B"):
+        weights.add(next(updates(history(1))), replace(perturbation, sigma=torn), serve=False)
