@@ -16,7 +16,7 @@ from es_ray.callbacks.plots import ProgressPlots
 from es_ray.callbacks.run_report import RunReport
 from es_ray.callbacks.trackers import trackers
 from es_ray.config import Config
-from es_ray.evaluation import BASE, CENTRE, Candidate
+from es_ray.evaluation import BASE, CENTRE, Candidate, Outcomes
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
@@ -39,6 +39,7 @@ from es_ray.runs.remote_store import RemoteStore
 from es_ray.runs.resume import Start, last_intact, recorded_base
 from es_ray.runs.run_dir import RunDir
 from es_ray.workers import open_pool
+from es_ray.workers.agreement import agreed
 from es_ray.workers.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -211,10 +212,13 @@ def step(
         candidates.append(Candidate(BASE, splits))
     theta, batch = state[THETA], experiment.batch(generation)
     kl = None if watch is None else watch.kl_prompts(generation, batch)
-    outcomes = pool.evaluate(
-        theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress, kl
-    )
-    outcomes.check_weights()
+
+    def evaluate() -> Outcomes:
+        return pool.evaluate(
+            theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress, kl
+        )
+
+    outcomes = agreed(pool, evaluate, experiment.config.cluster.max_attempts)
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()

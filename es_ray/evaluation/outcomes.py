@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,18 +43,25 @@ class Outcomes:
         members = np.flatnonzero((indices >= 0) & (splits == SPLITS.index("train")) & own)
         self._members = members[np.argsort(indices[members], kind="stable")]
 
-    def check_weights(self) -> None:
-        """Raise RunError if workers' merged weights differ: their answers cannot be compared."""
+    def differing_workers(self) -> list[str]:
+        """Workers whose merged weights differ from those of most workers, after the same updates.
+
+        Their answers cannot be compared. Raises RunError if weights differ and no majority has the same.
+        """
         count = Counter(self._weights.values())
         if len(count) < 2:
-            return
+            return []
         (usual, workers), *_ = count.most_common()
-        others = [worker for worker, weights in self._weights.items() if weights != usual]
-        told = "is" if workers > len(self._weights) / 2 else "may be"
-        raise RunError(
-            f"the weights of {' and '.join(others)} differ from those of the other workers, after the same "
-            f"updates: its memory {told} damaged; leave out that machine, and resume"
-        )
+        if workers <= len(self._weights) / 2:
+            raise RunError(
+                f"the weights of {' and '.join(self._weights)} differ, after the same updates: memory may be "
+                "damaged; resume with more workers, which shows whose, or on other machines"
+            )
+        return [worker for worker, weights in self._weights.items() if weights != usual]
+
+    def answered_by(self, workers: Collection[str]) -> int:
+        """How many members these workers answered for."""
+        return sum(self._workers[row] in workers for row in self._members)
 
     @property
     def members(self) -> NDArray[Any]:

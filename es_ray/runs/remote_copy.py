@@ -61,6 +61,8 @@ class RemoteCopy:
         """When a tracker's file was last copied."""
         self._token = uuid.uuid4().hex
         self._stop, self._taken_over, self._is_complete = threading.Event(), "", False
+        self._is_over = threading.Event()
+        """Nobody waits for the copy any more."""
         self._failing_since: float | None = None
         self._error: Exception | None = None
         self._told, self._next_pause = 0.0, FIRST_PAUSE
@@ -92,6 +94,7 @@ class RemoteCopy:
             ):
                 self._thread.join(0.1)
         finally:
+            self._is_over.set()
             if not self._is_complete and not self._taken_over:
                 log.warning(
                     "%s lacks the last generations: they are in %s alone", self.store.url, self._folder
@@ -135,9 +138,9 @@ class RemoteCopy:
             if self._deadline is None and isinstance(self._error, RunError):  # of this machine, not the store
                 self._deadline = time.monotonic() + LAST_ATTEMPTS
             left = None if self._deadline is None else self._deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if self._is_over.is_set() or (left is not None and left <= 0):
                 return
-            time.sleep(self._pause() if left is None else min(self._pause(), left))
+            self._is_over.wait(self._pause() if left is None else min(self._pause(), left))
         self._is_complete = not self._taken_over
 
     def _watched(self) -> object:

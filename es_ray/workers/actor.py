@@ -112,6 +112,11 @@ class WorkerActor:
             self._unpacked.remove()
         self._over.set()
 
+    def name(self) -> str:
+        """The name of the worker, once it is loaded."""
+        found: str = self._worker.name
+        return found
+
     def alive(self) -> bool:
         """Answer at once."""
         return True

@@ -4,7 +4,7 @@ import itertools
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
@@ -138,6 +138,14 @@ class ActorManager:
         wait_for(pings, timeout=PING_SECONDS)
         for ping, actor in pings.items():
             if not ping.done() or ping.exception() is not None:
+                self.drop(actor)
+
+    def drop_named(self, names: Collection[str]) -> None:
+        """Drop idle actors whose workers have these names, and those that do not say theirs at once."""
+        asked = {actor.handle.name.remote().future(): actor for actor in self.idle}
+        wait_for(asked, timeout=PING_SECONDS)
+        for answer, actor in asked.items():
+            if not answer.done() or answer.exception() is not None or answer.result() in names:
                 self.drop(actor)
 
     def close(self, wait: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from es_ray.config import Config
 from es_ray.engines.base import EngineInfo
 from es_ray.engines.registry import engine_spec
+from es_ray.errors import RunError
 from es_ray.evaluation import Candidate, Outcomes, Shard
 from es_ray.evaluation.kl import KlPrompts, kl_of
 from es_ray.evolution.perturbation import Perturbation, Vector
@@ -82,6 +83,10 @@ class Pool(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop the workers."""
+
+    def replace(self, workers: Collection[str]) -> None:
+        """Stop workers of these names, none of which is at work; others take their places."""
+        raise RunError(f"this pool cannot replace {', '.join(workers)}")
 
     @abstractmethod
     def _map(

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ray
@@ -102,6 +102,11 @@ class RayPool(Pool):
                 break
         assert self._info is not None
         return self._info
+
+    def replace(self, workers: Collection[str]) -> None:
+        """Kill the actors of these names; the next calls wait until others have their places."""
+        assert self._actors is not None
+        self._actors.drop_named(workers)
 
     def close(self) -> None:
         """Have the idle engines close, kill the actors; stop Ray if it was started here."""

@@ -1,6 +1,7 @@
 """What comes back of workers: means, records, and metrics of any task."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,3 +116,21 @@ def test_candidates_of_other_generations_are_told_apart_and_are_no_members():
     assert [outcomes.summary(0, "train", g)["reward"] for g in (None, 3, 4)] == [1, 2, 3]
     assert [outcomes.examples(0, "train", g)[0]["reward"] for g in (None, 3, 4)] == [1, 2, 3]
     assert outcomes.members["reward"].tolist() == [1]
+
+
+def of_worker(name: str, index: int, weights: int | None) -> ShardOutcome:
+    return replace(shard(index, 1.0), worker=name, weights=weights)
+
+
+def test_workers_whose_weights_are_not_those_of_most_are_named():
+    parts = [of_worker("a", 0, 7), of_worker("b", 1, 8), of_worker("a", 2, 7), of_worker("c", 3, 7)]
+    outcomes = Outcomes(parts)
+    assert outcomes.differing_workers() == ["b"]
+    assert outcomes.answered_by(["b"]) == 1 and outcomes.answered_by(["a", "c"]) == 3
+    assert Outcomes([parts[0], parts[2]]).differing_workers() == []
+    assert Outcomes([of_worker("a", 0, None), of_worker("b", 1, None)]).differing_workers() == []
+
+
+def test_without_a_majority_nobody_is_to_blame():
+    with pytest.raises(RunError, match="the weights of a and b differ, after the same updates"):
+        Outcomes([of_worker("a", 0, 7), of_worker("b", 1, 8)]).differing_workers()

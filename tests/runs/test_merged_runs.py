@@ -1,6 +1,7 @@
 """Runs of form merged: the same bytes anywhere, resumed from advantages alone, rolled back, evaluated."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ from es_ray.engines.base import CENTRE, Variant
 from es_ray.runs.run_dir import RunDir
 from tests import plain_peft
 from tests.merged_reference import Reference
-from tests.short_runs import command, evolved, in_process, json_lines
+from tests.short_runs import command, es_ray, evolved, in_process, json_lines
 from tests.small_models import STOP_IDS, small_model
 
 POPULATION, GENERATIONS = 6, 6
@@ -128,6 +129,52 @@ def test_a_killed_run_resumes_to_the_same_bytes(options, run, tmp_path):
     assert evolved(tmp_path / "run") == evolved(run)
 
 
+DAMAGED = '''\
+import os
+from dataclasses import replace
+
+import torch
+
+from es_ray.engines.hf.engine import TransformersEngine
+from es_ray.engines.hf.spec import SPEC as USUAL
+
+
+class DamagedEngine(TransformersEngine):
+    """In one of the processes, one number of all that the updates add up to changes after the third call."""
+
+    calls = 0
+
+    def generate(self, *arguments, **named):
+        found = super().generate(*arguments, **named)
+        self.calls += 1
+        if self.calls >= 3 and not os.path.exists(MARK) and self._merged._weights._changes:
+            with open(MARK, "x") as mark:
+                mark.write(str(os.getpid()))
+            with torch.inference_mode():
+                self._merged._weights._changes[0][0, 0] += 0.5
+        return found
+
+
+SPEC = replace(USUAL, name="damaged", load=DamagedEngine)
+'''
+
+
+@pytest.mark.slow
+def test_a_worker_whose_weights_differ_is_replaced(options, run, tmp_path):
+    """Three Ray workers, the memory of one of which is damaged: named, stopped, and nothing of it is used."""
+    (tmp_path / "damaged.py").write_text(f"MARK = {str(tmp_path / 'mark')!r}\n{DAMAGED}")
+    engine = f"{tmp_path / 'damaged.py'}:SPEC"
+    done = es_ray("run", *options, "--engine", engine, "--workers", 3, "--address", "local",
+                  "--generations", GENERATIONS, "--output", tmp_path / "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    damaged = (tmp_path / "mark").read_text()
+    said = " ".join((done.stdout + done.stderr).split())
+    assert re.search(rf"the weights of \S+/{damaged} differ from those of most workers", said)
+    assert evolved(tmp_path / "run") == evolved(run)
+    lines = json_lines(tmp_path / "run/metrics.jsonl")
+    assert sum(line["redispatched"] for line in lines) > 0
+
+
 def test_a_rollback_goes_back_to_earlier_weights(options, tmp_path):
     """With a guard that finds each centre after the first too far away."""
     path = tmp_path / "run"
@@ -163,7 +210,6 @@ def test_evaluate_replays_any_generation(run, cli):
         ("evolution.update_scale=absolute", "evolution.update_scale: absolute"),
         ("lora.alpha=4", "lora.alpha: 4 has no effect on lora.form merged"),
         ("init.std=0.1", "init.std: 0.1 has no effect on lora.form merged"),
-        ("engine.kind=sglang", "lora.form: merged is for engine.kind transformers"),
     ],
 )
 def test_what_does_not_go_with_merged_is_refused(options, setting, words, tmp_path, cli):

@@ -309,6 +309,7 @@ def test_interrupting_the_wait_at_the_end_says_what_the_store_lacks(store, tmp_p
             store.write_text("a file, which no folder can replace")
             threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert "lacks the last generations" in caplog.text
+    wait_for(lambda: "remote copy" not in [thread.name for thread in threading.enumerate()])
 
 
 def test_a_store_never_shows_half_a_file(store, tmp_path):

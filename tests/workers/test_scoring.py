@@ -602,12 +602,12 @@ def test_processes_end_with_a_parent_that_is_killed(script, tmp_path, body):
 @pytest.mark.parametrize("way", ["thread", "loop"])
 def test_a_breakpoint_in_a_reward_waits_for_its_user(script, tmp_path, way):
     # the timeout leaves a busy machine the time to import pdb
-    program = script("if example.target == 1: breakpoint()\nreturn 1.0", way, timeout=1.5)
+    program = script("if example.target == 1: breakpoint()\nreturn 1.0", way, timeout=3.0)
     process = subprocess.Popen(
         program.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
-    time.sleep(5)  # the timeout twice, and the time to begin
+    time.sleep(8)  # the timeout twice, and the time to begin
     process.stdin.write("p example.target + 41\nn\n")
     process.stdin.flush()
     time.sleep(1)
