@@ -102,9 +102,18 @@ class LightRayPool(RayPool):
     actor_class = LightActor
     calls = 0
 
-    def _next_chunk(self, *arguments: Any) -> tuple[int, ...]:
-        self.calls += 1
-        return super()._next_chunk(*arguments)
+    def start(self) -> EngineInfo:
+        """Count what the actors are given from now on."""
+        info = super().start()
+        actors: Any = self._actors
+        submit = actors.submit
+
+        def counted(*arguments: Any) -> None:
+            self.calls += 1
+            submit(*arguments)
+
+        actors.submit = counted
+        return info
 
 
 def answers(index: int, count: int) -> list[Sample]:
