@@ -55,7 +55,7 @@ class MergedCentre:
             yield numbers
 
     def show(self, history: History, perturbation: Perturbation) -> None:
-        """Serve the weights after these updates; what is there of them already is not repeated."""
+        """Serve the weights after these updates; those already added are not added again."""
         if len(history) == 0:
             if not self._shows_base:
                 self._weights.write(base=True)
