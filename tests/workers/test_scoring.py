@@ -600,17 +600,23 @@ def test_processes_end_with_a_parent_that_is_killed(script, tmp_path, body):
 
 
 @pytest.mark.parametrize("way", ["thread", "loop"])
-def test_a_breakpoint_in_a_reward_waits_for_its_user(script, tmp_path, way):
-    # the timeout leaves a busy machine the time to import pdb
-    program = script("if example.target == 1: breakpoint()\nreturn 1.0", way, timeout=3.0)
-    process = subprocess.Popen(
-        program.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_a_breakpoint_in_a_reward_waits_for_its_user(script, tmp_path, monkeypatch, way):
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)  # an earlier Ray here sets its own
+    timeout = 2.0
+    program = script("if example.target == 1: breakpoint()\nreturn 1.0", way, timeout)
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            program.words, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, text=True
+        )
     assert process.stdin is not None
-    time.sleep(8)  # the timeout twice, and the time to begin
-    process.stdin.write("p example.target + 41\nn\n")
-    process.stdin.flush()
-    time.sleep(1)
-    out, err = process.communicate("c\n", timeout=60)
-    assert process.returncode == 0, err
-    assert "42" in out and "[0, 1, 2, 3]" in out
+    while "(Pdb)" not in said.read_text():
+        assert process.poll() is None, said.read_text()
+        time.sleep(0.05)
+    for answer in ("p example.target + 41\n", "n\n", "c\n"):  # each is waited for beyond the timeout
+        time.sleep(timeout + 0.5)
+        assert process.poll() is None, said.read_text()
+        process.stdin.write(answer)
+        process.stdin.flush()
+    assert process.wait(timeout=60) == 0, said.read_text()
+    assert "42" in said.read_text() and "[0, 1, 2, 3]" in said.read_text()
