@@ -46,7 +46,9 @@ def main(
     variant: Annotated[
         list[str], typer.Option(help="RANK:LAYERS of the adapters; all but `population` take the first.")
     ] = ["1:0-9"],  # noqa: B006 - typer's form
-    kernels: Annotated[str, typer.Option(help="LoRA backends for `population`.")] = "es_ray,csgmv",
+    kernels: Annotated[
+        str, typer.Option(help="LoRA backends for `population` and `merged`.")
+    ] = "es_ray,csgmv",
     rounds: Annotated[int, typer.Option(help="Rounds that are timed, after one that is not.")] = 5,
     slow_members: Annotated[int, typer.Option(help="Members that the slow ways really evaluate.")] = 16,
     generations: Annotated[int, typer.Option(help="Generations of the loop.")] = 10,
@@ -75,7 +77,7 @@ def main(
             sizes = {"machine": [0], "growth": [max(numbers)]}.get(way, numbers)
             counts = map(int, workers.split(",")) if way == "loop" else [1]
             variants = variant if way == "population" else variant[:1]
-            backends = kernels.split(",") if way == "population" else ["es_ray"]
+            backends = kernels.split(",") if way in ("population", "merged") else ["es_ray"]
             for size, count, ranked, backend in itertools.product(sizes, counts, variants, backends):
                 rank, _, layers = ranked.partition(":")
                 given = {"load_format": "dummy", **json.loads(sglang)}

@@ -23,7 +23,6 @@ import importlib.util
 import logging
 import os
 import re
-import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -105,6 +104,15 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("srt/lora/lora_registry.py", "LoRARef"): ("lora_name", "lora_id"),
     ("srt/layers/activation.py", ""): ("SiluAndMul",),
+    ("srt/layers/layernorm.py", "RMSNorm"): (
+        "has_weight",
+        "variance_size_override",
+        "cast_x_before_out_mul",
+        "fp32_residual",
+        "hidden_size",
+        "variance_epsilon",
+        "weight",
+    ),
     ("srt/layers/sampler.py", ""): ("SGLANG_RETURN_ORIGINAL_LOGPROB",),
     ("srt/layers/sampler.py", "Sampler"): ("forward",),
     ("srt/sampling/sampling_batch_info.py", "SamplingBatchInfo"): ("is_all_greedy",),
@@ -203,36 +211,3 @@ def argument_names(root: Path) -> frozenset[str]:
             f"engine.kind: SGLang {version(root)} does not list its arguments where it should: {SUPPORTED}"
         )
     return frozenset(fields)
-
-
-def passes_to_activation(forward: str) -> bool:
-    """Whether an MLP passes the output of gate_up_proj to act_fn, and uses it nowhere else.
-
-    forward: the source of that method. 0.5.23 passes both to another method, which calls act_fn unless the
-    model is quantised.
-    """
-    nodes = list(ast.walk(ast.parse(textwrap.dedent(forward))))
-    given = [node for node in nodes if isinstance(node, ast.Assign) and _calls(node.value, "gate_up_proj")]
-    if len(given) != 1 or not isinstance(given[0].targets[0], ast.Tuple):
-        return False
-    output = given[0].targets[0].elts[0]  # the other is a bias
-    if not isinstance(output, ast.Name):
-        return False
-    uses = [node for node in nodes if isinstance(node, ast.Name) and node.id == output.id]
-    passed = [
-        node.args[0]
-        for node in nodes
-        if isinstance(node, ast.Call)
-        and node.args
-        and (_calls(node, "act_fn") or any(_is_own(argument, "act_fn") for argument in node.args[1:]))
-    ]
-    return bool(passed) and all(use is output or any(use is item for item in passed) for use in uses)
-
-
-def _calls(node: ast.expr, name: str) -> bool:
-    return isinstance(node, ast.Call) and _is_own(node.func, name)
-
-
-def _is_own(node: ast.expr, name: str) -> bool:
-    """Whether the node is self.name."""
-    return isinstance(node, ast.Attribute) and node.attr == name and getattr(node.value, "id", "") == "self"

@@ -46,10 +46,18 @@ def computed(kernels, x, y, a, b, rows, outputs):
     kernels.shrink(x, a, rows, middle)
     out = y.clone()
     kernels.expand_(out, middle, b, rows, outputs)
-    return out, middle
+    return out, middle[:, 0]
 
 
 def activated(x, y, a, b, rows, outputs):
     """silu(gate) * up of what `wanted` is for two projections, in float64."""
     gate, up = wanted(x, y, a, b, rows, outputs)[0].split(outputs, dim=1)
     return torch.nn.functional.silu(gate) * up
+
+
+def normed(products, residual, weight, eps):
+    """What `wanted` is, plus a residual, and the RMSNorm of that, in float64; products: as `case` gives."""
+    summed = wanted(*products, (products[1].shape[1],))[0]
+    if residual is not None:
+        summed = summed + residual.double()
+    return summed, summed * (summed.square().mean(1, keepdim=True) + eps).rsqrt() * weight.double()

@@ -1,11 +1,5 @@
-"""What es-ray needs of SGLang, against the source of real versions where available.
+"""What es-ray needs of SGLang, against the source of real versions where available (see conftest.py)."""
 
-ES_RAY_SGLANG_SOURCES: folders of unpacked sglang packages, separated by colons; without it, the installed
-one, if any.
-"""
-
-import ast
-import os
 import shutil
 from pathlib import Path
 
@@ -15,18 +9,6 @@ from es_ray.config import Config
 from es_ray.engines.sglang import arguments, compat
 from es_ray.errors import UserError
 from es_ray.models import ModelSource
-
-GIVEN = os.environ.get("ES_RAY_SGLANG_SOURCES", "")
-SOURCES = [Path(folder) for folder in GIVEN.split(":") if folder] or (
-    [compat.installed()] if compat.installed() else []
-)
-
-
-@pytest.fixture(params=SOURCES or [None], ids=lambda path: str(path))
-def root(request):
-    if request.param is None:
-        pytest.skip("sglang is not installed, and ES_RAY_SGLANG_SOURCES names no unpacked one")
-    return request.param
 
 
 def fake(folder: Path, version: str = "0.5.20") -> Path:
@@ -57,39 +39,6 @@ def test_real_versions_have_every_argument_that_is_set(root):
     assert set(made) <= known
     assert "custom_sigquit_handler" in known
     assert set(arguments.OURS) <= known
-
-
-@pytest.mark.parametrize(
-    ("file", "name", "fine"),
-    [("qwen2.py", "Qwen2MLP", True), ("llama.py", "LlamaMLP", True), ("falcon_h1.py", "FalconH1MLP", False)],
-)
-def test_which_real_mlps_pass_gate_and_up_only_to_the_activation(root, file, name, fine):
-    text = (root / "srt/models" / file).read_text()
-    mlp = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name)
-    forward = next(n for n in mlp.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
-    assert compat.passes_to_activation(ast.get_source_segment(text, forward)) == fine
-    assert "self.act_fn = SiluAndMul()" in ast.get_source_segment(text, mlp)
-
-
-def test_qwen3_has_the_mlp_of_qwen2(root):
-    assert "Qwen2MLP as Qwen3MLP" in (root / "srt/models/qwen3.py").read_text()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "y = self.gate_up_proj(x); return self.act_fn(y)",
-        "x, _ = self.gate_up_proj(x); return self.act_fn(x)",
-        "y, _ = self.gate_up_proj(x); y *= 2; return self.act_fn(y)",
-        "y, _ = self.gate_up_proj(x); y[:, :4] *= 2; return self.act_fn(y)",
-        "y, _ = self.gate_up_proj(x); return self.act_fn(y * 2)",
-        "y, _ = self.gate_up_proj(x); return self.act_fn(y) + y",
-        "y, _ = self.gate_up_proj(x); return other(y)",
-        "y, _ = self.gate_up_proj(x); z, _ = self.gate_up_proj(y); return self.act_fn(z)",
-    ],
-)
-def test_an_mlp_that_does_more_with_gate_and_up_is_detected(body):
-    assert not compat.passes_to_activation(f"    def forward(self, x):\n        {body}")
 
 
 def test_a_name_near_a_real_argument_is_suggested(root):

@@ -36,14 +36,38 @@ def test_gate_and_up_are_added_in_the_activation(rank, dtype, size):
     before = y.clone()
     middle = kernels.shrunk_like(x, a)
     kernels.shrink(x, a, rows, middle)
-    found = kernels.silu_and_mul(y, middle, b, rows)
+    found, nothing = kernels.silu_and_mul(y, middle, b, rows)
+    assert nothing is None
     assert ((found.double() - right).abs() <= right.abs() * torch.finfo(dtype).eps + 1e-4).all()
     assert torch.equal(y, before)
     for row in (1, 4):
-        alone = kernels.silu_and_mul(
+        alone, _ = kernels.silu_and_mul(
             y[row : row + 1], middle[row : row + 1], b, type(rows)(rows.slots[row : row + 1], rows.scales)
         )
         assert torch.equal(alone[0], found[row])
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("size", [24, 1300])
+def test_the_activation_multiplies_with_the_next_a(rank, size):
+    x, y, a, b, rows = case(rank, (size, size), 100, SLOTS, 5, torch.bfloat16)
+    a *= 0.1
+    next_a = torch.randn(5, rank, size).to(torch.bfloat16)
+    middle = kernels.shrunk_like(x, a)
+    kernels.shrink(x, a, rows, middle)
+    plain, _ = kernels.silu_and_mul(y, middle, b, rows)
+    found, parts = kernels.silu_and_mul(y, middle, b, rows, next_a)
+    assert torch.equal(found, plain)
+    outputs = torch.randn(len(SLOTS), *PLAIN).to(torch.bfloat16)
+    next_b = torch.randn(5, *PLAIN, rank).to(torch.bfloat16)
+    right, dots = wanted(found, outputs, next_a, next_b, rows, PLAIN)
+    assert (parts.double().sum(1) - dots).abs().max() < 1e-3
+    kernels.expand_(outputs, parts, next_b, rows, PLAIN)
+    assert ((outputs.double() - right).abs() <= right.abs() * 2**-7 + 1e-3).all()
+    row = SLOTS.index(4)
+    rows_alone = type(rows)(rows.slots[row : row + 1], rows.scales)
+    _, alone = kernels.silu_and_mul(y[row : row + 1], middle[row : row + 1], b, rows_alone, next_a)
+    assert torch.equal(alone[0], parts[row])
 
 
 def test_rows_of_the_base_model_are_left_as_they_are():
@@ -55,7 +79,7 @@ def test_rows_of_the_base_model_are_left_as_they_are():
     assert out[~base].isnan().all()
     x, y, a, b, rows = case(2, GATE_UP, 64, SLOTS, 5, torch.float16)
     b[:] = float("nan")
-    found = kernels.silu_and_mul(y, torch.zeros(len(SLOTS), 4), b, rows)
+    found, _ = kernels.silu_and_mul(y, torch.zeros(len(SLOTS), 1, 4), b, rows)
     gate, up = y[base].double().split(GATE_UP, dim=1)
     right = torch.nn.functional.silu(gate) * up
     assert ((found[base].double() - right).abs() <= right.abs() * 2**-10 + 1e-6).all()
@@ -90,9 +114,9 @@ def test_rows_may_be_parts_of_wider_tensors():
     assert torch.equal(outside, computed(kernels, x, y, a, b, rows, PLAIN)[0])
     halves = case(1, (20, 20), 64, SLOTS, 5, torch.float16)[1]
     outside.copy_(halves)
-    middle = torch.randn(len(SLOTS), 2)
+    middle = torch.randn(len(SLOTS), 1, 2)
     assert torch.equal(
-        kernels.silu_and_mul(outside, middle, b, rows), kernels.silu_and_mul(halves, middle, b, rows)
+        kernels.silu_and_mul(outside, middle, b, rows)[0], kernels.silu_and_mul(halves, middle, b, rows)[0]
     )
 
 

@@ -5,20 +5,30 @@ one rank, in slots that never change, each row with one of them or none.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sglang.srt.lora.backend.base_backend import BaseLoRABackend
 from sglang.srt.lora.backend.lora_registry import register_lora_backend
 from torch import Tensor
 
-from es_ray.engines.sglang.arguments import BACKEND
-from es_ray.engines.sglang.lora import kernels
+from es_ray.engines.sglang.arguments import BACKEND, FUSING_BACKEND
+from es_ray.engines.sglang.lora import kernels, norm_kernels
 from es_ray.engines.sglang.lora.batch_info import LoraBatches, SlotOf
+from es_ray.engines.sglang.lora.norm_kernels import Left
 
 BESIDE_ROWS = 128
 """Most rows for which A's products overlap the base product; with more, that needs all of the GPU."""
 _REMEDY = "es-ray's LoRA kernels do not fit this model; set engine.sglang.lora_backend=csgmv for SGLang's"
+
+
+class Begun(NamedTuple):
+    """Products of x with A that were computed before they are asked for; beside: on a stream of their own."""
+
+    x: Tensor
+    a: Tensor
+    products: Tensor
+    beside: bool
 
 
 class PopulationBackend(BaseLoRABackend):
@@ -26,20 +36,25 @@ class PopulationBackend(BaseLoRABackend):
 
     A's products need only the input, as does the base product: `begin` starts them on their own stream before
     the base product, and their consumers wait for them. Without it, they run in order. In both cases the same
-    kernels compute the same bits. Products named by `leave_to_activation` are not added by `run_gate_up_lora`
-    but by the activation that follows, through `activated`.
+    kernels compute the same bits. What is named by `leave_to_activation` is not added by `run_gate_up_lora`
+    but by the activation that follows, through `activated`; what is named by `leave_to_norm` by the norm that
+    follows, through `normed`. Both may compute the products of their result with the next A as well.
     """
 
     name = BACKEND
+    fuses_norms = False
+    """Whether norms add what o and down leave, and they and the activation multiply with the next A."""
 
     def __init__(self, max_loras_per_batch: int, device: torch.device, **_: Any) -> None:
         super().__init__(max_loras_per_batch, device)
         self._batches = LoraBatches(max_loras_per_batch, device)
         self._rows_per_request = 1
         self._stream = torch.cuda.Stream(device)
-        self._begun: tuple[Tensor, Tensor, Tensor] | None = None
+        self._begun: Begun | None = None
         self._for_activation: set[int] = set()
         self._left: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._for_norm: set[int] = set()
+        self._left_to_norm: tuple[Tensor, Left] | None = None
 
     def init_cuda_graph_batch_info(self, max_bs_in_cuda_graph: int, num_tokens_per_req: int) -> None:
         """Allocate for the largest decode graph."""
@@ -85,28 +100,37 @@ class PopulationBackend(BaseLoRABackend):
 
     def begin(self, x: Tensor, a: Tensor) -> None:
         """Start the products of x with A, for `run_lora_a_sgemm` with the same tensors."""
-        if self.batch_info is None or x.shape[0] > BESIDE_ROWS:
+        if self.batch_info is None or x.shape[0] > BESIDE_ROWS or self._has(x, a):
             return
         out = kernels.shrunk_like(x, a)
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
             kernels.shrink(x, a, self.batch_info, out)
-        self._begun = (x, a, out)
+        self._begun = Begun(x, a, out, beside=True)
+
+    def _has(self, x: Tensor, a: Tensor) -> bool:
+        """Whether the products of x with A have been begun."""
+        begun = self._begun
+        return begun is not None and begun.x.data_ptr() == x.data_ptr() and begun.a is a
 
     def run_lora_a_sgemm(self, x: Tensor, weights: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Each row's products with its A, float32, shape [rows, c * rank]."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
+        """Each row's products with its A, float32, shape [rows, parts, c * rank]."""
+        has, begun, self._begun = self._has(x, weights), self._begun, None
+        if begun is not None and begun.beside:
             torch.cuda.current_stream().wait_stream(self._stream)
-            if begun[0].data_ptr() == x.data_ptr() and begun[1] is weights:
-                return begun[2]
+        if begun is not None and has:
+            return begun.products
         out = kernels.shrunk_like(x, weights)
         kernels.shrink(x, weights, self.batch_info, out)
         return out
 
     def run_lora_b_sgemm(self, x: Tensor, weights: Tensor, *_: Any, base_output: Tensor, **__: Any) -> Tensor:
-        """Add each row's product of its B with x to base_output."""
+        """Add each row's product of its B with x to base_output, right away or in the norm that follows."""
+        if weights.data_ptr() in self._for_norm:
+            self._check_none_left()
+            self._left_to_norm = (base_output, Left(x, weights))
+            return base_output
         kernels.expand_(base_output, x, weights, self.batch_info, (weights.shape[-2],))
         return base_output
 
@@ -143,35 +167,63 @@ class PopulationBackend(BaseLoRABackend):
         """Leave the products with this B of gate and up to `activated`, which is then called every time."""
         self._for_activation.add(b.data_ptr())
 
-    def activated(self, gate_up: Tensor) -> Tensor | None:
-        """silu(gate) * up with the adapters' products that were left; None if none were."""
+    def activated(self, gate_up: Tensor, next_a: Tensor | None = None) -> Tensor | None:
+        """silu(gate) * up with the adapters' products that were left; None if none were.
+
+        next_a: A of the projection that reads the result.
+        """
         if self._left is None:
             return None
         base_output, x, a, b = self._left
         if base_output is not gate_up:
             raise RuntimeError(f"an activation did not receive gate and up unchanged; {_REMEDY}")
         self._left = None
-        return kernels.silu_and_mul(gate_up, self.run_lora_a_sgemm(x, a), b, self.batch_info)
+        out, products = kernels.silu_and_mul(gate_up, self.run_lora_a_sgemm(x, a), b, self.batch_info, next_a)
+        self._begin_with(out, next_a, products)
+        return out
+
+    def leave_to_norm(self, b: Tensor) -> None:
+        """Leave the products with this B to `normed`, which is then called every time."""
+        self._for_norm.add(b.data_ptr())
+
+    def normed(
+        self, h: Tensor, residual: Tensor | None, weight: Tensor, eps: float, next_a: Tensor | None
+    ) -> Tensor | None:
+        """RMSNorm of h and the residual, which gets their sum, with the product that was left; None if none.
+
+        next_a: A of the projection that reads the result; with it there is always something to do.
+        """
+        left, self._left_to_norm = self._left_to_norm, None
+        if left is not None and left[0] is not h:
+            raise RuntimeError(f"a norm did not receive a projection's output unchanged; {_REMEDY}")
+        if self.batch_info is None or (left is None and next_a is None) or h.shape[0] == 0:
+            return None
+        out, products = norm_kernels.norm(
+            h, residual, weight, eps, self.batch_info, None if left is None else left[1], next_a
+        )
+        self._begin_with(out, next_a, products)
+        return out
+
+    def _begin_with(self, x: Tensor, a: Tensor | None, products: Tensor | None) -> None:
+        """Keep products that a kernel computed beside its own result, for `run_lora_a_sgemm`."""
+        if a is not None and products is not None:
+            self._begun = Begun(x, a, products, beside=False)
 
     def _check_none_left(self) -> None:
         if self._left is not None:  # a member would be evaluated without its gate and up adapters
             raise RuntimeError(f"no activation took gate and up with their adapters; {_REMEDY}")
+        if self._left_to_norm is not None:
+            raise RuntimeError(f"no norm took a projection's output with its adapters; {_REMEDY}")
 
 
-def begin_before(module: Any) -> None:
-    """Start a wrapped module's A products before its base product."""
+class FusingBackend(PopulationBackend):
+    """See `PopulationBackend.fuses_norms`."""
 
-    def begin(module: Any, arguments: tuple[Any, ...]) -> None:
-        module.lora_backend.begin(arguments[0], module_a(module))
-
-    module.register_forward_pre_hook(begin)
-
-
-def module_a(module: Any) -> Tensor:
-    """A of a wrapped module, [slots, c * rank, in]."""
-    return module.A_buffer_qkv if hasattr(module, "A_buffer_qkv") else module.A_buffer
+    name = FUSING_BACKEND
+    fuses_norms = True
 
 
 def register() -> None:
-    """Register the backend with SGLang, in this process."""
+    """Register the backends with SGLang, in this process."""
     register_lora_backend(BACKEND)(lambda: PopulationBackend)
+    register_lora_backend(FUSING_BACKEND)(lambda: FusingBackend)

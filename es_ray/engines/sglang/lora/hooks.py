@@ -1,29 +1,28 @@
 """Patches to SGLang's LoRA for populations, in the scheduler's process.
 
 Layers without adapters cost nothing: no pool memory, and no kernels in the forward pass. In the others A's
-products begin before the base product, and those of gate and up are added in the activation. A step prepares
-nothing that the last step already did. The hooks cover both SGLang versions (see `compat`); where there is
-nothing to change, each calls SGLang's own function.
+products begin before the base product, and what kernels of the model can do beside their own work is left to
+them (`fusing`). A step prepares nothing that the last step already did. The hooks cover both SGLang versions
+(see `compat`); where there is nothing to change, each calls SGLang's own function.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
-from es_ray.engines.sglang.compat import passes_to_activation
+from es_ray.engines.sglang.lora.modules import begin_before
 
 
 def install(layers: frozenset[int]) -> None:
     """Install the hooks, for adapters in these layers."""
     from sglang.srt.layers.activation import SiluAndMul
+    from sglang.srt.layers.layernorm import RMSNorm
     from sglang.srt.layers.utils.common import get_layer_id
     from sglang.srt.lora.lora_manager import LoRAManager
     from sglang.srt.lora.mem_pool import LoRAMemoryPool
 
-    from es_ray.engines.sglang.lora.backend import PopulationBackend, begin_before
+    from es_ray.engines.sglang.lora.backend import PopulationBackend
+    from es_ray.engines.sglang.lora.fusing import add_in_activation, add_in_norms
 
     def rank_0_in_other_layers(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -49,14 +48,20 @@ def install(layers: frozenset[int]) -> None:
         @functools.wraps(original)
         def update_lora_info(manager: Any) -> None:
             original(manager)
+            adapted: dict[str, Any] = {}
             for layer, modules in enumerate(manager.lora_modules):
                 for name, module in modules.items():
-                    if layer not in layers:
+                    if layer in layers:
+                        adapted[name] = module
+                    else:
                         module.set_lora = False  # 0.5.17 wrapped the module; now it runs as if unwrapped
-                    elif isinstance(manager.lora_backend, PopulationBackend):
-                        begin_before(module)
-                        parent = manager.base_model.get_submodule(name.rpartition(".")[0])
-                        add_in_activation(module, parent, SiluAndMul)
+            if isinstance(manager.lora_backend, PopulationBackend):
+                for name, module in adapted.items():
+                    begin_before(module)
+                    parent = manager.base_model.get_submodule(name.rpartition(".")[0])
+                    add_in_activation(module, parent, SiluAndMul)
+                if manager.lora_backend.fuses_norms:
+                    add_in_norms(manager.base_model, adapted, manager.lora_backend, RMSNorm)
 
         return update_lora_info
 
@@ -84,26 +89,3 @@ def install(layers: frozenset[int]) -> None:
     LoRAManager.update_lora_info = then_prepare_modules(LoRAManager.update_lora_info)
     LoRAManager.prepare_lora_batch = unless_repeated(LoRAManager.prepare_lora_batch)
     LoRAManager.fetch_new_loras = unless_in_pool(LoRAManager.fetch_new_loras)
-
-
-def add_in_activation(module: Any, parent: Any, silu_and_mul: type[Any]) -> None:
-    """Add the adapters' products of a wrapped gate_up_proj in the activation of its parent, an MLP.
-
-    Only if that activation is a `silu_and_mul` and the MLP uses gate and up nowhere else: Falcon-H1's
-    multiplies them in between. Otherwise they are added right away.
-    """
-    activation: Any = getattr(parent, "act_fn", None)
-    if (
-        not getattr(module, "use_gate_up_lora", False)
-        or type(activation) is not silu_and_mul
-        or not passes_to_activation(inspect.getsource(type(parent).forward))
-    ):
-        return
-    backend, original = module.lora_backend, activation.forward
-
-    def forward(gate_up: Tensor) -> Tensor:
-        done: Tensor | None = backend.activated(gate_up)
-        return original(gate_up) if done is None else done
-
-    activation.forward = forward
-    backend.leave_to_activation(module.B_buffer)

@@ -7,7 +7,8 @@ For a row x with adapter slot s, and each of the c projections that a fused modu
 A row costs a dot product for each of A's rows and a scaled add for each of B's columns, whatever the number
 of adapters: nothing is sorted or grouped, and the host needs no data of the batch. A slot below 0 is
 the base model's: nothing is added to such a row. Sums are in float32, in an order that depends on neither the
-batch nor the grid, so a row's result doesn't either. Import this only where Triton is installed.
+batch nor the grid, so a row's result doesn't either. The products A x of a row may be in several parts, one
+from each tile of x, which are added where they are used. Import this only where Triton is installed.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -63,18 +64,34 @@ def _place(tile, N0: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, TILE: tl.
 
 
 @triton.jit
-def _factor(s, scales, slot, row, part, RANK: tl.constexpr, C_RANK: tl.constexpr, R: tl.constexpr):
-    """What B's columns are multiplied by: a row's products with A, times the scale; [R], or a number."""
+def factor_of(
+    s, scales, slot, row, part, RANK: tl.constexpr, C_RANK: tl.constexpr, R: tl.constexpr,
+    PARTS: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """What B's columns are multiplied by: a row's products with A, times the scale; [R], or a number.
+
+    s: [rows, PARTS, C_RANK], whose parts are added; R, P: powers of two, at least RANK and PARTS.
+    """
     scale = tl.load(scales + slot)
+    first = s + row * (PARTS * C_RANK) + part * RANK
     if RANK == 1:
-        return tl.load(s + row * C_RANK + part) * scale
+        if PARTS == 1:
+            return tl.load(first) * scale
+        else:
+            p = tl.arange(0, P)
+            return tl.sum(tl.load(first + p * C_RANK, mask=p < PARTS, other=0.0), axis=0) * scale
     else:
         r = tl.arange(0, R)
-        return tl.load(s + row * C_RANK + part * RANK + r, mask=r < RANK, other=0.0) * scale
+        if PARTS == 1:
+            return tl.load(first + r, mask=r < RANK, other=0.0) * scale
+        else:
+            p = tl.arange(0, P)[None, :]
+            inside = (p < PARTS) & (r[:, None] < RANK)
+            return tl.sum(tl.load(first + p * C_RANK + r[:, None], mask=inside, other=0.0), axis=1) * scale
 
 
 @triton.jit
-def _product(b, n, end, factor, RANK: tl.constexpr, R: tl.constexpr):
+def product_of(b, n, end, factor, RANK: tl.constexpr, R: tl.constexpr):
     """B's columns times their factors at the outputs n below end, float32."""
     if RANK == 1:
         return tl.load(b + n, mask=n < end, other=0.0).to(tl.float32) * factor
@@ -88,49 +105,59 @@ def _product(b, n, end, factor, RANK: tl.constexpr, R: tl.constexpr):
 def _expand_kernel(
     y, s, b, slots, scales, y_stride,
     N0: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, RANK: tl.constexpr, C_RANK: tl.constexpr,
-    R: tl.constexpr, TILE: tl.constexpr,
+    R: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row).to(tl.int64)
     if slot >= 0:
         part, start, end = _place(tl.program_id(1), N0, N1, N2, TILE)
-        factor = _factor(s, scales, slot, row, part, RANK, C_RANK, R)
+        factor = factor_of(s, scales, slot, row, part, RANK, C_RANK, R, PARTS, P)
         n = start + tl.arange(0, TILE)
         at = y + row * y_stride + n
         new = tl.load(at, mask=n < end, other=0.0).to(tl.float32)
-        new += _product(b + slot * ((N0 + N1 + N2) * RANK), n, end, factor, RANK, R)
+        new += product_of(b + slot * ((N0 + N1 + N2) * RANK), n, end, factor, RANK, R)
         tl.store(at, new.to(y.dtype.element_ty), mask=n < end)
 
 
 @triton.jit
 def _silu_and_mul_kernel(
-    out, y, s, b, slots, scales, y_stride,
+    out, y, s, b, slots, scales, y_stride, dots, a,
     N: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr,
+    NEXT_RANK: tl.constexpr, NEXT_R: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
-    n = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    n = tile * TILE + tl.arange(0, TILE)
     gate = tl.load(y + row * y_stride + n, mask=n < N, other=0.0).to(tl.float32)
     up = tl.load(y + row * y_stride + N + n, mask=n < N, other=0.0).to(tl.float32)
     if slot >= 0:
         b_gate = b + slot * (2 * N * RANK)
-        gate += _product(b_gate, n, N, _factor(s, scales, slot, row, 0, RANK, 2 * RANK, R), RANK, R)
+        gate += product_of(b_gate, n, N, factor_of(s, scales, slot, row, 0, RANK, 2 * RANK, R, 1, 1), RANK, R)
         b_up = b_gate + N * RANK
-        up += _product(b_up, n, N, _factor(s, scales, slot, row, 1, RANK, 2 * RANK, R), RANK, R)
-    new = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(out + row * N + n, new.to(out.dtype.element_ty), mask=n < N)
+        up += product_of(b_up, n, N, factor_of(s, scales, slot, row, 1, RANK, 2 * RANK, R, 1, 1), RANK, R)
+    new = (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty)
+    tl.store(out + row * N + n, new, mask=n < N)
+    if NEXT_RANK > 0:
+        r = tl.arange(0, NEXT_R)
+        found = tl.zeros([NEXT_R], dtype=tl.float32)
+        if slot >= 0:
+            inside = (n[None, :] < N) & (r[:, None] < NEXT_RANK)
+            factors = tl.load(a + (slot * NEXT_RANK + r[:, None]) * N + n[None, :], mask=inside, other=0.0)
+            found = tl.sum(factors.to(tl.float32) * new.to(tl.float32)[None, :], axis=1)
+        part = row * tl.num_programs(1) + tile
+        tl.store(dots + part * NEXT_RANK + r, found, mask=r < NEXT_RANK)
 
 
-def shrunk_like(x: Tensor, a: Tensor) -> Tensor:
-    """An empty tensor for `shrink` to fill."""
-    return torch.empty(x.shape[0], a.shape[1], dtype=torch.float32, device=x.device)
+def shrunk_like(x: Tensor, a: Tensor, parts: int = 1) -> Tensor:
+    """An empty tensor for rows' products with A, float32, [rows, parts, c * rank]; `shrink` has one part."""
+    return torch.empty(x.shape[0], parts, a.shape[1], dtype=torch.float32, device=x.device)
 
 
 def shrink(x: Tensor, a: Tensor, rows: Rows, out: Tensor) -> None:
     """Write each row's products with its adapter's A to out; zeros for the base model.
 
     x: [rows, in], rows apart by any stride; a: [slots, c * rank, in], contiguous; out: float32,
-    [rows, c * rank].
+    [rows, 1, c * rank].
     """
     _, c_rank, width = a.shape
     # measured (benchmarks/NOTES.md): fewer rows of A in a program read x more often, more leave processors
@@ -145,9 +172,9 @@ def shrink(x: Tensor, a: Tensor, rows: Rows, out: Tensor) -> None:
 def expand_(y: Tensor, s: Tensor, b: Tensor, rows: Rows, outputs: tuple[int, ...]) -> None:
     """Add each row's scaled product of its adapter's B with s to y, in place.
 
-    y: [rows, out], rows apart by any stride; s: float32, [rows, c * rank]; b: [slots, out, rank], contiguous;
-    outputs: the sizes of the c projections, which follow each other in out. Raises ValueError for more than
-    three.
+    y: [rows, out], rows apart by any stride; s: float32, [rows, parts, c * rank]; b: [slots, out, rank],
+    contiguous; outputs: the sizes of the c projections, which follow each other in out. Raises ValueError for
+    more than three.
     """
     if len(outputs) > 3:
         raise ValueError(f"{len(outputs)} projections on one input: three at most")
@@ -157,24 +184,32 @@ def expand_(y: Tensor, s: Tensor, b: Tensor, rows: Rows, outputs: tuple[int, ...
     n0, n1, n2 = (*outputs, 0, 0)[:3]
     _expand_kernel[y.shape[0], sum(triton.cdiv(size, tile) for size in outputs)](
         y, s, b, rows.slots, rows.scales, y.stride(0),
-        N0=n0, N1=n1, N2=n2, RANK=rank, C_RANK=s.shape[1], R=r, TILE=tile, num_warps=4,
+        N0=n0, N1=n1, N2=n2, RANK=rank, C_RANK=s.shape[2], R=r, TILE=tile,
+        PARTS=s.shape[1], P=triton.next_power_of_2(s.shape[1]), num_warps=4,
     )  # fmt: skip
 
 
-def silu_and_mul(y: Tensor, s: Tensor, b: Tensor, rows: Rows) -> Tensor:
+def silu_and_mul(
+    y: Tensor, s: Tensor, b: Tensor, rows: Rows, a: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """The activation of gate and up with their adapters' products: silu(gate + ...) * (up + ...), [rows, n].
 
     y: the base products, [rows, 2 * n], rows apart by any stride, left as they are; s: float32,
-    [rows, 2 * rank]; b: [slots, 2 * n, rank], contiguous. One pass over y, instead of one to add and one for
-    the activation; the sums are not rounded in between. SGLang's own activation, with another exponential,
-    may give a row of the base model another last bit.
+    [rows, 1, 2 * rank]; b: [slots, 2 * n, rank], contiguous; a: A of the projection that reads the result,
+    [slots, rank, n], whose products come as well, in as many parts as there are tiles. One pass over y,
+    instead of one to add, one for the activation and one for A; the sums are not rounded in between. SGLang's
+    own activation, with another exponential, may give a row of the base model another last bit.
     """
     size, rank = y.shape[1] // 2, b.shape[-1]
     out = torch.empty(y.shape[0], size, dtype=y.dtype, device=y.device)
     r = triton.next_power_of_2(rank)
     tile = max(1024 // r, 128)
-    _silu_and_mul_kernel[y.shape[0], triton.cdiv(size, tile)](
-        out, y, s, b, rows.slots, rows.scales, y.stride(0),
-        N=size, RANK=rank, R=r, TILE=tile, num_warps=4,
+    tiles = triton.cdiv(size, tile)
+    next_rank = 0 if a is None else a.shape[1]
+    dots = None if a is None else shrunk_like(y, a, tiles)
+    _silu_and_mul_kernel[y.shape[0], tiles](
+        out, y, s, b, rows.slots, rows.scales, y.stride(0), dots, a,
+        N=size, RANK=rank, R=r, TILE=tile,
+        NEXT_RANK=next_rank, NEXT_R=triton.next_power_of_2(max(next_rank, 1)), num_warps=4,
     )  # fmt: skip
-    return out
+    return out, dots
