@@ -13,9 +13,9 @@ ROWS: Final = 512
 """Most rows that run at once, unless engine.sglang.max_running_requests is set; the others wait."""
 
 BACKEND: Final = "es_ray"
-FUSING_BACKEND: Final = "es_ray_fused"
-"""The same with norms that do a part of the adapters' products; until it has run on a GPU, not the default."""
 """The name of es-ray's own LoRA backend; engine.sglang.lora_backend may name another."""
+FUSING_BACKEND: Final = "es_ray_fused"
+"""The same, with norms that do a part of the adapters' products; not the default until a GPU has run it."""
 
 OURS: Final[dict[str, str]] = {
     "model_path": "model.path",
