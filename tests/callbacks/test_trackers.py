@@ -288,6 +288,7 @@ def test_a_tracker_that_cannot_reach_its_server_is_a_warning(tmp_path):
     assert "0" * 40 not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_though_its_tracker_has_lost_its_server(tmp_path):
     config, run = tmp_path / "config.yaml", tmp_path / "run"
     online = load(sets=["tracking.wandb={project: tiny, mode: online}", "task.max_new_tokens=4"])

@@ -66,6 +66,7 @@ def clusters(copied) -> Path:
     return recorded_as(copied, engine=engine, cluster={"workers": 4, "address": "auto"})
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_bytes_of_none(finished, cli):
     local, shared = (cli("evaluate", finished.path, "--json", *more) for more in ((), ("--workers", 2)))
     assert (local.code, shared.code) == (0, 0), local.err + shared.err

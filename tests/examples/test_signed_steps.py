@@ -52,6 +52,7 @@ def test_it_resumes_to_the_same_bytes_and_replays_what_was_pruned(run, tmp_path)
     assert ours["metrics.jsonl"] == theirs["metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_the_same_bytes_with_ray_workers(run, tmp_path):
     """Workers do not need the rule's file: the driver takes the step."""
     in_process("run", *OPTIONS[1:], "--workers", 1, "--generations", 2, "--output", tmp_path / "ray")

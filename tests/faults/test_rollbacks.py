@@ -2,6 +2,8 @@
 
 import shutil
 
+import pytest
+
 from es_ray.runs.run_dir import RunDir
 from tests.faults.conftest import undisturbed
 from tests.short_runs import json_lines
@@ -16,6 +18,7 @@ ROLLBACKS = (
 )  # fmt: skip
 
 
+@pytest.mark.faults
 def test_a_kill_around_a_rollback_is_survived(drivers, settings, tmp_path):
     options = (*settings, *ROLLBACKS)
     (tmp_path / "undisturbed").mkdir()

@@ -93,6 +93,7 @@ def test_workers_without_a_shard_are_named_with_the_setting_that_shares(populati
     assert said is None if words is None else words in said
 
 
+@pytest.mark.slow
 def test_a_run_with_an_idle_worker_says_so_once(cluster, tmp_path, cli):
     arguments = (*SETTINGS, "--generations", 2, "--set", "engine.shard=20", "--output", tmp_path / "run")
     ended = cli("run", "--workers", 2, *arguments)

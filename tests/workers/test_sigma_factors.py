@@ -70,7 +70,7 @@ def test_a_factor_gives_the_member_of_that_sigma(local):
     assert len({*kls, 0.0}) == 4
 
 
-@pytest.mark.parametrize("kill", [False, True])
+@pytest.mark.parametrize("kill", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_workers_give_the_same_bytes(local, cluster, tmp_path, kill):
     outcomes, kls, _ = evaluated(tmp_path, 2, kill)
     assert answers(outcomes) == answers(local[0])

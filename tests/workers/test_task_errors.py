@@ -137,7 +137,7 @@ NO_SCORE = {
     ("failing", "workers"),
     [
         *((failing, 0) for failing in NO_SCORE),
-        ("return Score(0.5, {'correct': None})", 1),
+        pytest.param("return Score(0.5, {'correct': None})", 1, marks=pytest.mark.slow),
         pytest.param("return 'high'", 2, marks=pytest.mark.slow),
         pytest.param("return Score('high')", 2, marks=pytest.mark.slow),
     ],

@@ -73,6 +73,7 @@ def test_a_replaced_worker_imports_the_copy_when_the_files_are_gone(cluster, tmp
     assert versions(run, "version") == [1.0] * 4
 
 
+@pytest.mark.slow
 def test_two_runs_with_a_changed_file_do_not_mix(cluster, tmp_path):
     for version in (1, 2):
         folder = written(tmp_path / "mine", version)

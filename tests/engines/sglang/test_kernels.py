@@ -14,8 +14,10 @@ SLOTS = [3, -1, 0, 4, 3, -1, 2]
 
 
 @pytest.mark.parametrize("outputs", [PLAIN, GATE_UP, QKV])
-@pytest.mark.parametrize("rank", [1, 2, 3, 8, 16])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rank", "dtype"),
+    [(1, torch.float16), (1, torch.bfloat16), (2, torch.float16), (3, torch.bfloat16), (8, torch.float16)],
+)
 def test_products_are_those_of_float64(rank, outputs, dtype):
     given = case(rank, outputs, 100, SLOTS, 5, dtype)
     out, middle = computed(kernels, *given, outputs)
@@ -25,7 +27,7 @@ def test_products_are_those_of_float64(rank, outputs, dtype):
     assert ((out.double() - right).abs() <= right.abs() * torch.finfo(dtype).eps + 1e-4).all()
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize("rank", [1, 3, 8])
 @pytest.mark.parametrize(
     ("dtype", "size"), [(torch.float16, 24), (torch.bfloat16, 24), (torch.float16, 1300)]
 )
@@ -47,7 +49,7 @@ def test_gate_and_up_are_added_in_the_activation(rank, dtype, size):
         assert torch.equal(alone[0], found[row])
 
 
-@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("size", [24, 1300])
 def test_the_activation_multiplies_with_the_next_a(rank, size):
     x, y, a, b, rows = case(rank, (size, size), 100, SLOTS, 5, torch.bfloat16)

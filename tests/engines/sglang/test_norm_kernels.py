@@ -33,8 +33,7 @@ def near(found, right, dtype, more=1.0):
 
 
 @pytest.mark.parametrize("size", [40, 300])
-@pytest.mark.parametrize("rank", [1, 2, 3, 8])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("rank", "dtype"), [(1, torch.bfloat16), (2, torch.float16), (3, torch.bfloat16)])
 @pytest.mark.parametrize("has_residual", [True, False])
 def test_the_norm_is_that_of_float64(rank, size, dtype, has_residual):
     products, left, residual, weight, next_a = given(rank, size, dtype)
