@@ -32,46 +32,44 @@ class AdaptedWeight(NamedTuple):
     rows: Tensor | None = None
 
 
+class MatrixUpdate(NamedTuple):
+    """What an update does to a matrix: `change`, D, in float32, gets it added; serve: W becomes W_0 + D.
+
+    base: W_0, as much of it as `part` is; scaling: of B A.
+    """
+
+    part: AdaptedWeight
+    base: Tensor
+    change: Tensor
+    update: Update
+    perturbation: Perturbation
+    scaling: float
+    serve: bool
+
+
 class Updates(Protocol):
     """How an update is added to a matrix."""
 
-    def add(
-        self,
-        part: AdaptedWeight,
-        change: Tensor,
-        base: Tensor,
-        update: Update,
-        perturbation: Perturbation,
-        scaling: float,
-        serve: bool,
-    ) -> None:
-        """Add an update to `change`, D, in float32; serve: then make part.weight `base`, W_0, plus D."""
+    def add(self, one: MatrixUpdate) -> None:
+        """Add an update to one.change; if one.serve, then make one.part.weight one.base plus that."""
 
 
 class TorchUpdates:
     """With the noise of `es_ray.evolution`, by products of torch."""
 
-    def add(
-        self,
-        part: AdaptedWeight,
-        change: Tensor,
-        base: Tensor,
-        update: Update,
-        perturbation: Perturbation,
-        scaling: float,
-        serve: bool,
-    ) -> None:
+    def add(self, one: MatrixUpdate) -> None:
         """See Updates."""
-        a, weights = numpy_factors(update, perturbation, part.a)
-        b, _ = numpy_factors(update, perturbation, part.b)
+        part, change, update = one.part, one.change, one.update
+        a, weights = numpy_factors(update, one.perturbation, part.a)
+        b, _ = numpy_factors(update, one.perturbation, part.b)
         if part.columns is not None:
             a = a[:, :, part.columns.cpu()]
         if part.rows is not None:
             b = b[:, part.rows.cpu()]
         device = change.device
-        add_products(change, a.to(device), b.to(device), (scaling * weights).to(device), update.kept)
-        if serve:
-            torch.add(base, change, out=part.weight)  # in float32, and no temporary
+        add_products(change, a.to(device), b.to(device), (one.scaling * weights).to(device), update.kept)
+        if one.serve:
+            torch.add(one.base, change, out=part.weight)  # in float32, and no temporary
 
 
 class MergedWeights:
@@ -107,7 +105,9 @@ class MergedWeights:
     def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
         """Add an update to D; serve: then serve W_0 + D."""
         for part, base, change in zip(self._weights, self._base, self._changes, strict=True):
-            self._updates.add(part, change, base, update, perturbation, self._scaling, serve)
+            self._updates.add(
+                MatrixUpdate(part, base, change, update, perturbation, self._scaling, serve)
+            )
 
     @torch.inference_mode()
     def write(self, base: bool) -> None:
