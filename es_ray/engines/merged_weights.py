@@ -14,6 +14,7 @@ from torch import Tensor
 
 from es_ray.evolution.merged import Update
 from es_ray.evolution.perturbation import Perturbation
+from es_ray.lora.checkpoints import Checkpoint
 from es_ray.lora.layout import LoraTensor
 from es_ray.lora.merged_changes import add_products, numpy_factors
 
@@ -102,12 +103,40 @@ class MergedWeights:
             change.zero_()
 
     @torch.inference_mode()
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Set D to a checkpoint's, as much of it as is here; raises DamagedChanges, with D half done."""
+        if not self._base:
+            self.reserve()
+        for number, (part, change) in enumerate(zip(self._weights, self._changes, strict=True)):
+            whole = torch.from_numpy(checkpoint.matrix(number))
+            if part.rows is not None:
+                whole = whole[part.rows.cpu()]
+            if part.columns is not None:
+                whole = whole[:, part.columns.cpu()]
+            change.copy_(whole)
+
+    def change(self, number: int) -> Tensor:
+        """D of a matrix, as much of it as is here, float32, on its device; not to be changed."""
+        return self._changes[number]
+
+    def whole_change(self, number: int) -> NDArray[np.float32]:
+        """D of a matrix all of which is here, shape [out, in]."""
+        return self._changes[number].to("cpu", copy=True).numpy()
+
+    def place(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which rows and which columns of a whole matrix are here."""
+        part = self._weights[number]
+        rows, columns = (
+            np.arange(size) if some is None else some.cpu().numpy()
+            for size, some in ((part.b.shape[0], part.rows), (part.a.shape[1], part.columns))
+        )
+        return rows, columns
+
+    @torch.inference_mode()
     def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
         """Add an update to D; serve: then serve W_0 + D."""
         for part, base, change in zip(self._weights, self._base, self._changes, strict=True):
-            self._updates.add(
-                MatrixUpdate(part, base, change, update, perturbation, self._scaling, serve)
-            )
+            self._updates.add(MatrixUpdate(part, base, change, update, perturbation, self._scaling, serve))
 
     @torch.inference_mode()
     def write(self, base: bool) -> None:

@@ -1,10 +1,10 @@
 """Writes each generation in a thread, while the next one is evaluated."""
 
-import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ class GenerationRecord:
     """All that is known of a finished generation.
 
     before, after: the state before its update and after it; metrics: its line, except for `record`; last:
-    whether the run ends with it; guard: as for `write_state`; selected: for selected.json.
+    whether the run ends with it; guard: as for `write_state`; selected: for selected.json; folder: its
+    `RunDir.unfinished`, if something is in it already.
     """
 
     generation: int
@@ -40,6 +41,7 @@ class GenerationRecord:
     last: bool
     guard: Mapping[str, Any] | None = None
     selected: Mapping[str, Any] | None = None
+    folder: Path | None = None
 
     @property
     def base(self) -> dict[str, dict[str, Any]] | None:
@@ -104,10 +106,7 @@ class Recorder:
     def _write(self, record: GenerationRecord) -> None:
         started = time.perf_counter()
         generation = record.generation
-        tmp = self._run.generation(generation).with_name(f".{generation:04d}")
-        if tmp.exists():
-            shutil.rmtree(tmp)
-        tmp.mkdir()
+        tmp = record.folder or self._run.unfinished(generation)
         lines = record.outcomes.lines(
             record.advantages,
             metrics=not self._old_form,

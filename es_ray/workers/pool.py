@@ -181,6 +181,15 @@ class Pool(ABC):
         found: float = self._map((centre, perturbation), calls, lambda call: None, lambda rows: None)[0]
         return found
 
+    def change(
+        self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
+    ) -> tuple[NDArray[np.float32], int | None]:
+        """Of a merged centre, from one of the workers: see `Engine.change`, and the weights' checksum."""
+        calls = [Call("change", [number], "a checkpoint")]
+        found: tuple[NDArray[np.float32], int | None]
+        (found,) = self._map((centre, perturbation), calls, lambda call: None, lambda rows: None)
+        return found
+
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]
     ) -> Vector:

@@ -137,6 +137,12 @@ class Worker:
         """`Engine.drift`."""
         return self._engine.drift(centre, perturbation)
 
+    def change(
+        self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
+    ) -> tuple[NDArray[np.float32], int | None]:
+        """`Engine.change`, and the checksum of the centre's weights."""
+        return self._engine.change(centre, perturbation, number), self._engine.checksum()
+
     @property
     def _rows_at_once(self) -> int:
         size = self._experiment.config.engine.rows

@@ -1,6 +1,7 @@
 """Form merged in the scheduler's processes, through real shared memory, against sums in float64."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from es_ray.errors import RunError
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.evolution.schedules import Schedule
+from es_ray.lora.changes_file import write_changes
+from es_ray.lora.checkpoints import CHANGES, Checkpoints, description
 from tests.engines.sglang.fake_sglang import LAYOUT, WEIGHTS, FakeEngine
 from tests.engines.sglang.test_engine import PROMPTS, sglang_engine
 from tests.engines.sglang.test_pool_layout import FULL, tp_slice
@@ -163,6 +166,51 @@ def test_an_update_that_fails_is_not_taken_for_done(scheduler):
         except RunError as error:
             assert "merged: MemoryError: no more" in str(error)
     assert_same(served(engine), sliced(wanted(history(3), perturbation), len(engine.managers)), 1e-6)
+
+
+def checkpoint_after(centre: MergedCentre, generations: int, folder: Path) -> Path:
+    """Written from the ranks' parts."""
+    path, updates = folder / f"{generations:04d}" / CHANGES, history(generations)
+    path.parent.mkdir()
+    matrices = (centre.change(updates, fresh(), number) for number in range(len(MERGED.modules)))
+    write_changes(path, MERGED, matrices, description(updates, fresh(), MERGED))
+    return path
+
+
+def test_ranks_parts_are_put_together(scheduler):
+    weights, _, _ = scheduler
+    centre, updates = MergedCentre(weights), history(4)
+    right = wanted(updates, fresh())
+    for pieces in (MERGED.size, 7):
+        weights._client.reply = pieces  # entries in a reply
+        for number, module in enumerate(MERGED.modules):
+            change = right[module.name] - WEIGHTS[module.name].double().numpy()
+            found = centre.change(updates, fresh(), number)
+            assert found.dtype == np.float32 and found.shape == change.shape
+            assert np.abs(found - change).max() <= 1e-5 * np.abs(change).max()
+
+
+@pytest.mark.parametrize("damaged", ["", "torn", "edited"])
+def test_each_rank_reads_its_part_of_a_checkpoint(scheduler, damaged, tmp_path, caplog):
+    """From there on, or around a damaged one, the bits of a replay from the beginning."""
+    weights, engine, _ = scheduler
+    straight, last = MergedCentre(weights), history(6)
+    path = checkpoint_after(straight, 4, tmp_path)
+    straight.show(last, fresh())
+    found, checksum = served(engine), straight.checksum()
+    content = bytearray(path.read_bytes())
+    content[-10] ^= damaged == "edited"
+    path.write_bytes(content[:-1] if damaged == "torn" else content)
+    straight.show(history(1) + 1, fresh())  # away from there
+    replayed = MergedCentre(weights, Checkpoints(tmp_path, MERGED))
+    calls = len(engine.calls)
+    replayed.show(last, fresh())
+    assert replayed.checksum() == checksum
+    assert_same(served(engine), found, 0.0)
+    # load and two updates, or, after a try to load it if its header is whole, the beginning and five
+    assert len(engine.calls) - calls == {"": 3, "torn": 6, "edited": 7}[damaged] + 1
+    said = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(said) == bool(damaged) and all(str(path) in line for line in said)
 
 
 def test_members_are_fresh_noise_beside_the_centres_weights(monkeypatch, tmp_path):
