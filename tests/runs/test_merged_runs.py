@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from es_ray.engines.base import CENTRE, Variant
+from es_ray.engines.merged_weights import MergedWeights
+from es_ray.lora.checkpoints import CHANGES
 from es_ray.runs.run_dir import RunDir
 from tests import plain_peft
 from tests.merged_reference import Reference
@@ -24,6 +28,7 @@ SETTINGS = (
     "--set", "evolution.weight_decay=0.02",
     "--set", "evaluation.kl_every=2", "--set", "engine.shard=2", "--set", "engine.threads=1",
     "--set", "task.batch=3", "--set", "task.max_new_tokens=8", "--set", "evolution.shaping=centered-rank",
+    "--set", "output.checkpoint_every=2",
 )  # fmt: skip
 
 
@@ -58,8 +63,22 @@ def reference(run: Path, generations: int) -> Reference:
 def test_a_generation_leaves_advantages_and_no_adapter(run):
     for generation in range(GENERATIONS):
         names = {path.name for path in folder(run, generation).iterdir()}
-        assert names == {"DONE", "population.jsonl", "state.json"}
-    assert sum(file.stat().st_size for file in (run / "generations").rglob("*")) < 100_000
+        checkpoint = {CHANGES} if generation in (2, 4) else set()
+        assert names == {"DONE", "population.jsonl", "state.json"} | checkpoint
+    assert sum(f.stat().st_size for f in (run / "generations").rglob("*") if f.name != CHANGES) < 100_000
+
+
+def test_a_checkpoint_is_the_references_change_of_the_centre_that_a_generation_starts_from(run):
+    base = reference(run, 0).weights()
+    for generation in (2, 4):
+        found = load_file(folder(run, generation) / CHANGES)
+        weights = reference(run, generation).weights()
+        assert found.keys() == weights.keys()
+        for name, change in found.items():
+            wanted = weights[name] - base[name]
+            assert change.dtype == np.float32
+            assert np.abs(change - wanted).max() <= 1e-5 * np.abs(wanted).max() > 0
+    subprocess.run(["sha256sum", "-c", "--quiet", "DONE"], cwd=folder(run, 4), check=True)
 
 
 def test_members_and_centres_answered_as_plain_models(run):
@@ -129,6 +148,49 @@ def test_a_killed_run_resumes_to_the_same_bytes(options, run, tmp_path):
     assert evolved(tmp_path / "run") == evolved(run)
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_resumes_from_a_checkpoint_or_around_a_damaged_one_to_the_same_bytes(
+    run, damaged, tmp_path, cli
+):
+    """After generation 4, in the middle of 5, of which an unfinished folder is left."""
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    (folder(path, 5) / "DONE").unlink()
+    folder(path, 5).rename(path / "generations/.0005")
+    torn = folder(path, 4) / CHANGES
+    if damaged:
+        torn.write_bytes(torn.read_bytes()[:-5])
+    ended = cli("run", "--resume", "--output", path)
+    assert ended.code == 0, ended.err
+    said = " ".join((ended.out + ended.err).split())
+    assert (f"{torn}: torn or edited" in said) == damaged
+    used = folder(path, 2 if damaged else 4) / CHANGES
+    assert f"{used}: the weights after {2 if damaged else 4} generations" in said
+    both = [evolved(each) for each in (path, run)]
+    if damaged:
+        for each in both:
+            del each[f"generations/0004/{CHANGES}"]
+    assert both[0] == both[1]
+
+
+def test_pruning_keeps_the_checkpoints_that_a_replay_of_what_matters_starts_from(run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    lines = json_lines(path / "metrics.jsonl")
+    best = max(range(GENERATIONS), key=lambda g: lines[g]["best_above_mean"])
+    there = {0, 1, 3, 4, 5}
+    for keep, selected in ((3, 2), (1, 2), (1, 1), (1, 0), (1, -1)):
+        for generation in range(GENERATIONS):
+            (folder(path, generation) / CHANGES).unlink(missing_ok=True)
+            if generation in there:
+                (folder(path, generation) / CHANGES).touch()
+        (path / "selected.json").write_text(json.dumps({"generation": selected}))
+        RunDir.open(path).prune(keep, states=True)
+        kept = {g for g in there if (folder(path, g) / CHANGES).exists()}
+        starts = {max(g for g in there if g <= start) for start in (best, selected + 1)}
+        assert kept == {4, 5} | starts | ({3} if keep == 3 else set())
+
+
 DAMAGED = '''\
 import os
 from dataclasses import replace
@@ -192,9 +254,12 @@ def test_a_rollback_goes_back_to_earlier_weights(options, tmp_path):
     assert times >= 2 and lines[1]["drift"] > lines[2]["drift"] == 0
 
 
-def test_evaluate_replays_any_generation(run, cli):
+def test_evaluate_replays_any_generation(run, cli, monkeypatch):
+    load, loaded = MergedWeights.load, []
+    monkeypatch.setattr(MergedWeights, "load", lambda *them: loaded.append(them[1].path) or load(*them))
     ended = cli("evaluate", run, "--generation", 2, "--split", "train", "--json")
     assert ended.code == 0, ended.err
+    assert folder(run, 2) / CHANGES in loaded
     statistics = json.loads(ended.out)["statistics"]
     assert statistics["centre"]["kl_forward"]["mean"] > 0 and "kl" not in statistics["centre"]
     later = json.loads((run / "metrics.jsonl").read_text().splitlines()[3])
@@ -209,6 +274,7 @@ def test_evaluate_replays_any_generation(run, cli):
         ("evolution.optimizer=momentum", "evolution.optimizer: momentum"),
         ("evolution.update_scale=absolute", "evolution.update_scale: absolute"),
         ("lora.alpha=4", "lora.alpha: 4 has no effect on lora.form merged"),
+        ("output.checkpoint_every=0", "output.checkpoint_every: 0 is not allowed: input should be greater"),
         ("init.std=0.1", "init.std: 0.1 has no effect on lora.form merged"),
     ],
 )
