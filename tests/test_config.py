@@ -441,7 +441,7 @@ def test_checkpoints_are_refused_for_forms_without_them(tmp_path):
         load(file)
     with pytest.raises(UserError, match=words):
         load(sets=["lora.form=b", "output.checkpoint_every=10"])
-    assert load(file, sets=["lora.form=merged"]).output.checkpoint_every == 10
+    assert load(file, sets=["lora.form=merged", "evolution.update_scale=sigma"]).output.checkpoint_every == 10
     assert load(sets=["lora.form=b", "output.checkpoint_every=null"]).output.checkpoint_every is None
 
 
