@@ -214,7 +214,7 @@ def step(
     if generation == 0:
         candidates.append(Candidate(BASE, splits))
     theta, batch = state[THETA], experiment.batch(generation)
-    kl = None if watch is None else watch.kl_prompts(generation, batch)
+    kl = None if watch is None else watch.kl_prompts(pool, generation, batch)
 
     def evaluate() -> Outcomes:
         return pool.evaluate(
@@ -260,7 +260,8 @@ def step(
     if watch is None:
         return record
     guard, last = watch.guard.record(metrics.get("rollback")), last or watch.guard.stops
-    return replace(record, guard=guard, selected=watch.guard.selected, last=last)
+    samples = watch.base_samples.made if generation == 0 else None
+    return replace(record, guard=guard, selected=watch.guard.selected, last=last, base_samples=samples)
 
 
 def next_state(

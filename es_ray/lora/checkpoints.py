@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -85,5 +86,10 @@ class Checkpoints:
 
 
 def warn_of(error: DamagedChanges) -> None:
-    """Say which checkpoint is of no use."""
-    log.warning("%s; the updates are added again without it", error)
+    """Say which checkpoint is of no use, once in this process."""
+    _warn(str(error))
+
+
+@cache
+def _warn(found: str) -> None:
+    log.warning("%s; the updates are added again without it", found)

@@ -15,6 +15,7 @@ from safetensors.numpy import load, save_file
 
 from es_ray.config.format import FORMAT, checked_format
 from es_ray.errors import RunError, UserError
+from es_ray.evaluation.base_samples import BaseSample, of_lines
 from es_ray.evolution.strategy import THETA, State
 from es_ray.lora.checkpoints import CHANGES
 from es_ray.runs.atomic_io import sync, sync_tree, write_json, write_text
@@ -24,6 +25,7 @@ COMPRESSED = f"{POPULATION}.gz"
 COMPRESS_ABOVE = 1 << 20
 """Bytes of population.jsonl above which it is written compressed, as population.jsonl.gz."""
 ADAPTER, BEST = "adapter", "best"
+BASE_SAMPLES = "base_samples.jsonl"
 DROPPABLE = (ADAPTER, BEST, STATE, CHANGES)
 """What `output.keep` may drop: all of it can be rebuilt from the rest."""
 
@@ -125,6 +127,10 @@ class GenerationFolder:
     def base(self) -> dict[str, Any] | None:
         """The base model's reward and metrics by split, where the generation measured them."""
         return self._description["base"]
+
+    def base_samples(self) -> list[BaseSample] | None:
+        """The base model's samples by which `kl_forward` is measured; None where they were not made."""
+        return of_lines(self._read(BASE_SAMPLES)) if BASE_SAMPLES in self._sums else None
 
     @property
     def guard_reference(self) -> dict[str, Any] | None:

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
-from es_ray.engines.base import CENTRE, Variant
+from es_ray.engines.base import BASE, CENTRE, Variant
 from es_ray.engines.merged_weights import MergedWeights
+from es_ray.experiment import Experiment
 from es_ray.lora.checkpoints import CHANGES
 from es_ray.runs.run_dir import RunDir
+from es_ray.workers.worker import Worker
 from tests import plain_peft
 from tests.merged_reference import Reference
 from tests.short_runs import command, es_ray, evolved, in_process, json_lines
@@ -63,8 +66,8 @@ def reference(run: Path, generations: int) -> Reference:
 def test_a_generation_leaves_advantages_and_no_adapter(run):
     for generation in range(GENERATIONS):
         names = {path.name for path in folder(run, generation).iterdir()}
-        checkpoint = {CHANGES} if generation in (2, 4) else set()
-        assert names == {"DONE", "population.jsonl", "state.json"} | checkpoint
+        more = {0: {"base_samples.jsonl"}, 2: {CHANGES}, 4: {CHANGES}}.get(generation, set())
+        assert names == {"DONE", "population.jsonl", "state.json"} | more
     assert sum(f.stat().st_size for f in (run / "generations").rglob("*") if f.name != CHANGES) < 100_000
 
 
@@ -83,8 +86,6 @@ def test_a_checkpoint_is_the_references_change_of_the_centre_that_a_generation_s
 
 def test_members_and_centres_answered_as_plain_models(run):
     """Every recorded completion of two generations, token by token."""
-    from es_ray.experiment import Experiment
-
     experiment = Experiment(RunDir.open(run).config())
     stop = sorted(experiment.source.stop_ids())
     assert stop == STOP_IDS
@@ -112,9 +113,54 @@ def test_drift_and_kl_are_recorded(run):
     assert all(line["update_norm"] > 0 for line in lines)
 
 
-def test_the_last_centre_is_the_references(run):
-    from es_ray.experiment import Experiment
+def log_probs(model, sample: dict) -> np.ndarray:
+    """Of the tokens of a recorded sample, in float64."""
+    ids, start = torch.tensor([[*sample["prompt_ids"], *sample["token_ids"]]]), len(sample["prompt_ids"])
+    with torch.no_grad():
+        found = model.double()(ids).logits[0, start - 1 : -1].log_softmax(-1)
+    return found.gather(-1, ids[0, start:, None])[:, 0].numpy()
 
+
+def test_the_kl_is_that_of_the_recorded_samples_in_float64(run):
+    """Of the prompts of generation 0, by the base model's own seeds, in each measurement."""
+    experiment = Experiment(RunDir.open(run).config())
+    samples = json_lines(folder(run, 0) / "base_samples.jsonl")
+    batch = experiment.batch(0)
+    wanted = [list(experiment.token_ids(batch.examples["train"][n])) for n in batch.numbers["train"]]
+    assert [sample["prompt_ids"] for sample in samples] == wanted
+    base = [log_probs(reference(run, 0).model(Variant(BASE)), sample) for sample in samples]
+    for sample, exact in zip(samples, base, strict=True):
+        assert np.abs(sample["log_probs"] - exact).max() < 2e-4
+    lines = json_lines(run / "metrics.jsonl")
+    for generation in (2, 4):
+        centre = [log_probs(reference(run, generation).model(Variant(CENTRE)), sample) for sample in samples]
+        log_rho = np.concatenate(centre) - np.concatenate(base)
+        kl = np.mean(np.exp(log_rho) - 1 - log_rho)
+        assert lines[generation]["kl_forward"] == pytest.approx(kl, rel=1e-3) and kl > 1e-4
+
+
+def test_a_resumed_run_reads_its_samples_and_makes_damaged_ones_again(run, tmp_path, cli, monkeypatch):
+    made, sample = [], Worker.base_samples
+    monkeypatch.setattr(Worker, "base_samples", lambda *them: made.append(them) or sample(*them))
+    for damaged in (False, True):
+        path = tmp_path / f"run{damaged}"
+        shutil.copytree(run, path)
+        for generation in (4, 5):
+            shutil.rmtree(folder(path, generation))
+        file = folder(path, 0) / "base_samples.jsonl"
+        if damaged:
+            file.write_bytes(file.read_bytes()[:-9])
+        ended = cli("run", "--resume", "--output", path)
+        assert ended.code == 0, ended.err
+        assert (f"{file}: torn or edited" in " ".join((ended.out + ended.err).split())) == damaged
+        assert len(made) == damaged
+        kls = [
+            [line.get("kl_forward") for line in json_lines(each / "metrics.jsonl")] for each in (path, run)
+        ]
+        assert kls[0] == kls[1]
+
+
+def test_the_last_centre_is_the_references(run):
     experiment = Experiment(RunDir.open(run).config())
     results = json.loads((run / "test_results.json").read_text())
     base, centre = (
