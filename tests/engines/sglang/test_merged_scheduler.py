@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from es_ray.engines.base import BASE, CENTRE, Row, Variant
+from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights
@@ -20,6 +20,7 @@ from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.evolution.schedules import Schedule
 from es_ray.lora.changes_file import write_changes
 from es_ray.lora.checkpoints import CHANGES, Checkpoints, description
+from es_ray.workers.kl import base_samples, forward_kl_sums
 from tests.engines.sglang.fake_sglang import LAYOUT, WEIGHTS, FakeEngine
 from tests.engines.sglang.test_engine import PROMPTS, sglang_engine
 from tests.engines.sglang.test_pool_layout import FULL, tp_slice
@@ -253,3 +254,33 @@ def set_adapter(fake: FakeEngine, name: str, member: np.ndarray) -> None:
         fused, number = fused_name(module)
         pool.A_buffer[fused][module.layer][slot].split(MERGED.rank)[number].copy_(torch.from_numpy(a))
         pool.B_buffer[fused][module.layer][slot].split(FULL[fused])[number].copy_(torch.from_numpy(b))
+
+
+def test_the_base_model_is_sampled_once_and_read_by_later_weights(monkeypatch, tmp_path):
+    """Against the stand-in's own log-probabilities; no measurement takes the weights back to the base's."""
+    engine, noise = sglang_engine(monkeypatch, tmp_path, "0.5.17", MERGED), fresh()
+    rows = [Row(Variant(BASE), prompt, Sampling(7)) for prompt in PROMPTS]
+    samples = base_samples(engine, noise, rows, 1, None)
+    fake, written = engine.fake, []
+    for sample in samples:
+        context = [*sample.prompt_ids]
+        for token, found in zip(sample.token_ids, sample.log_probs, strict=True):
+            assert found == pytest.approx(fake.log_prob(context, token, None), abs=1e-5)
+            context.append(token)
+    write = SchedulerWeights.write
+    monkeypatch.setattr(SchedulerWeights, "write", lambda *them: written.append(them) or write(*them))
+    for generation in (2, 5):
+        sums = forward_kl_sums(
+            engine, history(generation), noise, Variant(CENTRE, generation), samples, 1, written.append
+        )
+        for (terms, tokens), sample in zip(sums, samples, strict=True):
+            ids, start = [*sample.prompt_ids, *sample.token_ids], len(sample.prompt_ids)
+            read = [fake.log_prob(ids[:at], ids[at], None) for at in range(start, len(ids))]
+            log_rho = np.array(read) - sample.log_probs
+            assert (
+                tokens == 5
+                and terms == pytest.approx((np.expm1(log_rho) - log_rho).sum(), rel=1e-4)
+                and terms
+            )
+    assert written == [1, 2] * 2  # rows that were read, and no writing
+    engine.close()
