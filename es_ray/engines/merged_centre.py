@@ -138,7 +138,7 @@ class MergedCentre:
                     warn_of(error)
                     known, has = None, 0
                     continue
-                log.info("%s: the weights after %d generations", checkpoint.path, checkpoint.updates)
+                log.info("replaying from %s, after %d generations", checkpoint.path, checkpoint.updates)
                 return checkpoint.updates
         if known is None:
             self._weights.begin()

@@ -75,7 +75,8 @@ class Checkpoints:
             try:
                 checkpoint = Checkpoint(path, self.layout)
             except DamagedChanges as error:
-                warn_of(error)
+                if path.exists():  # else it was pruned meanwhile
+                    warn_of(error)
                 continue
             wanted = description(history[: checkpoint.updates], perturbation, self.layout)
             if checkpoint.metadata["noise"] != wanted["noise"]:

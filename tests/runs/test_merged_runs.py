@@ -211,7 +211,7 @@ def test_a_run_resumes_from_a_checkpoint_or_around_a_damaged_one_to_the_same_byt
     said = " ".join((ended.out + ended.err).split())
     assert (f"{torn}: torn or edited" in said) == damaged
     used = folder(path, 2 if damaged else 4) / CHANGES
-    assert f"{used}: the weights after {2 if damaged else 4} generations" in said
+    assert f"replaying from {used}, after {2 if damaged else 4} generations" in said
     both = [evolved(each) for each in (path, run)]
     if damaged:
         for each in both:
