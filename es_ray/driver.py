@@ -40,6 +40,7 @@ from es_ray.runs.resume import Start, last_intact, recorded_base
 from es_ray.runs.run_dir import RunDir
 from es_ray.workers import open_pool
 from es_ray.workers.agreement import agreed
+from es_ray.workers.checkpoint_writer import with_checkpoint
 from es_ray.workers.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,8 @@ def _run(
     start = last_intact(directory, experiment) if resume else None
     workers = without_auto(experiment.config).replace(output__dir=str(directory.path))
     with copying(store, directory.path) as copy_is_ours:
-        with open_pool(workers, experiment.workload) as pool:
+        workload = replace(experiment.workload, generations=str(directory.generations))
+        with open_pool(workers, workload) as pool:
             results = _evolve(pool, experiment, directory, resume, start, listeners, copy_is_ours)
         listeners.on_run_end(results)
     return results
@@ -153,6 +155,7 @@ def _evolve(
             generation += 1
             copy_is_ours()
             record = step(pool, strategy, experiment, generation, state, listeners, watch)
+            record = with_checkpoint(pool, strategy, experiment, directory, record)
             clock, total = time.perf_counter(), time.perf_counter() - clock
             record.metrics["seconds"]["total"] = round(total, 4)
             metrics = copy.deepcopy(record.metrics)
@@ -211,7 +214,7 @@ def step(
     if generation == 0:
         candidates.append(Candidate(BASE, splits))
     theta, batch = state[THETA], experiment.batch(generation)
-    kl = None if watch is None else watch.kl_prompts(generation, batch)
+    kl = None if watch is None else watch.kl_prompts(pool, generation, batch)
 
     def evaluate() -> Outcomes:
         return pool.evaluate(
@@ -257,7 +260,8 @@ def step(
     if watch is None:
         return record
     guard, last = watch.guard.record(metrics.get("rollback")), last or watch.guard.stops
-    return replace(record, guard=guard, selected=watch.guard.selected, last=last)
+    samples = watch.base_samples.made if generation == 0 else None
+    return replace(record, guard=guard, selected=watch.guard.selected, last=last, base_samples=samples)
 
 
 def next_state(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 from es_ray.config import Config, EngineConfig
 from es_ray.errors import RunError, UserError
@@ -12,6 +13,7 @@ from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import Optimizer
 from es_ray.evolution.perturbation import Perturbation
 from es_ray.evolution.strategy import Strategy
+from es_ray.lora.checkpoints import Checkpoints
 from es_ray.lora.layout import LoraLayout, lora_layout
 from es_ray.lora.scales import (
     WeightSizes,
@@ -174,6 +176,12 @@ class Experiment:
     def first_of(self, split: str, most: int) -> Batch:
         """The first examples of a split, at most so many."""
         return self._draws.first({split: min(most, self.prompts[split])})
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """Those of the run, from which an engine may replay updates of form `merged`."""
+        folder = None if self.given is None else self.given.generations
+        return Checkpoints(None if folder is None else Path(folder), self.layout)
 
     def strategy(self, mean_abs: Sequence[float], frobenius: Sequence[float] = ()) -> Strategy:
         """The evolution strategy.

@@ -434,6 +434,17 @@ def test_a_preset_names_every_key_of_what_is_evolved(preset):
     assert "batch" in tree["task"]
 
 
+def test_checkpoints_are_refused_for_forms_without_them(tmp_path):
+    file = write(tmp_path / "c.yaml", "output: {checkpoint_every: 10}\nlora: {form: b}\n")
+    words = r"^output\.checkpoint_every: 10 has no effect on lora\.form b; it is for merged$"
+    with pytest.raises(UserError, match=words):
+        load(file)
+    with pytest.raises(UserError, match=words):
+        load(sets=["lora.form=b", "output.checkpoint_every=10"])
+    assert load(file, sets=["lora.form=merged", "evolution.update_scale=sigma"]).output.checkpoint_every == 10
+    assert load(sets=["lora.form=b", "output.checkpoint_every=null"]).output.checkpoint_every is None
+
+
 INIT = [("std", 0.5), ("scale", 2.0), ("b", "zeros"), ("mode", "population")]
 
 

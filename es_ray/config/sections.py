@@ -120,7 +120,8 @@ class OutputConfig(Section):
     """The run directory. keep: generations kept complete (None: all); the rest: how often, in generations.
 
     plots_every: None draws none, and writes no report; populations_every: how often the members' completions
-    are written; their rewards and metrics always are.
+    are written; their rewards and metrics always are; checkpoint_every: how often, in form `merged`, the sum
+    of all changes of the weights is written too, from which workers then start a replay (None: never).
     """
 
     dir: str | None = None
@@ -128,6 +129,7 @@ class OutputConfig(Section):
     plots_every: Count | None = 1
     adapters_every: Count = 1
     populations_every: Count = 1
+    checkpoint_every: Count | None = None
 
 
 class Config(Section):

@@ -38,6 +38,11 @@ def _unused(layer: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, str]
     alpha = _get(layer, "lora", "alpha")
     if alpha is not None and form == "merged":
         found["lora.alpha"] = f"lora.alpha: {alpha!r} has no effect on lora.form merged"
+    every = _get(layer, "output", "checkpoint_every")
+    if every is not None and form != "merged":
+        found["output.checkpoint_every"] = (
+            f"output.checkpoint_every: {every!r} has no effect on lora.form {form}; it is for merged"
+        )
     path, revision = _get(tree, "model", "path") or BUNDLED, _get(layer, "model", "revision")
     if revision is None or not isinstance(path, str):
         return found

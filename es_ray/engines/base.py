@@ -153,6 +153,16 @@ class Engine(ABC):
         """
         raise EvaluationError(f"{type(self).__name__} does not have lora.form merged")
 
+    def change(
+        self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
+    ) -> NDArray[np.float32]:
+        """W - W_0 of a merged centre, in the layout's module of that number, shape [out, in].
+
+        Whose weights have answered last then, for `checksum`. Raises EvaluationError if the engine does not
+        have this form.
+        """
+        raise EvaluationError(f"{type(self).__name__} does not have lora.form merged")
+
     def checksum(self) -> int | None:
         """Of the bits of the adapted weights that answered last, in form `merged`; None for other forms."""
         return None

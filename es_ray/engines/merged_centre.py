@@ -1,5 +1,6 @@
 """Which updates of form `merged` an engine's weights have: what is missing is added, or all begins again."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from es_ray.engines.base import BASE, Row
 from es_ray.evolution.merged import History, Update, begins_with, updates
 from es_ray.evolution.perturbation import Perturbation
+from es_ray.lora.changes_file import DamagedChanges
+from es_ray.lora.checkpoints import Checkpoint, Checkpoints, warn_of
+
+log = logging.getLogger(__name__)
 
 
 class ChangedWeights(Protocol):
@@ -18,8 +23,14 @@ class ChangedWeights(Protocol):
     def begin(self) -> None:
         """Set all changes D to 0."""
 
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Set D to a checkpoint's; raises DamagedChanges."""
+
     def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
         """Add an update to D; serve: then serve W_0 + D."""
+
+    def whole_change(self, number: int) -> NDArray[np.float32]:
+        """D of a matrix, all of it, shape [out, in]."""
 
     def write(self, base: bool) -> None:
         """Serve W_0, or W_0 + D."""
@@ -32,10 +43,13 @@ class ChangedWeights(Protocol):
 
 
 class MergedCentre:
-    """Brings weights to one history of updates or another."""
+    """Brings weights to one history of updates or another.
 
-    def __init__(self, weights: ChangedWeights) -> None:
-        self._weights = weights
+    checkpoints: from which it may start where more than one update is missing.
+    """
+
+    def __init__(self, weights: ChangedWeights, checkpoints: Checkpoints | None = None) -> None:
+        self._weights, self._checkpoints = weights, checkpoints
         self._history: History | None = None
         self._perturbation: Perturbation | None = None
         self._shows_base, self._stale = True, False
@@ -74,6 +88,11 @@ class MergedCentre:
         changes, bases = self._weights.squares()
         return float(f"{math.sqrt(math.fsum(changes) / math.fsum(bases)):.6g}")
 
+    def change(self, history: History, perturbation: Perturbation, number: int) -> NDArray[np.float32]:
+        """D of a matrix after these updates, shape [out, in]; the weights after them are served then."""
+        self.show(history, perturbation)
+        return self._weights.whole_change(number)
+
     def checksum(self) -> int:
         """Of the bits that are served now: equal weights have equal ones."""
         if self._checksum is None:
@@ -90,17 +109,37 @@ class MergedCentre:
         Else the served weights are stale, until they are written.
         """
         known = self._history
-        if known is None or perturbation != self._perturbation or not begins_with(history, known):
-            self._history = None  # should a step fail
-            self._weights.begin()
-            known = history[:0]
-        elif len(known) == len(history):
+        if known is not None and (perturbation != self._perturbation or not begins_with(history, known)):
+            known = None
+        if known is not None and len(known) == len(history):
             return
-        self._stale, self._history = True, None
-        missing = list(updates(history, len(known)))
+        self._stale, self._history = True, None  # should a step fail
+        missing = list(updates(history, self._start(history, perturbation, known)))
         for number, update in enumerate(missing, start=1):
             last = serve and number == len(missing)
             self._weights.add(update, perturbation, last)
             if last:
                 self._serves_changes()
         self._history, self._perturbation = history, perturbation
+
+    def _start(self, history: History, perturbation: Perturbation, known: History | None) -> int:
+        """How many generations of a history D is after when its missing updates are added.
+
+        As many as it is after already (known), or more: a checkpoint's.
+        """
+        has = 0 if known is None else len(known)
+        if self._checkpoints is not None and len(history) - has > 1:
+            for checkpoint in self._checkpoints.before(history, perturbation):
+                if checkpoint.updates <= has:
+                    break
+                try:
+                    self._weights.load(checkpoint)
+                except DamagedChanges as error:
+                    warn_of(error)
+                    known, has = None, 0
+                    continue
+                log.info("replaying from %s, after %d generations", checkpoint.path, checkpoint.updates)
+                return checkpoint.updates
+        if known is None:
+            self._weights.begin()
+        return has

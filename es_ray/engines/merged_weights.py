@@ -14,6 +14,7 @@ from torch import Tensor
 
 from es_ray.evolution.merged import Update
 from es_ray.evolution.perturbation import Perturbation
+from es_ray.lora.checkpoints import Checkpoint
 from es_ray.lora.layout import LoraTensor
 from es_ray.lora.merged_changes import add_products, numpy_factors
 
@@ -32,46 +33,44 @@ class AdaptedWeight(NamedTuple):
     rows: Tensor | None = None
 
 
+class MatrixUpdate(NamedTuple):
+    """What an update does to a matrix: `change`, D, in float32, gets it added; serve: W becomes W_0 + D.
+
+    base: W_0, as much of it as `part` is; scaling: of B A.
+    """
+
+    part: AdaptedWeight
+    base: Tensor
+    change: Tensor
+    update: Update
+    perturbation: Perturbation
+    scaling: float
+    serve: bool
+
+
 class Updates(Protocol):
     """How an update is added to a matrix."""
 
-    def add(
-        self,
-        part: AdaptedWeight,
-        change: Tensor,
-        base: Tensor,
-        update: Update,
-        perturbation: Perturbation,
-        scaling: float,
-        serve: bool,
-    ) -> None:
-        """Add an update to `change`, D, in float32; serve: then make part.weight `base`, W_0, plus D."""
+    def add(self, one: MatrixUpdate) -> None:
+        """Add an update to one.change; if one.serve, then make one.part.weight one.base plus that."""
 
 
 class TorchUpdates:
     """With the noise of `es_ray.evolution`, by products of torch."""
 
-    def add(
-        self,
-        part: AdaptedWeight,
-        change: Tensor,
-        base: Tensor,
-        update: Update,
-        perturbation: Perturbation,
-        scaling: float,
-        serve: bool,
-    ) -> None:
+    def add(self, one: MatrixUpdate) -> None:
         """See Updates."""
-        a, weights = numpy_factors(update, perturbation, part.a)
-        b, _ = numpy_factors(update, perturbation, part.b)
+        part, change, update = one.part, one.change, one.update
+        a, weights = numpy_factors(update, one.perturbation, part.a)
+        b, _ = numpy_factors(update, one.perturbation, part.b)
         if part.columns is not None:
             a = a[:, :, part.columns.cpu()]
         if part.rows is not None:
             b = b[:, part.rows.cpu()]
         device = change.device
-        add_products(change, a.to(device), b.to(device), (scaling * weights).to(device), update.kept)
-        if serve:
-            torch.add(base, change, out=part.weight)  # in float32, and no temporary
+        add_products(change, a.to(device), b.to(device), (one.scaling * weights).to(device), update.kept)
+        if one.serve:
+            torch.add(one.base, change, out=part.weight)  # in float32, and no temporary
 
 
 class MergedWeights:
@@ -104,10 +103,40 @@ class MergedWeights:
             change.zero_()
 
     @torch.inference_mode()
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Set D to a checkpoint's, as much of it as is here; raises DamagedChanges, with D half done."""
+        if not self._base:
+            self.reserve()
+        for number, (part, change) in enumerate(zip(self._weights, self._changes, strict=True)):
+            whole = torch.from_numpy(checkpoint.matrix(number))
+            if part.rows is not None:
+                whole = whole[part.rows.cpu()]
+            if part.columns is not None:
+                whole = whole[:, part.columns.cpu()]
+            change.copy_(whole)
+
+    def change(self, number: int) -> Tensor:
+        """D of a matrix, as much of it as is here, float32, on its device; not to be changed."""
+        return self._changes[number]
+
+    def whole_change(self, number: int) -> NDArray[np.float32]:
+        """D of a matrix all of which is here, shape [out, in]."""
+        return self._changes[number].to("cpu", copy=True).numpy()
+
+    def place(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which rows and which columns of a whole matrix are here."""
+        part = self._weights[number]
+        rows, columns = (
+            np.arange(size) if some is None else some.cpu().numpy()
+            for size, some in ((part.b.shape[0], part.rows), (part.a.shape[1], part.columns))
+        )
+        return rows, columns
+
+    @torch.inference_mode()
     def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
         """Add an update to D; serve: then serve W_0 + D."""
         for part, base, change in zip(self._weights, self._base, self._changes, strict=True):
-            self._updates.add(part, change, base, update, perturbation, self._scaling, serve)
+            self._updates.add(MatrixUpdate(part, base, change, update, perturbation, self._scaling, serve))
 
     @torch.inference_mode()
     def write(self, base: bool) -> None:

@@ -4,8 +4,9 @@ KL(centre || base) per token, estimated on completions that are sampled from the
 full softmax: the mean over tokens of rho - 1 - log rho, rho = p_base / p_centre. Each term is at least 0, and
 their expectation is the KL, as that of rho - 1 is 0 (Schulman 2020, "Approximating KL divergence", k3).
 
-In form `merged` it is KL(base || centre), on samples of the base model that are the same in each measurement,
-with rho = p_centre / p_base: `kl_forward`, as an engine there cannot have both models' weights at once.
+In form `merged` it is KL(base || centre), with rho = p_centre / p_base: `kl_forward`. An engine there cannot
+have both models' weights at once, so a run samples the base model once, in generation 0, and each measurement
+only reads these samples.
 """
 
 import math
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.engines.base import CENTRE
+from es_ray.evaluation.base_samples import BaseSample
 
 
 def kl_key(form: str) -> str:
@@ -33,7 +35,8 @@ class KlPrompts:
     """The prompts that are completed for a measurement: their split, and their numbers in it.
 
     index, sigma_factor, generation: who completes them, the centre or a member, as in a Candidate. A member's
-    KL to the base model is estimated as the centre's is.
+    KL to the base model is estimated as the centre's is. samples: the base model's of these prompts, for
+    `kl_forward`.
     """
 
     split: str
@@ -41,11 +44,13 @@ class KlPrompts:
     index: int = CENTRE
     sigma_factor: float = 1.0
     generation: int | None = None
+    samples: Sequence[BaseSample] | None = None
 
     def packed(self, generation: int) -> list[Any]:
         """The arguments of a worker's `kl` after the shared ones, plain values; generation: the call's."""
         generation = generation if self.generation is None else self.generation
-        return [generation, self.split, list(self.numbers), self.index, self.sigma_factor]
+        asked: list[Any] = [generation, self.split, list(self.numbers), self.index, self.sigma_factor]
+        return asked if self.samples is None else [*asked, list(self.samples)]
 
     def __str__(self) -> str:
         return "the KL of the centre" if self.index == CENTRE else f"the KL of member {self.index}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from es_ray.errors import UserError
 from es_ray.exporting.chosen import Chosen
+from es_ray.lora.checkpoints import Checkpoints
 from es_ray.lora.layout import LoraLayout
 from es_ray.lora.merged_changes import total_change
 
@@ -49,13 +50,14 @@ def weight_changes(chosen: Chosen) -> dict[str, WeightChange]:
     before = chosen.index is not None or chosen.generation < 0
     history: Any = past.centre_before() if before else past.centre()
     own = None if chosen.index is None else layout.matrices(past.member(chosen.index))
-    found, parts = {}, iter(layout.tensors)
-    for a, b in zip(parts, parts, strict=True):  # A and B in turns
-        updates = partial(total_change, history, past.strategy.perturbation, a, b, layout.scaling)
-        product = (
-            updates if own is None else partial(_of_member, updates, *own[a.module.name], layout.scaling)
-        )
-        found[a.module.name] = WeightChange((b.shape[0], a.shape[1]), product, 1.0)
+    perturbation = past.strategy.perturbation
+    checkpoints = Checkpoints(past.run.generations, layout)
+    checkpoint = next(checkpoints.before(history, perturbation), None)
+    found = {}
+    for number, module in enumerate(layout.modules):
+        updates = partial(total_change, history, perturbation, layout, number, checkpoint)
+        product = updates if own is None else partial(_of_member, updates, *own[module.name], layout.scaling)
+        found[module.name] = WeightChange((module.out_features, module.in_features), product, 1.0)
     return found
 
 

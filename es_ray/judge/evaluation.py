@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,7 +131,8 @@ def _evaluated(
     weights = compared(past.run, past.generation, selected, members)
     batch = experiment.whole_split(split)
     rows = len(set(weights.values())) * batch.rows(CENTRE, (split,))
-    with open_pool(config, experiment.workload_of(config.engine, rows)) as pool:
+    workload = replace(experiment.workload_of(config.engine, rows), generations=str(past.run.generations))
+    with open_pool(config, workload) as pool:
         past.check_weights(pool.start())
         together = SideBySide.of(pool, past.run, past.strategy, weights)
         answers = together.answers(batch, split)

@@ -1,5 +1,6 @@
 """Past runs on other workers or another engine, such as a cluster's run on a laptop."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,7 +65,10 @@ def member_answers(past: PastRun, config: Config, index: int) -> dict[str, Any]:
     """
     batch = past.experiment.batch(past.generation)
     rows = batch.rows(index, ("train",))
-    with open_pool(config, past.experiment.workload_of(config.engine, rows)) as pool:
+    workload = replace(
+        past.experiment.workload_of(config.engine, rows), generations=str(past.run.generations)
+    )
+    with open_pool(config, workload) as pool:
         past.check_weights(pool.start())
         outcomes = pool.evaluate(
             past.centre_before(),

@@ -12,6 +12,7 @@ from es_ray.evaluation.kl import MOST_PROMPTS, KlPrompts, kl_key
 from es_ray.evolution.perturbation import Vector
 from es_ray.evolution.strategy import State, Strategy
 from es_ray.experiment import Experiment
+from es_ray.judge.base_samples import BaseSamples
 from es_ray.judge.calibrate_command import calibrate_command
 from es_ray.judge.guard import Guard
 from es_ray.lora.drift import relative_drift
@@ -33,6 +34,7 @@ class Watch:
     strategy: Strategy
     norms: Sequence[float]
     guard: Guard
+    base_samples: BaseSamples
 
     @classmethod
     def of(
@@ -47,12 +49,17 @@ class Watch:
         lines = [] if resumed is None else run.metrics(resumed)
         reference = None if resumed is None else run.generation_folder(resumed).guard_reference
         guard = Guard(experiment.config, tuple(experiment.prompts), lines, reference)
-        return cls(run, experiment, strategy, norms, guard)
+        merged = experiment.config.lora.form == "merged"
+        samples = BaseSamples.of(run, experiment, guard.split, merged and resumed is not None)
+        return cls(run, experiment, strategy, norms, guard, samples)
 
-    def kl_prompts(self, generation: int, batch: Batch) -> KlPrompts | None:
-        """The prompts for which the KL of the generation's centre is measured; None if it is not due."""
+    def kl_prompts(self, pool: Pool, generation: int, batch: Batch) -> KlPrompts | None:
+        """The prompts for which the KL of the generation's centre is measured; None if it is not due.
+
+        pool: samples the base model, if that is needed.
+        """
         every = self.experiment.config.evaluation.kl_every
-        return None if every is None or generation % every else self._kl_prompts(batch)
+        return None if every is None or generation % every else self._kl_prompts(pool, batch)
 
     def observe(
         self, pool: Pool, theta: NDArray[Any], outcomes: Outcomes, metrics: Mapping[str, Any]
@@ -107,12 +114,14 @@ class Watch:
             following,
             [Candidate(CENTRE, (self.guard.split,))],
             batch,
-            kl=self._kl_prompts(batch) if measured else None,
+            kl=self._kl_prompts(pool, batch) if measured else None,
         )
         for verdict in self.guard.judge_final(following, outcomes):
             log.warning("the last centre has a verdict: %s", verdict)
         self.write_selected()
         return self.guard.selected
 
-    def _kl_prompts(self, batch: Batch) -> KlPrompts:
+    def _kl_prompts(self, pool: Pool, batch: Batch) -> KlPrompts:
+        if self.strategy.perturbation.fresh:
+            return self.base_samples.prompts(pool, self.strategy.perturbation)
         return KlPrompts(self.guard.split, batch.asked(CENTRE, self.guard.split)[:MOST_PROMPTS])

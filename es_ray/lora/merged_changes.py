@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from es_ray.evolution.merged import History, Update, directions, updates
 from es_ray.evolution.perturbation import Perturbation
-from es_ray.lora.layout import LoraTensor
+from es_ray.lora.changes_file import DamagedChanges
+from es_ray.lora.checkpoints import Checkpoint, warn_of
+from es_ray.lora.layout import LoraLayout, LoraTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,14 +36,27 @@ def add_products(change: "Tensor", a: "Tensor", b: "Tensor", weights: "Tensor", 
 
 
 def total_change(
-    history: History, perturbation: Perturbation, a: LoraTensor, b: LoraTensor, scaling: float
+    history: History,
+    perturbation: Perturbation,
+    layout: LoraLayout,
+    number: int,
+    checkpoint: Checkpoint | None = None,
 ) -> "Tensor":
-    """D of one matrix after all updates, float32, shape [out, in], on the CPU."""
+    """D of the layout's module of that number after all updates, float32, shape [out, in], on the CPU.
+
+    checkpoint: one that the history begins with.
+    """
     import torch
 
-    change = torch.zeros(b.shape[0], a.shape[1])
-    for update in updates(history):
+    a, b = layout.tensors[2 * number : 2 * number + 2]
+    change, done = torch.zeros(b.shape[0], a.shape[1]), 0
+    if checkpoint is not None:
+        try:
+            change, done = torch.from_numpy(checkpoint.matrix(number)), checkpoint.updates
+        except DamagedChanges as error:
+            warn_of(error)
+    for update in updates(history, done):
         wide, weights = numpy_factors(update, perturbation, a)
         tall, _ = numpy_factors(update, perturbation, b)
-        add_products(change, wide, tall, scaling * weights, update.kept)
+        add_products(change, wide, tall, layout.scaling * weights, update.kept)
     return change

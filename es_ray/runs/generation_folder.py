@@ -15,7 +15,9 @@ from safetensors.numpy import load, save_file
 
 from es_ray.config.format import FORMAT, checked_format
 from es_ray.errors import RunError, UserError
+from es_ray.evaluation.base_samples import BaseSample, of_lines
 from es_ray.evolution.strategy import THETA, State
+from es_ray.lora.checkpoints import CHANGES
 from es_ray.runs.atomic_io import sync, sync_tree, write_json, write_text
 
 DONE, STATE, DESCRIPTION, POPULATION = "DONE", "state.safetensors", "state.json", "population.jsonl"
@@ -23,7 +25,8 @@ COMPRESSED = f"{POPULATION}.gz"
 COMPRESS_ABOVE = 1 << 20
 """Bytes of population.jsonl above which it is written compressed, as population.jsonl.gz."""
 ADAPTER, BEST = "adapter", "best"
-DROPPABLE = (ADAPTER, BEST, STATE)
+BASE_SAMPLES = "base_samples.jsonl"
+DROPPABLE = (ADAPTER, BEST, STATE, CHANGES)
 """What `output.keep` may drop: all of it can be rebuilt from the rest."""
 
 
@@ -49,9 +52,13 @@ class GenerationFolder:
         return (self.path / STATE).is_file()
 
     def check(self) -> None:
-        """Raise RunError unless everything is as written, except for what may have been pruned."""
+        """Raise RunError unless everything is as written, except for what may have been pruned.
+
+        A checkpoint is left to its readers: it may be large, and nothing is lost with it.
+        """
         for name in self._sums:
-            if (self.path / name).exists() or Path(name).parts[0] not in DROPPABLE:
+            there = (self.path / name).exists() and name != CHANGES
+            if there or Path(name).parts[0] not in DROPPABLE:
                 self._read(name)
 
     def has_line(self, line: bytes | None) -> bool:
@@ -120,6 +127,10 @@ class GenerationFolder:
     def base(self) -> dict[str, Any] | None:
         """The base model's reward and metrics by split, where the generation measured them."""
         return self._description["base"]
+
+    def base_samples(self) -> list[BaseSample] | None:
+        """The base model's samples by which `kl_forward` is measured; None where they were not made."""
+        return of_lines(self._read(BASE_SAMPLES)) if BASE_SAMPLES in self._sums else None
 
     @property
     def guard_reference(self) -> dict[str, Any] | None:
@@ -245,7 +256,16 @@ def publish(tmp: Path, folder: Path, line: str) -> None:
 def _sums(folder: Path) -> Iterator[tuple[str, str]]:
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            yield str(file.relative_to(folder)), _sha256(file.read_bytes())
+            yield str(file.relative_to(folder)), _sha256_of(file)
+
+
+def _sha256_of(file: Path) -> str:
+    """Of a file that may be larger than the memory."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _sha256(content: bytes) -> str:

@@ -1,10 +1,10 @@
 """Writes each generation in a thread, while the next one is evaluated."""
 
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 from es_ray.engines.registry import engine_spec
 from es_ray.errors import RunError
 from es_ray.evaluation import BASE, Outcomes
+from es_ray.evaluation.base_samples import BaseSample, to_lines
 from es_ray.evolution.strategy import THETA, State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.lora.peft_files import AdapterWriter
 from es_ray.runs import version_0_1_0
 from es_ray.runs.atomic_io import append_json_line, writing
 from es_ray.runs.cards import best_card, centre_card, how_to_load
-from es_ray.runs.generation_folder import ADAPTER, BEST, Inputs, publish, write_population, write_state
+from es_ray.runs.generation_folder import (
+    ADAPTER,
+    BASE_SAMPLES,
+    BEST,
+    Inputs,
+    publish,
+    write_population,
+    write_state,
+)
 from es_ray.runs.run_dir import RunDir
 
 
@@ -28,7 +37,8 @@ class GenerationRecord:
     """All that is known of a finished generation.
 
     before, after: the state before its update and after it; metrics: its line, except for `record`; last:
-    whether the run ends with it; guard: as for `write_state`; selected: for selected.json.
+    whether the run ends with it; guard: as for `write_state`; selected: for selected.json; folder: its
+    `RunDir.unfinished`, if something is in it already; base_samples: those that were made in it.
     """
 
     generation: int
@@ -40,6 +50,8 @@ class GenerationRecord:
     last: bool
     guard: Mapping[str, Any] | None = None
     selected: Mapping[str, Any] | None = None
+    folder: Path | None = None
+    base_samples: Sequence[BaseSample] | None = None
 
     @property
     def base(self) -> dict[str, dict[str, Any]] | None:
@@ -104,16 +116,15 @@ class Recorder:
     def _write(self, record: GenerationRecord) -> None:
         started = time.perf_counter()
         generation = record.generation
-        tmp = self._run.generation(generation).with_name(f".{generation:04d}")
-        if tmp.exists():
-            shutil.rmtree(tmp)
-        tmp.mkdir()
+        tmp = record.folder or self._run.unfinished(generation)
         lines = record.outcomes.lines(
             record.advantages,
             metrics=not self._old_form,
             examples=generation % self._output.populations_every == 0,
         )
         write_population(tmp, lines)
+        if record.base_samples is not None:
+            (tmp / BASE_SAMPLES).write_text(to_lines(record.base_samples), encoding="utf-8")
         if self._has_adapters and (generation % self._output.adapters_every == 0 or record.last):
             self._writer.write(
                 record.after[THETA], tmp / ADAPTER, centre_card(record.metrics, self._reproduce)

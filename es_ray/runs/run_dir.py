@@ -12,6 +12,7 @@ from typing import Any
 
 from es_ray.config import Config, load
 from es_ray.errors import RunError, UserError
+from es_ray.lora.checkpoints import CHANGES
 from es_ray.runs import metrics_file, version_0_1_0
 from es_ray.runs.atomic_io import write_json, write_text, writing
 from es_ray.runs.generation_folder import ADAPTER, BEST, DONE, DROPPABLE, STATE, GenerationFolder
@@ -26,7 +27,7 @@ _TMP = re.compile(
 """Names under which the run directory's own files are written, before they get theirs."""
 
 STATES_KEPT = 2
-"""Number of latest states that are always kept, so that one is left to resume from if the last is damaged."""
+"""Number of latest states, and of checkpoints, that are always kept: one is left if the last is damaged."""
 
 
 class RunDir:
@@ -80,9 +81,22 @@ class RunDir:
         """The folder of plots."""
         return self.path / "plots"
 
+    @property
+    def generations(self) -> Path:
+        """The folder of the generations' folders, absolute: workers run elsewhere."""
+        return (self.path / "generations").absolute()
+
     def generation(self, generation: int) -> Path:
         """The path of a generation's folder."""
         return self.path / "generations" / f"{generation:04d}"
+
+    def unfinished(self, generation: int) -> Path:
+        """A new folder for a generation's files, until all of them are there; raises OSError."""
+        tmp = self.generation(generation).with_name(f".{generation:04d}")
+        if tmp.exists():
+            shutil.rmtree(tmp)
+        tmp.mkdir()
+        return tmp
 
     def generation_folder(self, generation: int) -> GenerationFolder:
         """A generation's folder, read with its checksums."""
@@ -268,11 +282,13 @@ class RunDir:
     def prune(self, keep: int, *, states: bool) -> None:
         """Drop adapters and states of all but the last `keep` generations, the best one and the selected one.
 
-        states: whether states are dropped; only where a replay gives their bytes again. Completions and
-        advantages stay, so that any member can still be rebuilt.
+        Checkpoints of form `merged` too, but for those from which a replay of the best member or of the
+        selected centre starts. states: whether states are dropped; only where a replay gives their bytes
+        again. Completions and advantages stay, so that any member can still be rebuilt.
         """
         complete = self.complete_generations()
         best, selected = metrics_file.best_of(self.metrics())[0], self.selected()
+        checkpoints, starts = 0, {best, best if selected is None else selected + 1}
         for place, generation in enumerate(reversed(complete)):
             if generation in self._bare:
                 continue
@@ -282,7 +298,14 @@ class RunDir:
             elif generation == best - 1:  # the best member is made from the centre before its generation
                 kept = {STATE}
             folder = self.generation(generation)
-            for name in set(DROPPABLE).difference(kept).intersection(os.listdir(folder)):
+            names = os.listdir(folder)
+            if CHANGES in names:
+                checkpoints += 1
+                served = {start for start in starts if start >= generation}
+                if place < keep or checkpoints <= STATES_KEPT or served:
+                    kept = kept | {CHANGES}
+                starts -= served
+            for name in set(DROPPABLE).difference(kept).intersection(names):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             if not kept:

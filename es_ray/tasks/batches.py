@@ -8,14 +8,16 @@ from es_ray.tasks.base import Example
 
 @dataclass(frozen=True)
 class Workload:
-    """What engines need to know of the data to prepare for it; a worker may not have the data's files.
+    """What engines need to know of the run and its data; a worker may not have their files.
 
     rows: completions that a generation, or an evaluation after the run, asks for at once; the comparison at
     a run's end may ask for more, which wait their turn. prompt_ids: token ids of the first training prompt.
+    generations: absolute path of the run's generations, of which an engine may read checkpoints.
     """
 
     rows: int
     prompt_ids: tuple[int, ...]
+    generations: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from es_ray.engines.base import EngineInfo
 from es_ray.engines.registry import engine_spec
 from es_ray.errors import RunError
 from es_ray.evaluation import Candidate, Outcomes, Shard
+from es_ray.evaluation.base_samples import BaseSample
 from es_ray.evaluation.kl import KlPrompts, kl_of
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.tasks.batches import Batch, Workload
@@ -136,7 +137,9 @@ class Pool(ABC):
             Call("evaluate", shard.packed(), shard, len(shard.candidates), shard.rows(batch))
             for shard in shards
         ]
-        if kl is not None:  # last: an engine that fails for it fails for the candidates too, which say whose
+        if kl is not None:
+            (kl,) = self._with_samples([kl], perturbation, batch)
+            # last: an engine that fails for it fails for the candidates too, which say whose
             calls.append(_kl_call(kl, generation))
         done, shown, total = 0, 0, sum(call.rows for call in calls)
 
@@ -171,14 +174,46 @@ class Pool(ABC):
         Each of shape [prompts, 2]: a prompt's terms, and its tokens. batch: has their prompts; theta, others:
         as for `evaluate`.
         """
+        asked = self._with_samples(asked, perturbation, batch)
         calls = [_kl_call(prompts, generation) for prompts in asked]
         shared = ({generation: theta, **others}, perturbation, batch)
         return self._map(shared, calls, lambda call: None, lambda rows: None)
+
+    def base_samples(self, prompts: KlPrompts, perturbation: Perturbation, batch: Batch) -> list[BaseSample]:
+        """What the base model answers to prompts of a batch, from one of the workers: always the same."""
+        calls = [Call("base_samples", [prompts.split, list(prompts.numbers)], "the base model's samples")]
+        found: list[BaseSample]
+        (found,) = self._map((perturbation, batch), calls, lambda call: None, lambda rows: None)
+        return found
+
+    def _with_samples(
+        self, asked: Sequence[KlPrompts], perturbation: Perturbation, batch: Batch
+    ) -> list[KlPrompts]:
+        """What is asked, in form `merged` with the base model's samples, which are made once for all."""
+        if not perturbation.fresh:
+            return list(asked)
+        made: dict[tuple[str, tuple[int, ...]], list[BaseSample]] = {}
+        found = []
+        for prompts in asked:
+            key = (prompts.split, tuple(prompts.numbers))
+            if prompts.samples is None and key not in made:
+                made[key] = self.base_samples(prompts, perturbation, batch)
+            found.append(prompts if prompts.samples is not None else replace(prompts, samples=made[key]))
+        return found
 
     def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
         """Of a merged centre, from one of the workers; see `Engine.drift`."""
         calls = [Call("drift", [], "the drift of the centre")]
         found: float = self._map((centre, perturbation), calls, lambda call: None, lambda rows: None)[0]
+        return found
+
+    def change(
+        self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
+    ) -> tuple[NDArray[np.float32], int | None]:
+        """Of a merged centre, from one of the workers: see `Engine.change`, and the weights' checksum."""
+        calls = [Call("change", [number], "a checkpoint")]
+        found: tuple[NDArray[np.float32], int | None]
+        (found,) = self._map((centre, perturbation), calls, lambda call: None, lambda rows: None)
         return found
 
     def noise_sum(

@@ -13,13 +13,14 @@ from es_ray.config import Config
 from es_ray.engines import create_engine
 from es_ray.engines.base import BASE, CENTRE, Completion, Row, Sampling, Variant
 from es_ray.evaluation import Answered, Sample, Shard, ShardOutcome
+from es_ray.evaluation.base_samples import BaseSample
 from es_ray.evolution.draws import sample_seeds
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
 from es_ray.tasks.base import Example, Score
 from es_ray.tasks.batches import Batch, Workload
-from es_ray.workers.kl import kl_sums
+from es_ray.workers.kl import base_samples, forward_kl_sums, kl_sums
 from es_ray.workers.pending import Pending
 from es_ray.workers.scorer import PendingScores, Scorer
 
@@ -115,27 +116,50 @@ class Worker:
         numbers: list[int],
         index: int = CENTRE,
         sigma_factor: float = 1.0,
+        samples: Sequence[BaseSample] | None = None,
     ) -> NDArray[np.float64]:
-        """`kl_sums` of a candidate for prompts of a split; arguments as for `evaluate` and in KlPrompts."""
-        forward = perturbation.fresh
-        drawn = (0, BASE) if forward else (generation, index)  # the base model's samples are always the same
-        seeds = sample_seeds(perturbation.noise, *drawn, numbers, 1)[:, 0].tolist()
+        """`kl_sums` of a candidate for prompts of a split, or `forward_kl_sums` on the base model's samples.
+
+        Arguments as for `evaluate` and in KlPrompts.
+        """
+        theta, size = centres[generation], self._rows_at_once
         variant = Variant(index, generation, sigma_factor=sigma_factor)
-        rows = [
-            Row(
-                variant,
-                self._token_ids(split, number, batch.examples[split][number]),
-                Sampling(seed),
-            )
+        if samples is not None:
+            return forward_kl_sums(self._engine, theta, perturbation, variant, samples, size, self.on_rows)
+        rows = self._sampled_rows(perturbation, batch, variant, split, numbers)
+        return kl_sums(self._engine, theta, perturbation, rows, size, self._positions, self.on_rows)
+
+    def base_samples(
+        self, perturbation: Perturbation, batch: Batch, split: str, numbers: list[int]
+    ) -> list[BaseSample]:
+        """The base model's samples of prompts, always the same."""
+        rows = self._sampled_rows(perturbation, batch, Variant(BASE), split, numbers)
+        return base_samples(self._engine, perturbation, rows, self._rows_at_once, self._positions)
+
+    def _sampled_rows(
+        self, perturbation: Perturbation, batch: Batch, variant: Variant, split: str, numbers: list[int]
+    ) -> list[Row]:
+        """A sampled row for each prompt, with its seed; batch: has the prompts."""
+        drawn = (variant.generation, variant.member)
+        seeds = sample_seeds(perturbation.noise, *drawn, numbers, 1)[:, 0].tolist()
+        return [
+            Row(variant, self._token_ids(split, number, batch.examples[split][number]), Sampling(seed))
             for number, seed in zip(numbers, seeds, strict=True)
         ]
-        positions = getattr(self._experiment.source.architecture, "max_position_embeddings", None)
-        theta, size = centres[generation], self._rows_at_once
-        return kl_sums(self._engine, theta, perturbation, rows, size, positions, self.on_rows, forward)
+
+    @property
+    def _positions(self) -> int | None:
+        return getattr(self._experiment.source.architecture, "max_position_embeddings", None)
 
     def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
         """`Engine.drift`."""
         return self._engine.drift(centre, perturbation)
+
+    def change(
+        self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
+    ) -> tuple[NDArray[np.float32], int | None]:
+        """`Engine.change`, and the checksum of the centre's weights."""
+        return self._engine.change(centre, perturbation, number), self._engine.checksum()
 
     @property
     def _rows_at_once(self) -> int:

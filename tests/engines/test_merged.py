@@ -8,6 +8,8 @@ import torch
 
 from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.evolution.strategy import THETA
+from es_ray.lora.changes_file import write_changes
+from es_ray.lora.checkpoints import CHANGES, Checkpoints, description
 from tests import plain_peft
 from tests.engines.hf_setting import NEW_TOKENS, prompt_of, setting
 from tests.merged_reference import Reference
@@ -235,3 +237,83 @@ def test_drift_is_the_references(tmp_path):
     for steps in (3, 10):
         wanted = reference(s, steps).drift()
         assert s.engine.drift(states[steps][THETA], s.perturbation) == pytest.approx(wanted, rel=1e-5)
+
+
+def checkpoints_of(s, states, generations, folder: Path) -> None:
+    """Written by an engine, into the folders of these generations."""
+    layout = s.experiment.layout
+    for generation in generations:
+        path, history = folder / f"{generation:04d}" / CHANGES, states[generation][THETA]
+        path.parent.mkdir(parents=True)
+        matrices = (s.engine.change(history, s.perturbation, n) for n in range(len(layout.modules)))
+        write_changes(path, layout, matrices, description(history, s.perturbation, layout))
+
+
+def test_a_replay_from_a_checkpoint_has_the_bits_of_a_full_one(tmp_path, caplog, monkeypatch):
+    """Straight to generation 9 and back to 6, from checkpoints of 7, 5 and 3, whole and damaged ones."""
+    s = merged(small_model(tmp_path / "model"), {"rank": 2}, {"evolution__weight_decay": 0.05})
+    _, states = evolved(s)
+    asked = [Row(Variant(member, 9), prompt) for member in (1, CENTRE) for prompt in prompts()]
+
+    def answers(engine, generation: int):
+        found = engine.generate([states[generation][THETA]], s.perturbation, asked, log_probs=True)
+        changes = [
+            engine.change(states[generation][THETA], s.perturbation, number).tobytes()
+            for number in range(len(s.experiment.layout.modules))
+        ]
+        return [answer.log_probs.tobytes() for answer in found], changes, engine.checksum()
+
+    wanted = {generation: answers(s.engine, generation) for generation in (9, 6)}
+    folder = tmp_path / "generations"
+    checkpoints_of(s, states, (3, 5, 7), folder)
+    checkpoints = Checkpoints(folder, s.experiment.layout)
+    added: list[int] = []
+    add = type(s.engine._merged._weights).add
+
+    def counted(weights, update, *arguments):
+        added.append(update.generation)
+        add(weights, update, *arguments)
+
+    monkeypatch.setattr(type(s.engine._merged._weights), "add", counted)
+
+    def replayed() -> list[list[int]]:
+        """The updates that each of the two replays added."""
+        s.engine._merged._history = None
+        s.engine._merged._checkpoints = checkpoints
+        found = []
+        for generation in (9, 6):
+            added.clear()
+            assert answers(s.engine, generation) == wanted[generation]
+            found.append(list(added))
+        return found
+
+    assert replayed() == [[7, 8], [5]]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    torn, edited = folder / f"0007/{CHANGES}", folder / f"0005/{CHANGES}"
+    torn.write_bytes(torn.read_bytes()[:-1000])
+    content = bytearray(edited.read_bytes())
+    content[-1000] ^= 1  # in the last matrix: the others are in place by then
+    edited.write_bytes(content)
+    assert replayed() == [[3, 5, 6, 7, 8], [3, 5]]  # generation 4 moved nothing
+    said = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    assert len(said) == 2 and all(any(str(path) in each for each in said) for path in (torn, edited))
+    (folder / f"0003/{CHANGES}").unlink()
+    assert replayed() == [[0, 1, 2, 3, 5, 6, 7, 8], [0, 1, 2, 3, 5]]
+    s.engine.close()
+
+
+def test_a_worker_far_behind_goes_on_from_a_checkpoint(tmp_path):
+    s = merged(small_model(tmp_path / "model"), {"rank": 1}, {})
+    _, states = evolved(s)
+    checkpoints_of(s, states, (3, 8), tmp_path / "generations")
+    wanted = s.engine.change(states[10][THETA], s.perturbation, 0)
+    s.engine._merged._checkpoints = Checkpoints(tmp_path / "generations", s.experiment.layout)
+    s.engine.drift(states[2][THETA], s.perturbation)
+    loaded = []
+    load = s.engine._merged._weights.load
+    s.engine._merged._weights.load = lambda each: loaded.append(each.updates) or load(each)
+    s.engine.drift(states[5][THETA], s.perturbation)
+    s.engine.drift(states[6][THETA], s.perturbation)  # one update more: no file is looked for
+    assert s.engine.change(states[10][THETA], s.perturbation, 0).tobytes() == wanted.tobytes()
+    assert loaded == [3, 8]
+    s.engine.close()

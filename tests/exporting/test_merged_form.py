@@ -1,6 +1,7 @@
 """Exports of a run of form merged: the whole model, any member of it, and the nearest adapter."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,10 @@ import pytest
 import torch
 
 from es_ray.engines.base import CENTRE, Variant
+from es_ray.exporting.changes import weight_changes
+from es_ray.exporting.chosen import choose
+from es_ray.lora.changes_file import write_changes
+from es_ray.lora.checkpoints import CHANGES, Checkpoint
 from es_ray.runs.run_dir import RunDir
 from tests import plain_peft
 from tests.merged_reference import Reference
@@ -28,6 +33,7 @@ def run(request, tmp_path_factory) -> Path:
         "--set", "evolution.noise.relative=0.1", "--set", "evolution.learning_rate=2",
         "--set", "task.max_new_tokens=8", "--set", "evolution.shaping=centered-rank",
         "--set", "evaluation.kl_every=null", "--set", f"model.dtype={request.param}",
+        "--set", "output.checkpoint_every=2",
     )  # fmt: skip
     return folder / "run"
 
@@ -67,6 +73,33 @@ def test_the_whole_model_has_the_references_weights(run, arguments, generations,
             assert torch.equal(weight, theirs[name])
     card = (tmp_path / "m/README.md").read_text()
     assert "arXiv 2511.16652" in card and "changes of rank 2" in card and "PEFT adapter" not in card
+
+
+def test_a_checkpoint_is_where_the_updates_are_added_from(run, tmp_path):
+    """To the same bits, of a centre and of a member; a damaged one is named, and not used."""
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    checkpoint = copied / "generations/0002" / CHANGES
+    whole, layout = checkpoint.read_bytes(), choose(RunDir.open(copied)).past.experiment.layout
+
+    def changes(**chosen) -> list[np.ndarray]:
+        found = weight_changes(choose(RunDir.open(copied), **chosen))
+        return [change.product().numpy() for change in found.values()]
+
+    first = Checkpoint(checkpoint, layout)
+    for chosen in ({"last": True}, {"generation": 1}, {"generation": 2, "index": 1}):
+        checkpoint.write_bytes(whole)
+        found = changes(**chosen)
+        checkpoint.unlink()
+        replayed = changes(**chosen)
+        checkpoint.write_bytes(whole[:-1])
+        assert all(map(np.array_equal, found, replayed)) and all(
+            map(np.array_equal, changes(**chosen), found)
+        )
+        checkpoint.unlink()
+        zeros = (np.zeros((m.out_features, m.in_features), np.float32) for m in layout.modules)
+        write_changes(checkpoint, layout, zeros, first.metadata)
+        assert not any(map(np.array_equal, changes(**chosen), found))
 
 
 def test_the_nearest_adapter_is_that_of_an_exact_decomposition(run, tmp_path, cli):

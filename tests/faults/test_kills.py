@@ -74,6 +74,27 @@ def test_kills_of_a_run_with_adam_and_batches_are_survived(drivers, settings, tm
     each_kill_is_survived(drivers, whole, steps, tmp_path, *adam)
 
 
+@pytest.mark.slow
+def test_kills_of_a_merged_run_with_checkpoints_are_survived(drivers, settings, tmp_path):
+    """While the base model's samples and a checkpoint are written, and with one in an unfinished folder."""
+    merged = (
+        *settings,
+        "--set", "lora.form=merged",
+        "--set", "output.checkpoint_every=1",
+    )  # fmt: skip
+    whole = undisturbed(drivers, tmp_path / "whole", *merged)
+    assert (whole.path / "generations/0002/changes.safetensors").is_file()
+    steps = [
+        last(whole.steps, what)
+        for what in (
+            "open generations/.0000/base_samples.jsonl",
+            "open generations/.0002/changes.safetensors",
+            "os.rename generations/.0002",
+        )
+    ]
+    each_kill_is_survived(drivers, whole, steps, tmp_path, *merged)
+
+
 def test_a_kill_while_pruning_is_survived(drivers, settings, pruned, tmp_path):
     steps = [last(pruned.steps, "os.rmdir")]
     each_kill_is_survived(drivers, pruned, steps, tmp_path, *settings, "--set", "output.keep=1")

@@ -32,7 +32,6 @@ from es_ray.engines.weight_sums import abs_sum, square_sum
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.experiment import Experiment
-from es_ray.lora.layout import LoraLayout
 
 
 class TransformersEngine(Engine):
@@ -82,7 +81,7 @@ class TransformersEngine(Engine):
             dtype=str(model.dtype).removeprefix("torch."),
         )
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
-        self._merged = _merged_centre(weights, self._layout) if self._layout.form == "merged" else None
+        self._merged = _merged_centre(weights, experiment) if self._layout.form == "merged" else None
         if model.dtype == torch.bfloat16 and device == "cpu":
             _read_last_tokens_at_once(model)
 
@@ -142,6 +141,14 @@ class TransformersEngine(Engine):
         if self._merged is None:
             return super().drift(centre, perturbation)
         return self._merged.drift(centre, perturbation)
+
+    def change(
+        self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
+    ) -> NDArray[np.float32]:
+        """See Engine."""
+        if self._merged is None:
+            return super().change(centre, perturbation, number)
+        return self._merged.change(centre, perturbation, number)
 
     def checksum(self) -> int | None:
         """See Engine."""
@@ -203,10 +210,11 @@ def _read_last_tokens_at_once(model: Any) -> None:
         head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
 
 
-def _merged_centre(weights: Sequence[Any], layout: LoraLayout) -> MergedCentre:
+def _merged_centre(weights: Sequence[Any], experiment: Experiment) -> MergedCentre:
+    layout = experiment.layout
     parts = iter(layout.tensors)  # A and B in turns
     adapted = [AdaptedWeight(weight.data, a, b) for weight, a, b in zip(weights, parts, parts, strict=True)]
-    return MergedCentre(MergedWeights(adapted, layout.scaling))
+    return MergedCentre(MergedWeights(adapted, layout.scaling), experiment.checkpoints)
 
 
 def variant_vectors(

@@ -72,7 +72,9 @@ class SGLangEngine(Engine):
         """The hash of each adapter's weights in the last call."""
         self.merged = SchedulerWeights(self._client, layout.modules) if layout.form == "merged" else None
         """The weights that updates go into, in form `merged`."""
-        self._merged_centre = None if self.merged is None else MergedCentre(self.merged)
+        self._merged_centre = None
+        if self.merged is not None:
+            self._merged_centre = MergedCentre(self.merged, experiment.checkpoints)
         try:
             self._register(adapter_config(config, layout.scaling))
             self.info = self._describe()
@@ -200,6 +202,14 @@ class SGLangEngine(Engine):
         if self._merged_centre is None:
             return super().drift(centre, perturbation)
         return self._merged_centre.drift(centre, perturbation)
+
+    def change(
+        self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
+    ) -> NDArray[np.float32]:
+        """See Engine."""
+        if self._merged_centre is None:
+            return super().change(centre, perturbation, number)
+        return self._merged_centre.change(centre, perturbation, number)
 
     def checksum(self) -> int | None:
         """See Engine."""

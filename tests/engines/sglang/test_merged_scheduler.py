@@ -1,12 +1,13 @@
 """Form merged in the scheduler's processes, through real shared memory, against sums in float64."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from es_ray.engines.base import BASE, CENTRE, Row, Variant
+from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights
@@ -17,6 +18,9 @@ from es_ray.errors import RunError
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.evolution.schedules import Schedule
+from es_ray.lora.changes_file import write_changes
+from es_ray.lora.checkpoints import CHANGES, Checkpoints, description
+from es_ray.workers.kl import base_samples, forward_kl_sums
 from tests.engines.sglang.fake_sglang import LAYOUT, WEIGHTS, FakeEngine
 from tests.engines.sglang.test_engine import PROMPTS, sglang_engine
 from tests.engines.sglang.test_pool_layout import FULL, tp_slice
@@ -165,6 +169,51 @@ def test_an_update_that_fails_is_not_taken_for_done(scheduler):
     assert_same(served(engine), sliced(wanted(history(3), perturbation), len(engine.managers)), 1e-6)
 
 
+def checkpoint_after(centre: MergedCentre, generations: int, folder: Path) -> Path:
+    """Written from the ranks' parts."""
+    path, updates = folder / f"{generations:04d}" / CHANGES, history(generations)
+    path.parent.mkdir()
+    matrices = (centre.change(updates, fresh(), number) for number in range(len(MERGED.modules)))
+    write_changes(path, MERGED, matrices, description(updates, fresh(), MERGED))
+    return path
+
+
+def test_ranks_parts_are_put_together(scheduler):
+    weights, _, _ = scheduler
+    centre, updates = MergedCentre(weights), history(4)
+    right = wanted(updates, fresh())
+    for pieces in (MERGED.size, 7):
+        weights._client.reply = pieces  # entries in a reply
+        for number, module in enumerate(MERGED.modules):
+            change = right[module.name] - WEIGHTS[module.name].double().numpy()
+            found = centre.change(updates, fresh(), number)
+            assert found.dtype == np.float32 and found.shape == change.shape
+            assert np.abs(found - change).max() <= 1e-5 * np.abs(change).max()
+
+
+@pytest.mark.parametrize("damaged", ["", "torn", "edited"])
+def test_each_rank_reads_its_part_of_a_checkpoint(scheduler, damaged, tmp_path, caplog):
+    """From there on, or around a damaged one, the bits of a replay from the beginning."""
+    weights, engine, _ = scheduler
+    straight, last = MergedCentre(weights), history(6)
+    path = checkpoint_after(straight, 4, tmp_path)
+    straight.show(last, fresh())
+    found, checksum = served(engine), straight.checksum()
+    content = bytearray(path.read_bytes())
+    content[-10] ^= damaged == "edited"
+    path.write_bytes(content[:-1] if damaged == "torn" else content)
+    straight.show(history(1) + 1, fresh())  # away from there
+    replayed = MergedCentre(weights, Checkpoints(tmp_path, MERGED))
+    calls = len(engine.calls)
+    replayed.show(last, fresh())
+    assert replayed.checksum() == checksum
+    assert_same(served(engine), found, 0.0)
+    # load and two updates, or, after a try to load it if its header is whole, the beginning and five
+    assert len(engine.calls) - calls == {"": 3, "torn": 6, "edited": 7}[damaged] + 1
+    said = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(said) == bool(damaged) and all(str(path) in line for line in said)
+
+
 def test_members_are_fresh_noise_beside_the_centres_weights(monkeypatch, tmp_path):
     """Rows of several centres in one call: each asked of its own weights, and centres without an adapter."""
     perturbation = fresh()
@@ -205,3 +254,33 @@ def set_adapter(fake: FakeEngine, name: str, member: np.ndarray) -> None:
         fused, number = fused_name(module)
         pool.A_buffer[fused][module.layer][slot].split(MERGED.rank)[number].copy_(torch.from_numpy(a))
         pool.B_buffer[fused][module.layer][slot].split(FULL[fused])[number].copy_(torch.from_numpy(b))
+
+
+def test_the_base_model_is_sampled_once_and_read_by_later_weights(monkeypatch, tmp_path):
+    """Against the stand-in's own log-probabilities; no measurement takes the weights back to the base's."""
+    engine, noise = sglang_engine(monkeypatch, tmp_path, "0.5.17", MERGED), fresh()
+    rows = [Row(Variant(BASE), prompt, Sampling(7)) for prompt in PROMPTS]
+    samples = base_samples(engine, noise, rows, 1, None)
+    fake, written = engine.fake, []
+    for sample in samples:
+        context = [*sample.prompt_ids]
+        for token, found in zip(sample.token_ids, sample.log_probs, strict=True):
+            assert found == pytest.approx(fake.log_prob(context, token, None), abs=1e-5)
+            context.append(token)
+    write = SchedulerWeights.write
+    monkeypatch.setattr(SchedulerWeights, "write", lambda *them: written.append(them) or write(*them))
+    for generation in (2, 5):
+        sums = forward_kl_sums(
+            engine, history(generation), noise, Variant(CENTRE, generation), samples, 1, written.append
+        )
+        for (terms, tokens), sample in zip(sums, samples, strict=True):
+            ids, start = [*sample.prompt_ids, *sample.token_ids], len(sample.prompt_ids)
+            read = [fake.log_prob(ids[:at], ids[at], None) for at in range(start, len(ids))]
+            log_rho = np.array(read) - sample.log_probs
+            assert (
+                tokens == 5
+                and terms == pytest.approx((np.expm1(log_rho) - log_rho).sum(), rel=1e-4)
+                and terms
+            )
+    assert written == [1, 2] * 2  # rows that were read, and no writing
+    engine.close()

@@ -10,6 +10,8 @@ from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, noise_va
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.evolution.merged import Update
 from es_ray.evolution.perturbation import Perturbation
+from es_ray.lora.changes_file import DamagedChanges
+from es_ray.lora.checkpoints import Checkpoint
 from es_ray.lora.layout import AdaptedModule
 
 
@@ -20,7 +22,7 @@ class SchedulerWeights:
     """
 
     def __init__(self, client: SchedulerClient, modules: Sequence[AdaptedModule]) -> None:
-        self._client = client
+        self._client, self._modules = client, modules
         self._sizes = np.array([m.in_features * m.out_features for m in modules], dtype=np.float64)
         self.seconds: dict[str, float] = {}
         """Seconds inside the scheduler since the last `begin`, by the kind of call."""
@@ -29,6 +31,29 @@ class SchedulerWeights:
         """Set all changes to 0."""
         self.seconds = {}
         self._call("begin")
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Set all changes to a checkpoint's, of which each rank reads its part; raises DamagedChanges."""
+        about = {"path": str(checkpoint.path), "history": checkpoint.metadata["history"]}
+        for answer in self._call("load", Message(about)):
+            if "damaged" in answer.values:
+                raise DamagedChanges(answer.values["damaged"])
+
+    def whole_change(self, number: int) -> NDArray[np.float32]:
+        """D of a module's matrix, put together of the ranks' parts, shape [out, in]."""
+        module = self._modules[number]
+        whole = np.empty((module.out_features, module.in_features), dtype=np.float32)
+        places = self._call("place", Message({"number": number}))
+        indices = [np.ix_(place.arrays["rows"], place.arrays["columns"]) for place in places]
+        parts = [np.empty(rows.size * columns.size, dtype=np.float32) for rows, columns in indices]
+        for start in range(0, max(part.size for part in parts), self._client.reply):
+            wanted = {"number": number, "start": start, "stop": start + self._client.reply}
+            for part, answer in zip(parts, self._call("change", Message(wanted)), strict=True):
+                piece = answer.arrays["change"]
+                part[start : start + piece.size] = piece
+        for index, part in zip(indices, parts, strict=True):
+            whole[index] = part.reshape(whole[index].shape)
+        return whole
 
     def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
         """Add an update to the changes; serve: then serve the changed weights."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.evolution.merged import Update
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
+from es_ray.lora.changes_file import DamagedChanges
+from es_ray.lora.checkpoints import Checkpoint
 from es_ray.lora.layout import LoraLayout
 
 ATTRIBUTE = "_es_ray_merged"
@@ -51,8 +54,8 @@ def merged_weights(modules: AdaptedModules, layout: LoraLayout) -> MergedWeights
 class MergedHost:
     """Answers the calls of `es_ray.engines.sglang.ipc.merged_client.SchedulerWeights` on one rank."""
 
-    def __init__(self, weights: MergedWeights, synchronize: Callable[[], None]) -> None:
-        self._weights = weights
+    def __init__(self, weights: MergedWeights, layout: LoraLayout, synchronize: Callable[[], None]) -> None:
+        self._weights, self._layout = weights, layout
         self._synchronize = synchronize
 
     def answer(self, message: Message) -> Message:
@@ -67,6 +70,27 @@ class MergedHost:
     def _begin(self, _: Message) -> Message:
         self._weights.begin()
         return Message()
+
+    def _load(self, message: Message) -> Message:
+        values = message.values
+        try:
+            checkpoint = Checkpoint(Path(values["path"]), self._layout)
+            if checkpoint.metadata["history"] != values["history"]:
+                raise DamagedChanges(f"{checkpoint.path}: was replaced meanwhile")
+            self._weights.load(checkpoint)
+        except DamagedChanges as error:
+            return Message({"damaged": str(error)})
+        return Message()
+
+    def _place(self, message: Message) -> Message:
+        rows, columns = self._weights.place(message.values["number"])
+        return Message(arrays={"rows": rows.astype(np.int32), "columns": columns.astype(np.int32)})
+
+    def _change(self, message: Message) -> Message:
+        """Entries [start, stop) of this rank's part of D of a matrix."""
+        values = message.values
+        part = self._weights.change(values["number"]).reshape(-1)[values["start"] : values["stop"]]
+        return Message(arrays={"change": part.cpu().numpy()})
 
     def _add(self, message: Message) -> Message:
         values, arrays = message.values, message.arrays

@@ -26,7 +26,7 @@ class SchedulerClient:
     """
 
     def __init__(self, ranks: int, size: int, members: int, segments: int, reply: int) -> None:
-        self._ranks = ranks
+        self._ranks, self.reply = ranks, reply
         self._theta = ShmVector.create(size)
         self._request = ShmChannel.create(_MEMBER_BYTES * members + 16 * segments + 4096)
         self._reply = ReplyChannel.create(ranks, 4 * reply + 8 * members + 16 * size_of_layout(segments))

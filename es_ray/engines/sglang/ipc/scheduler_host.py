@@ -134,7 +134,7 @@ class SchedulerHost:
         if self._merged is None:
             weights = getattr(self._manager, ATTRIBUTE, None)
             self._merged = MergedHost(
-                weights or merged_weights(self._modules, self._layout), self._synchronize
+                weights or merged_weights(self._modules, self._layout), self._layout, self._synchronize
             )
         serves = message.values["step"] == "write" or message.values.get("serve", False)
         if serves and not self._scheduler.flush_cache(empty_cache=False):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from es_ray.engines.merged_weights import AdaptedWeight
+from es_ray.engines.merged_weights import MatrixUpdate
 from es_ray.evolution.merged import Update, by_direction
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 
@@ -19,26 +19,17 @@ class TritonUpdates:
         self._update: Update | None = None
         self._shared: tuple[Tensor, Tensor, Tensor, PiecewiseConstant] | None = None
 
-    def add(
-        self,
-        part: AdaptedWeight,
-        change: Tensor,
-        base: Tensor,
-        update: Update,
-        perturbation: Perturbation,
-        scaling: float,
-        serve: bool,
-    ) -> None:
+    def add(self, one: MatrixUpdate) -> None:
         """See Updates. Raises ValueError if sigma differs within B."""
-        words, numbers, weights, scale = self._shared_by(update, perturbation)
-        a, b = part.a, part.b
+        words, numbers, weights, scale = self._shared_by(one.update, one.perturbation)
+        part, a, b = one.part, one.part.a, one.part.b
         sigma = scale.constant(b.start, b.stop)
         if sigma is None or scale.constant(a.start, a.stop) != 0 or a.stop != b.start:
             raise ValueError("form merged has one sigma for B and none for A, and B behind A")
         noise = self._noise_kernels.normals(words, numbers, a.start, b.stop)
         self._kernels.add(
-            change, base, part.weight if serve else None, noise, weights, a.shape[0], a.shape[1],
-            scaling * sigma, update.kept, part.rows, part.columns,
+            one.change, one.base, part.weight if one.serve else None, noise, weights, a.shape[0], a.shape[1],
+            one.scaling * sigma, one.update.kept, part.rows, part.columns,
         )  # fmt: skip
 
     def _shared_by(
