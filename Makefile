@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 SMOLLM2 := build/smollm2
 
-.PHONY: help run run-real test test-real test-slow test-faults test-cluster test-gpu lint format bench clean
+.PHONY: help run run-real test test-real test-slow test-faults test-cluster test-gpu lint format docs reference bench clean
 
 help:
 	@echo "make run          install, then evolve the bundled model (options: ARGS='--seed 3')"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-cluster ray up on three hosts made of namespaces, as root"
 	@echo "make test-gpu     the tests that need a CUDA device"
 	@echo "make lint         ruff and mypy; make format fixes what ruff can"
+	@echo "make docs         the site of docs/, in build/site; make reference writes docs/reference"
 	@echo "make bench        speed on this machine's CPU"
 	@echo "make clean        remove .venv and what was built"
 
@@ -67,6 +68,17 @@ lint: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(VENV)/docs: $(BIN)/es-ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/docs
+	$(BIN)/python docs/scripts/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+reference: $(BIN)/es-ray
+	$(BIN)/python docs/scripts/reference.py
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/local.py $(ARGS)

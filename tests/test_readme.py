@@ -1,4 +1,4 @@
-"""README's reward of one's own, as it is written there."""
+"""README's reward of one's own, as it is written there; docs/how-to/own-reward.md has the same."""
 
 import json
 import re
@@ -9,8 +9,10 @@ import pytest
 
 from tests.short_runs import json_lines
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("### A reward of your own\n")[2].partition("\n##")[0]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = README.partition("\n## A reward of your own\n")[2].partition("\n## ")[0]
+HOW_TO = (ROOT / "docs/how-to/own-reward.md").read_text(encoding="utf-8")
 MOST_LINES = 15
 
 
@@ -33,6 +35,11 @@ def commands() -> dict[str, list[str]]:
     """The section's commands by their names."""
     lines = [shlex.split(line, comments=True) for line in block("sh").splitlines()]
     return {words[1]: words[1:] for words in lines}
+
+
+def test_the_how_to_has_the_same_example():
+    for language in ("python", "json", "sh"):
+        assert f"```{language}\n{block(language)}```" in HOW_TO
 
 
 def test_the_example_is_short():
