@@ -11,8 +11,8 @@ from pydantic import BaseModel
 import es_ray
 
 INTRODUCTION = """\
-These names stay as they are within a major version. Everything else may change, including the base classes of update
-rules and engines. [How to write a reward](../how-to/own-reward.md), and a callback:
+These names stay as they are within a major version. Everything else may change, including the base classes
+of update rules and engines. [How to write a reward](../how-to/own-reward.md), and a callback:
 [examples/csv_log.py](../../examples/csv_log.py)."""
 
 
@@ -46,45 +46,53 @@ def _class(name: str, kind: type) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _definition(value: Any) -> Any:
-    return ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
+def _definition(value: Any) -> tuple[Any, str]:
+    """Its node, and the source that the node's places are in."""
+    source = textwrap.dedent(inspect.getsource(value))
+    return ast.parse(source).body[0], source
 
 
 def _signature(function: Any) -> str:
     """As it is in the source, in one line or with a line for each parameter."""
-    node = _definition(function)
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
+    node, source = _definition(function)
+    returns = "" if node.returns is None else f" -> {_text(source, node.returns)}"
     start = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-    line = f"{start} {node.name}({ast.unparse(node.args)}){returns}"
+    parameters = _parameters(node.args, source)
+    line = f"{start} {node.name}({', '.join(parameters)}){returns}"
     if len(line) > 100:
-        inside = ",\n    ".join(_parameters(node.args))
+        inside = ",\n    ".join(parameters)
         line = f"{start} {node.name}(\n    {inside},\n){returns}"
     return f"```python\n{line}\n```"
 
 
-def _parameters(arguments: ast.arguments) -> list[str]:
+def _parameters(arguments: ast.arguments, source: str) -> list[str]:
     """Each parameter with its annotation and default, and the star before those by keyword."""
     plain = [*arguments.posonlyargs, *arguments.args]
     none = [None] * (len(plain) - len(arguments.defaults))
-    found = [_parameter(a, d) for a, d in zip(plain, [*none, *arguments.defaults], strict=True)]
-    if arguments.kwonlyargs:
-        found.append("*")
-    found += [_parameter(a, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
-    return found
-
-
-def _parameter(argument: ast.arg, default: ast.expr | None) -> str:
-    return ast.unparse(argument) + (f" = {ast.unparse(default)}" if default is not None else "")
+    pairs = [*zip(plain, [*none, *arguments.defaults], strict=True)]
+    found = [_declared(_text(source, argument), default, source) for argument, default in pairs]
+    by_keyword = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    named = [_declared(_text(source, argument), default, source) for argument, default in by_keyword]
+    return [*found, "*", *named] if named else found
 
 
 def _fields(kind: type) -> list[str]:
     """The fields of a dataclass, as in the source."""
     if not hasattr(kind, "__dataclass_fields__"):
         return []
-    nodes = [node for node in _definition(kind).body if isinstance(node, ast.AnnAssign)]
-    names = [(node, ast.unparse(node.target)) for node in nodes]
+    node, source = _definition(kind)
+    declared = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+    named = [(_text(source, item.target), item) for item in declared]
     return [
-        f"{name}: {ast.unparse(node.annotation)}{'' if node.value is None else f' = {ast.unparse(node.value)}'}"
-        for node, name in names
+        _declared(f"{name}: {_text(source, item.annotation)}", item.value, source)
+        for name, item in named
         if not name.startswith("_")
     ]
+
+
+def _declared(name: str, default: ast.expr | None, source: str) -> str:
+    return name if default is None else f"{name} = {_text(source, default)}"
+
+
+def _text(source: str, node: ast.AST) -> str:
+    return " ".join((ast.get_source_segment(source, node) or "").split())

@@ -11,10 +11,11 @@ from es_ray.config import Config
 from es_ray.config.loading import RESUMABLE
 
 INTRODUCTION = """\
-Every key can be set in a file (`--config`) or with `--set section.key=value`. A flag overrides `--set`, which overrides
-the file, which overrides the preset; `es-ray run --dry-run` prints what it comes to. The defaults here are the general
-ones, of the preset `general`, which any model but the bundled one takes; [presets](presets.md) have their own. Unknown
-keys, and keys without effect, are errors. Values are YAML: `null`, `true`, `[a, b]`, `{kind: linear, to: 0.1}`."""
+Every key can be set in a file (`--config`) or with `--set section.key=value`. A flag overrides `--set`, which
+overrides the file, which overrides the preset; `es-ray run --dry-run` prints what it comes to. The defaults
+here are the general ones, of the preset `general`, which any model but the bundled one takes;
+[presets](presets.md) have their own. Unknown keys, and keys without effect, are errors. Values are YAML:
+`null`, `true`, `[a, b]`, `{kind: linear, to: 0.1, over: 50}`."""
 
 
 def configuration_page() -> str:
@@ -38,7 +39,11 @@ def _sections(model: type[BaseModel], values: BaseModel, prefix: str, schema: di
             for key, item in inner.model_fields.items()
             if _model(item.annotation) is None
         ]
-        found += [f"## {prefix}{name}", prose(inspect.getdoc(inner)), table(["key", "values", "default"], rows)]
+        found += [
+            f"## {prefix}{name}",
+            prose(inspect.getdoc(inner)),
+            table(["key", "values", "default"], rows),
+        ]
         found += _sections(inner, value, f"{prefix}{name}.", schema)
     return found
 
@@ -72,5 +77,9 @@ def _allowed(schema: dict[str, Any], root: dict[str, Any]) -> str:
     names = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
     names |= {"object": "mapping", "null": "`null`"}
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    bounds = [f"{sign} {_number(schema[key])}" for key, sign in signs.items() if key in schema]
     return " ".join([names[schema["type"]], ", ".join(bounds)]).strip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) and abs(value) < 2**53 else f"{value:g}"

@@ -33,7 +33,7 @@ KEYS = {
     "redispatched": "members that were evaluated again because their worker was lost",
     "workers": "workers that were ready",
     "tokens": "tokens that members and centre generated",
-    "seconds": "`evaluate`, `update`, `record` and `total`; recording runs beside the next generation, outside the total",
+    "seconds": "`evaluate`, `update`, `total`, and `record`, which runs beside the next generation",
     "tokens_per_second": "tokens by the seconds of `evaluate`",
 }
 """Every key of a line, with `correct` for a task's metrics."""
@@ -44,12 +44,12 @@ OF_CALLBACKS = {
 """What callbacks and trackers get beside the keys of the file."""
 
 INTRODUCTION = """\
-A line of `metrics.jsonl` describes generation g by its members and by the centre that they were drawn from: the centre after
-generation g − 1. The same numbers, with the names of the second column, go to [TensorBoard and
-Weights & Biases](../how-to/trackers.md)."""
+A line of `metrics.jsonl` describes generation g by its members and by the centre that they were drawn from:
+the centre after generation g − 1. The same numbers, with the names of the second column, go to
+[TensorBoard and Weights & Biases](../how-to/trackers.md)."""
 FINAL = """\
-At the end, trackers also get `final/<who>_<metric>` for base, centre, best and selected on the test prompts, from
-`test_results.json`."""
+At the end, trackers also get `final/<who>_<metric>` for base, centre, best and selected on the test
+prompts, from `test_results.json`."""
 
 
 def metrics_page() -> str:
@@ -58,7 +58,11 @@ def metrics_page() -> str:
     beside = [[f"`{key}`", _tracked(key), meaning] for key, meaning in OF_CALLBACKS.items()]
     ray = [[f"`ray_es_ray_{key}`", "gauge", text.lower()] for key, text in GAUGES.items()]
     ray += [
-        [f"`ray_es_ray_{REDISPATCHED}`", "gauge", "members evaluated again so far, because their worker was lost"],
+        [
+            f"`ray_es_ray_{REDISPATCHED}`",
+            "gauge",
+            "members evaluated again so far, because their worker was lost",
+        ],
         [f"`ray_es_ray_{TOKENS}_total`", "counter", "tokens generated"],
     ]
     return page(
@@ -69,7 +73,7 @@ def metrics_page() -> str:
         table(["key", "in trackers", "meaning"], beside),
         FINAL,
         "## Ray's metrics",
-        "With Ray workers, on each node's metrics endpoint (extra `metrics`), with the run's name as the label `run`:",
+        "With Ray workers, on each node's metrics endpoint (extra `metrics`); the label `run` is the run's name:",
         table(["name", "kind", "meaning"], ray),
     )
 

@@ -4,7 +4,9 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 
-GENERATED = "<!-- Written by docs/scripts/reference.py from the code; change it there, then `make reference`. -->"
+GENERATED = (
+    "<!-- Written by docs/scripts/reference.py from the code; change it there, then `make reference`. -->"
+)
 
 
 def page(title: str, *parts: str) -> str:
@@ -19,7 +21,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def prose(text: str | None) -> str:
-    """A docstring: paragraphs in one line each, indented code as it is, placeholders such as <name> visible."""
+    """A docstring: paragraphs in one line each, indented code as it is, <name> as it is."""
     parts = []
     for part in re.split(r"\n\s*\n", inspect.cleandoc(text or "")):
         code = all(line.startswith("    ") for line in part.splitlines())

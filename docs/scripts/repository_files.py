@@ -1,7 +1,7 @@
 """A hook of MkDocs: files of the repository outside docs/ that pages link to become part of the site.
 
-Links are relative to the repository, as on GitHub: `../../benchmarks/NOTES.md`. Here each such file gets a place
-below `repository/`, Markdown as a page, and the links are rewritten. A link to a folder becomes plain text.
+Links are relative to the repository, as on GitHub: `../../benchmarks/NOTES.md`. Here each such file gets a
+place below `repository/`, Markdown as a page, and links are rewritten. One to a folder becomes plain text.
 """
 
 import os

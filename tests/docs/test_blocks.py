@@ -1,7 +1,7 @@
 """Every block of shell and Python in README and docs/ works as it stands, or says why it is not run.
 
-A block may have a line before it: `<!-- not run: needs a GPU -->`, or `<!-- run by: tests/test_readme.py -->`. All
-others are run here, in a folder with what pages name: a run `RUN_DIR`, `my_reward.py`, `train.jsonl` and
+A block may have a line before it: `<!-- not run: needs a GPU -->`, `<!-- run by: tests/test_readme.py -->`.
+All others are run here, in a folder with what pages name: a run `RUN_DIR`, `my_reward.py`, `train.jsonl` and
 `test.jsonl`. Of `es-ray run` all but the run itself: with --dry-run.
 """
 
@@ -31,7 +31,9 @@ def commands(block: Block) -> list[list[str]]:
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch) -> Path:
     """What pages name, in the folder where the commands run."""
-    python, data = (next(b for b in blocks(ROOT / "README.md") if b.language == name) for name in ("python", "json"))
+    python, data = (
+        next(b for b in blocks(ROOT / "README.md") if b.language == name) for name in ("python", "json")
+    )
     (tmp_path / "my_reward.py").write_text(python.text)
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text(data.text)

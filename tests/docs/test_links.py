@@ -24,7 +24,9 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [*pages(), *(ROOT / name for name in OTHERS)], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [*pages(), *(ROOT / name for name in OTHERS)], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_links_lead_somewhere(page):
     for target in linked(page):
         name, _, anchor = target.partition("#")
@@ -34,7 +36,9 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_is_in_the_contents_and_in_the_site_s_navigation():
-    contents = {(ROOT / "docs" / target.partition("#")[0]).resolve() for target in linked(ROOT / "docs/index.md")}
+    contents = {
+        (ROOT / "docs" / target.partition("#")[0]).resolve() for target in linked(ROOT / "docs/index.md")
+    }
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
         assert page.name == "index.md" and page.parent.name == "docs" or page in contents, page
