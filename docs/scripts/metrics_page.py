@@ -73,8 +73,8 @@ def metrics_page() -> str:
         table(["key", "in trackers", "meaning"], beside),
         FINAL,
         "## Ray's metrics",
-        "With Ray workers and the extra `metrics`, on each node's metrics endpoint; the label `run` is the run's "
-        "name:",
+        "With Ray workers and the extra `metrics`, on each node's metrics endpoint; the label `run` is the "
+        "run's name:",
         table(["name", "kind", "meaning"], ray),
     )
 
