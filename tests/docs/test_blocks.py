@@ -62,7 +62,8 @@ def test_commands_work(block, folder, cli):
     for words in commands(block):
         assert words[0] == "es-ray", f"{words[0]}: mark the block, or say which test runs it"
         ended = cli(*words[1:], *(["--dry-run"] if words[1] == "run" else []))
-        assert ended.code == 0, (words, ended.err)
+        fine = (0, 1) if words[1] == "doctor" else (0,)  # 1: what it finds is wrong with this machine
+        assert ended.code in fine and ended.out, (words, ended.err)
 
 
 @pytest.mark.parametrize("block", unmarked("python", "py"))
