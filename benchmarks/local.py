@@ -17,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,13 +52,18 @@ def main(
     tokens: Annotated[int, typer.Option(help="New tokens of every row.")] = 64,
     rounds: Annotated[int, typer.Option(help="Rounds that are timed, after one that is not.")] = 7,
     threads: Annotated[int, typer.Option(help="CPU threads, for every way.")] = 1,
-    peft: Annotated[bool, typer.Option(help="Measure PEFT's ways too, which are slow.")] = True,
+    only: Annotated[
+        str, typer.Option(help="These ways beside the population, by semicolons; default: all.")
+    ] = "",
     generations: Annotated[int, typer.Option(help="Generations through the driver.")] = 10,
     output: Annotated[Path, typer.Option(help="Where local.json and local.md go.")] = Path(
         "benchmarks/results"
     ),
 ) -> None:
-    """Measure, print a table, and write it to files."""
+    """Measure, print a table, and write it to files; a case of the same kind there is replaced."""
+    wanted = [name.strip() for name in only.split(";")] if only else WAYS
+    if unknown := set(wanted) - set(WAYS):
+        raise typer.BadParameter(f"--only: {', '.join(sorted(unknown))}; there are {'; '.join(WAYS)}")
     config = load_config(preset="tiny-chat-0.1.0" if model == BUNDLED else "general").replace(
         model__path=model,
         model__dtype=dtype,
@@ -67,7 +72,7 @@ def main(
         task__max_new_tokens=tokens,
         engine__threads=threads,
     )
-    cpu, wall, used = measure(config, rounds, peft)
+    cpu, wall, used = measure(config, rounds, wanted)
     phases = generation_seconds(config, generations) if generations else {}
     report = {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -98,9 +103,11 @@ def case_of(report: dict[str, Any]) -> tuple[Any, ...]:
 
 
 Seconds = dict[str, list[float]]
+WAYS = ["base", "base generate", "base, prepared", "PEFT, mixed batch", "PEFT, one member at a time"]
+"""What the population is compared with."""
 
 
-def measure(config: Config, rounds: int, peft: bool) -> tuple[Seconds, Seconds, str]:
+def measure(config: Config, rounds: int, wanted: Sequence[str]) -> tuple[Seconds, Seconds, str]:
     """CPU seconds and wall-clock seconds of every way in every round, and the dtype of all."""
     experiment = Experiment(config)
     engine = TransformersEngine(experiment)
@@ -117,6 +124,7 @@ def measure(config: Config, rounds: int, peft: bool) -> tuple[Seconds, Seconds, 
     plain, prepared = load(experiment, dtype), load(experiment, dtype)
     modules = [module.name for module in experiment.layout.modules]
     PopulationAdapters(prepared, modules, experiment.layout.scaling)
+    peft = any(name.startswith("PEFT") for name in wanted)
     members = [perturbation.member(theta, 0, index) for index in indices] if peft else []
     adapted = peft_model(experiment, dtype, members) if peft else None
     names = [f"member{row.variant.member}" for row in rows]
@@ -132,15 +140,10 @@ def measure(config: Config, rounds: int, peft: bool) -> tuple[Seconds, Seconds, 
         "base generate": lambda: generate(plain, prompts, tokens),
         "base, prepared": lambda: decode(prepared, prompts, frozenset(), tokens),
         "population": lambda: engine.generate([theta], perturbation, rows),
+        "PEFT, mixed batch": lambda: generate(adapted, prompts, tokens, adapter_names=names),
+        "PEFT, one member at a time": one_at_a_time,
     }
-    ways |= (
-        {}
-        if adapted is None
-        else {
-            "PEFT, mixed batch": lambda: generate(adapted, prompts, tokens, adapter_names=names),
-            "PEFT, one member at a time": one_at_a_time,
-        }
-    )
+    ways = {name: way for name, way in ways.items() if name in (*wanted, "population")}
     cpu: Seconds = {name: [] for name in ways}
     wall: Seconds = {name: [] for name in ways}
     with torch.inference_mode():
