@@ -43,11 +43,6 @@ class Outcomes:
         members = np.flatnonzero((indices >= 0) & (splits == SPLITS.index("train")) & own)
         self._members = members[np.argsort(indices[members], kind="stable")]
 
-    @property
-    def weights(self) -> int | None:
-        """The checksum of the merged weights that most workers have; None for other forms."""
-        return Counter(self._weights.values()).most_common(1)[0][0]
-
     def differing_workers(self) -> list[str]:
         """Workers whose merged weights differ from those of most workers, after the same updates.
 

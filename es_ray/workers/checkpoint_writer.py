@@ -1,4 +1,4 @@
-"""Writes the changes of a merged centre, from workers whose weights are those of most, as a checkpoint."""
+"""Writes the changes of a merged centre, in which two workers agree, as a checkpoint."""
 
 import logging
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from es_ray.workers.pool import Pool
 log = logging.getLogger(__name__)
 
 
-class _Differs(Exception):  # noqa: N818 - says what was found, not who failed
-    """A worker has other weights than most."""
+class _Differ(Exception):  # noqa: N818 - says what was found, not who failed
+    """Two workers have different changes."""
 
 
 def with_checkpoint(
@@ -28,8 +28,8 @@ def with_checkpoint(
 ) -> GenerationRecord:
     """A generation's record, with a checkpoint of the centre that it started from in its folder if it is due.
 
-    The workers still have that centre's weights. They are asked for one matrix after the other; if one has
-    other weights than most had in the generation, there is a warning and no checkpoint. Raises RunError.
+    The workers still have that centre's changes. Two of them, where there are two, are asked for one matrix
+    after the other; if they differ, there is a warning and no checkpoint. Raises RunError.
     """
     centre, noise, layout = record.before[THETA], strategy.perturbation, experiment.layout
     every = experiment.config.output.checkpoint_every
@@ -38,19 +38,19 @@ def with_checkpoint(
 
     def matrices() -> Iterator[NDArray[np.float32]]:
         for number in range(len(layout.modules)):
-            change, weights = pool.change(centre, noise, number)
-            if weights != record.outcomes.weights:
-                raise _Differs
+            change = pool.change(centre, noise, number)
+            if change is None:
+                raise _Differ
             yield change
 
     with writing(run.path):
         folder = run.unfinished(record.generation)
         try:
             write_changes(folder / CHANGES, layout, matrices(), description(centre, noise, layout))
-        except _Differs:
+        except _Differ:
             (folder / CHANGES).unlink()
             log.warning(
-                "generation %d has no checkpoint: a worker's weights differ from those of most workers",
+                "generation %d has no checkpoint: two workers have different weights: memory may be damaged",
                 record.generation,
             )
     return replace(record, folder=folder)

@@ -1,7 +1,9 @@
 """The driver's interface to the workers: splits work into calls, distributes them, combines the results."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -19,6 +21,8 @@ from es_ray.evaluation.base_samples import BaseSample
 from es_ray.evaluation.kl import KlPrompts, kl_of
 from es_ray.evolution.perturbation import Perturbation, Vector
 from es_ray.tasks.batches import Batch, Workload
+
+log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of completions made so far, and the total; the first never falls."""
@@ -202,19 +206,43 @@ class Pool(ABC):
         return found
 
     def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
-        """Of a merged centre, from one of the workers; see `Engine.drift`."""
-        calls = [Call("drift", [], "the drift of the centre")]
-        found: float = self._map((centre, perturbation), calls, lambda call: None, lambda rows: None)[0]
-        return found
+        """Of a merged centre: see `Engine.drift`. Each worker is asked; what most say counts.
+
+        Raises RunError if they differ and no majority says the same.
+        """
+        found = self._from_all("drift", [], "the drift of the centre", (centre, perturbation), self.workers)
+        drift, said = Counter(value for _, value in found).most_common(1)[0]
+        differing = " and ".join(sorted({worker for worker, value in found if value != drift}))
+        if differing and said <= len(found) / 2:
+            raise RunError(
+                f"{', '.join(sorted({worker for worker, _ in found}))} measure different drifts of the same "
+                "centre: memory may be damaged; resume with more workers, which shows whose, or on other "
+                "machines"
+            )
+        if differing:
+            log.warning(
+                "%s measures another drift of the centre than most workers: its memory may be damaged",
+                differing,
+            )
+        return drift
 
     def change(
         self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
-    ) -> tuple[NDArray[np.float32], int | None]:
-        """Of a merged centre, from one of the workers: see `Engine.change`, and the weights' checksum."""
-        calls = [Call("change", [number], "a checkpoint")]
-        found: tuple[NDArray[np.float32], int | None]
-        (found,) = self._map((centre, perturbation), calls, lambda call: None, lambda rows: None)
-        return found
+    ) -> NDArray[np.float32] | None:
+        """Of a merged centre: see `Engine.change`; None if two workers, where there are two, differ."""
+        found = self._from_all(
+            "change", [number], "a checkpoint", (centre, perturbation), min(self.workers, 2)
+        )
+        matrices = [matrix for _, matrix in found]
+        same = all(matrix.tobytes() == matrices[0].tobytes() for matrix in matrices)
+        return matrices[0] if same else None
+
+    def _from_all(
+        self, method: str, arguments: list[Any], about: str, shared: tuple[Any, ...], workers: int
+    ) -> list[Any]:
+        """What that many workers return, none of which is at work: each is asked once."""
+        calls = [Call(method, arguments, about)] * max(workers, 1)
+        return self._map(shared, calls, lambda call: None, lambda rows: None)
 
     def noise_sum(
         self, perturbation: Perturbation, generation: int, advantages: NDArray[np.float64]

@@ -151,15 +151,15 @@ class Worker:
     def _positions(self) -> int | None:
         return getattr(self._experiment.source.architecture, "max_position_embeddings", None)
 
-    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
-        """`Engine.drift`."""
-        return self._engine.drift(centre, perturbation)
+    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> tuple[str, float]:
+        """The worker's name, and `Engine.drift`."""
+        return self.name, self._engine.drift(centre, perturbation)
 
     def change(
         self, centre: NDArray[np.float64], perturbation: Perturbation, number: int
-    ) -> tuple[NDArray[np.float32], int | None]:
-        """`Engine.change`, and the checksum of the centre's weights."""
-        return self._engine.change(centre, perturbation, number), self._engine.checksum()
+    ) -> tuple[str, NDArray[np.float32]]:
+        """The worker's name, and `Engine.change`."""
+        return self.name, self._engine.change(centre, perturbation, number)
 
     @property
     def _rows_at_once(self) -> int:

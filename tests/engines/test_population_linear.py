@@ -4,11 +4,17 @@ import pytest
 import torch
 
 from es_ray.engines.hf.population_linear import Projections
-from tests.engines.hf_setting import rows, setting
-from tests.small_models import small_model
 
 UNIT = 2.0**-8
-"""The largest relative error of rounding to bfloat16, twice over."""
+"""The largest relative error of rounding to bfloat16."""
+
+
+@pytest.fixture(params=["avx512_bf16", "avx2"])
+def cpu(request, monkeypatch):
+    """A CPU with products in bfloat16, and one that has none, where products are float32 ones."""
+    found = {"architecture": "x86_64", request.param: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    return request.param
 
 
 def projections(outs: tuple[int, ...], width: int) -> tuple[Projections, list[torch.nn.Linear]]:
@@ -21,7 +27,7 @@ def projections(outs: tuple[int, ...], width: int) -> tuple[Projections, list[to
 
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("rank", [1, 4])
-def test_a_bfloat16_product_is_within_rounding_of_float64(rank, tokens):
+def test_a_bfloat16_product_is_within_rounding_of_float64(rank, tokens, cpu):
     generator = torch.Generator().manual_seed(2)
     group, layers = projections((24, 8), 48)
     weights = [layer.weight.double().clone() for layer in layers]
@@ -42,10 +48,14 @@ def test_a_bfloat16_product_is_within_rounding_of_float64(rank, tokens):
         added = 0.5 * torch.einsum("rtk,rok->rto", low, b[numbers].double())
         sizes = torch.einsum("rti,rki->rtk", x.double().abs(), a[numbers].double().abs())
         most = 0.5 * torch.einsum("rtk,rok->rto", sizes, b[numbers].double().abs())
-        assert ((ours.double() - base - added).abs() <= 2 * UNIT * (base.abs() + most) + 1e-6).all()
+        off = (ours.double() - base - added).abs()
+        assert (off <= 2 * UNIT * (base.abs() + most) + 1e-6).all()
+        if cpu == "avx2":  # rounded once
+            assert (off <= UNIT * (base + added).abs() + 2.0**-16 * (1 + base.abs() + most)).all()
         assert (added.abs() > 8 * UNIT * base.abs()).double().mean() > 0.2, "adapters matter here"
 
 
+@pytest.mark.usefixtures("cpu")
 def test_a_b_of_zeros_leaves_every_bit():
     group, _ = projections((16,), 32)
     x = torch.randn(4, 3, 32, generator=torch.Generator().manual_seed(3)).bfloat16()
@@ -54,15 +64,3 @@ def test_a_b_of_zeros_leaves_every_bit():
         group.write([(torch.randn(2, 1, 32), torch.zeros(2, 16, 1))], 2.0)
         group.assign([0, 0, 1, 1])
         assert group.output(0, x).equal(plain)
-
-
-def test_the_output_layer_reads_the_prompts_last_tokens_as_one_matrix(tmp_path):
-    """As a slice of all tokens, torch would copy its weights once for each row."""
-    folder = small_model(tmp_path / "model", dtype=torch.bfloat16)
-    s = setting(folder, {"rank": 1}, model__dtype="bfloat16")
-    read = []
-    head = s.engine._model.get_output_embeddings()
-    head.register_forward_pre_hook(lambda _, args: read.append(args[0].is_contiguous()))
-    s.generate(rows(lengths=(5, 9), indices=(0, 1)))
-    assert read and all(read)
-    s.engine.close()

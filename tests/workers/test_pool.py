@@ -2,11 +2,13 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 import es_ray
-from es_ray.config import load
-from es_ray.workers.pool import idle_workers
+from es_ray.config import Config, load
+from es_ray.errors import RunError
+from es_ray.workers.pool import Pool, idle_workers
 from tests.listeners import listening
 from tests.short_runs import SETTINGS
 
@@ -102,3 +104,40 @@ def test_a_run_with_an_idle_worker_says_so_once(cluster, tmp_path, cli):
     assert len(said) == 1
     assert "1 of 2 workers" in said[0]
     assert "engine.shard=4 would share it" in said[0]
+
+
+class Answers(Pool):
+    """A pool of workers that give these answers, each when it is asked once."""
+
+    def __init__(self, *answers):
+        super().__init__(Config(), None)
+        self.answers = answers
+
+    workers = property(lambda self: len(self.answers))
+    where = ""
+
+    def start(self):
+        raise NotImplementedError
+
+    def close(self):
+        pass
+
+    def _map(self, shared, calls, on_done, on_rows):
+        return [(f"worker {n}", answer) for n, answer in zip(range(len(calls)), self.answers, strict=False)]
+
+
+def test_the_drift_is_what_most_workers_measure(caplog):
+    assert Answers(0.5).drift(None, None) == Answers(0.5, 0.5).drift(None, None) == 0.5
+    assert not caplog.records
+    assert Answers(0.25, 0.5, 0.5).drift(None, None) == 0.5
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line.startswith("worker 0 measures another drift of the centre than most workers: ")
+    with pytest.raises(RunError, match="^worker 0, worker 1 measure different drifts of the same centre: "):
+        Answers(0.25, 0.5).drift(None, None)
+
+
+def test_two_workers_must_agree_in_a_matrix():
+    one, other = np.zeros((2, 3), dtype=np.float32), np.ones((2, 3), dtype=np.float32)
+    assert Answers(one).change(None, None, 0) is one
+    assert Answers(one, one.copy(), other).change(None, None, 0) is one
+    assert Answers(one, other, one).change(None, None, 0) is None

@@ -1,4 +1,8 @@
-"""What `model.dtype: auto` is on a CPU: the file's dtype where the CPU multiplies in it, else float32."""
+"""Whether a CPU multiplies in a dtype.
+
+`model.dtype: auto` is the file's where it does, else float32; layers in a dtype that it only emulates are
+multiplied in float32, weights converted as they are read.
+"""
 
 from typing import Any, Final
 

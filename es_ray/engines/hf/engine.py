@@ -25,6 +25,7 @@ from es_ray.engines.base import (
 from es_ray.engines.hf.cpu_dtype import multiplies_in
 from es_ray.engines.hf.decoding import decode
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
+from es_ray.engines.hf.output_layer import prepare_output_layer
 from es_ray.engines.hf.population_linear import PopulationAdapters
 from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.merged_weights import AdaptedWeight, MergedWeights
@@ -82,8 +83,7 @@ class TransformersEngine(Engine):
         )
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
         self._merged = _merged_centre(weights, experiment) if self._layout.form == "merged" else None
-        if model.dtype == torch.bfloat16 and device == "cpu":
-            _read_last_tokens_at_once(model)
+        prepare_output_layer(self._model)
 
     @torch.inference_mode()
     def generate(
@@ -196,18 +196,6 @@ class TransformersEngine(Engine):
             ) from error
         finally:
             self._adapters.clear()
-
-
-def _read_last_tokens_at_once(model: Any) -> None:
-    """Give the output layer the prompts' last tokens as a matrix that is contiguous.
-
-    They are a slice of all tokens, and torch multiplies a slice by a batch of the weights, expanded to one
-    for each row; in bfloat16 it copies them, 57 MB a row for a vocabulary of 49,152 and 576 features. In
-    float32 it does not, and bytes stay as they were.
-    """
-    head = model.get_output_embeddings()
-    if head is not None:
-        head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
 
 
 def _merged_centre(weights: Sequence[Any], experiment: Experiment) -> MergedCentre:

@@ -4,8 +4,9 @@ y_i = W x_i + scaling * B_i A_i x_i for row i. Layers with the same input (q, k 
 one product with W, one with all their A's, and one with their B's as a block-diagonal matrix. Consecutive
 rows with the same adapter share its products too.
 
-In bfloat16 on a CPU the adapters' products are bfloat16 ones as well, accumulated in float32: converting the
-activations to float32 and back took longer than the layer itself (benchmarks/NOTES.md).
+On a CPU that multiplies in bfloat16 the adapters' products are bfloat16 ones as well, accumulated in float32:
+converting the activations to float32 and back took longer than the layer itself. On one that does not, all
+products are float32 ones, also those with W, rounded once to the layers' dtype (benchmarks/NOTES.md).
 """
 
 from collections.abc import Sequence
@@ -25,15 +26,18 @@ _FEW = 4  # up to this many A's, and for single rows, dot products beat batched 
 class Projections:
     """Layers with the same input. The first one to be called computes for all of them.
 
-    The products run in float32 and are rounded once to the layers' dtype, as in PEFT; in bfloat16 on a CPU
-    A, B and A x are rounded to it as well, each by at most 2^-9 of what the adapter adds.
+    The products run in float32 and are rounded once to the layers' dtype, as in PEFT; where a CPU multiplies
+    in bfloat16 A, B and A x are rounded to it as well, each by at most 2^-8 of what the adapter adds.
     """
 
     def __init__(self, names: list[str], layers: list[nn.Linear]) -> None:
         self.names = names
         self._base = JointLinear(layers)
         weights = [layer.weight for layer in layers]
-        self._narrow = all(w.dtype == torch.bfloat16 and w.device.type == "cpu" for w in weights)
+        self._wide = self._base.emulated
+        self._narrow = not self._wide and all(
+            w.dtype == torch.bfloat16 and w.device.type == "cpu" for w in weights
+        )
         self._adapters: tuple[Tensor, Tensor] | None = None  # of all adapters
         self._a: Tensor | None = None  # of the blocks of rows
         self._b: Tensor | None = None
@@ -67,9 +71,11 @@ class Projections:
     def output(self, index: int, x: Tensor) -> Tensor:
         """The output of one layer of the group, shape [..., out], possibly a view of a wider tensor."""
         if x is not self._x or index not in self._outputs:
-            y = self._base(x)
+            given = x.float() if self._wide else x
+            y = self._base(given)
             if self._a is not None:
-                y = self._adapted(x, y)
+                y = self._adapted(given, y)
+            y = y.to(x.dtype)
             if len(self.names) == 1:
                 return y
             self._outputs = dict(enumerate(y.split_with_sizes(self._base.widths, dim=-1)))
