@@ -19,13 +19,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a temporary file, sync it and rename it, so that neither a reader nor a crash sees half of it."""
+    """Write a temporary file, sync it and rename it, so that neither a reader nor a crash sees half of it.
+
+    An error leaves nothing behind: half a file would take the space that a full disk lacks.
+    """
     tmp = path.with_name(f".{path.name}.{os.getpid()}")
-    with tmp.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    tmp.replace(path)
+    try:
+        with tmp.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        tmp.replace(path)
+    except OSError:
+        tmp.unlink(missing_ok=True)
+        raise
     sync(path.parent)  # the new name is part of the folder's content
 
 

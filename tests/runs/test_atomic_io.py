@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from es_ray.runs.atomic_io import replace_file
+from es_ray.runs.atomic_io import replace_file, write_text
 from es_ray.runs.remote_copy import RemoteCopy
 from es_ray.runs.remote_fetch import fetch
 from es_ray.runs.remote_store import RemoteStore
@@ -30,6 +30,20 @@ def mounted(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setattr(os, "replace", over_mounts)
     return folder
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_file_that_cannot_be_written_leaves_nothing_and_the_old_one(step, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "file").write_text("old")
+    monkeypatch.setattr(os, step, full)
+    monkeypatch.setattr(Path, "replace", lambda source, target: os.replace(source, target))
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "file", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
 
 
 def test_a_file_replaces_one_on_another_mount(mounted, tmp_path):
