@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,11 +10,19 @@ pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytest.skip("Triton compiles here: tests/gpu checks the kernels", allow_module_level=True)
 from es_ray.engines.merged_weights import AdaptedWeight, MergedWeights, TorchUpdates  # noqa: E402
-from es_ray.engines.sglang.lora import merged_kernels  # noqa: E402
+from es_ray.engines.sglang.lora import merged_kernels, noise_kernels  # noqa: E402
 from es_ray.engines.sglang.lora.merged_updates import TritonUpdates  # noqa: E402
 from es_ray.evolution.merged import updates  # noqa: E402
+from es_ray.evolution.noise import normals  # noqa: E402
 from tests.engines.sglang.fake_sglang import WEIGHTS  # noqa: E402
 from tests.engines.sglang.test_merged_scheduler import ENDS, MERGED, fresh, history  # noqa: E402
+
+
+def halves(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What `factors` gives of A, [D, rank, in], and of w B, [D, out, rank]."""
+    both = torch.cat([a, b.transpose(1, 2)], dim=2).flatten(0, 1).float()
+    high = both.half()
+    return torch.stack([high, (both - high.float()).half()])
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -21,27 +30,47 @@ from tests.engines.sglang.test_merged_scheduler import ENDS, MERGED, fresh, hist
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_adds_and_serves_what_float64_does(rank, part, dtype):
     generator = torch.Generator().manual_seed(rank)
-    whole_out, width, directions = 70, 150, 5
+    whole_out, width, directions = 70, 150, 40
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
     rows = torch.tensor([3, 4, 5, 40, 41, 69]) if part == "rows" else None
     columns = torch.arange(75, 150) if part == "columns" else None
-    noise, weights = normal(directions, rank * (width + whole_out)), normal(directions)
+    noise = normal(directions, rank * (width + whole_out))
+    weights = torch.rand(directions, generator=generator) * 2 - 1
     a = noise[:, : rank * width].view(-1, rank, width).double()
     b = noise[:, rank * width :].view(-1, whole_out, rank).double()
+    factors = halves(a, weights.double()[:, None, None] * b)
     a, b = (a if columns is None else a[:, :, columns]), (b if rows is None else b[:, rows])
     change, base = normal(b.shape[1], a.shape[2]), normal(b.shape[1], a.shape[2]).to(dtype)
     exact = 0.95 * change.double() + 0.3 * torch.einsum("d,dor,dri->oi", weights.double(), b, a)
     alone, served = change.clone(), torch.zeros_like(base)
-    merged_kernels.add(alone, base, None, noise, weights, rank, width, 0.3, 0.95, rows, columns)
-    merged_kernels.add(change, base, served, noise, weights, rank, width, 0.3, 0.95, rows, columns)
+    merged_kernels.add(alone, base, None, factors, width, 0.3, 0.95, rows, columns)
+    merged_kernels.add(change, base, served, factors, width, 0.3, 0.95, rows, columns)
     assert torch.equal(alone, change)
     assert (change.double() - exact).abs().max() < 1e-5
     right = (base.float() + change).to(dtype)
     # the interpreter cuts off where a GPU rounds
     assert ((served.float() - right.float()).abs() <= torch.finfo(dtype).eps * right.float().abs()).all()
+
+
+@pytest.mark.parametrize("start", [0, 8, 13])
+@pytest.mark.parametrize(("rank", "width", "outputs"), [(1, 1000, 700), (3, 70, 41)])
+def test_factors_are_the_noise_of_numpy(start, rank, width, outputs):
+    seed, generation, numbers = 2**33 + 1, 7, [0, 5, 2**32 - 1]
+    weights = torch.tensor([0.7, -1.0, 2.0**-9])
+    words = noise_kernels.words_of(seed, generation, "cpu")
+    found = merged_kernels.factors(words, torch.tensor(numbers), weights, start, rank, width, outputs)
+    stop = start + rank * (width + outputs)
+    for number, weight, mine in zip(
+        numbers, weights.tolist(), found.unflatten(1, (-1, rank)).unbind(1), strict=True
+    ):
+        drawn = normals(seed, generation, number, 0, start, stop).astype(np.float64)
+        a = drawn[: rank * width].reshape(rank, width)
+        b = weight * drawn[rank * width :].reshape(outputs, rank).T
+        apart = np.abs(mine.double().sum(0).numpy() - np.concatenate([a, b], axis=1))
+        assert apart.max() < 4e-6  # the noise in Triton is as near as that
 
 
 @pytest.mark.parametrize("antithetic", [True, False])

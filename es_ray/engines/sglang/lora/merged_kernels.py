@@ -1,8 +1,9 @@
-"""A Triton kernel that adds an update of form `merged` to a matrix, and serves the sum, in one pass.
+"""Triton kernels that add an update of form `merged` to a matrix, and serve the sum, in one pass.
 
-Each program has one tile of the matrix. It adds the directions' products in their order, so that the bits
-depend on neither the tiles nor their order: D <- kept D + scale * sum_d w_d B_d A_d in float32, and
-W = W_0 + D rounded once. Import this module only where Triton is installed.
+D <- kept D + scale * sum_d w_d B_d A_d in float32, and W = W_0 + D rounded once. The products run on tensor
+cores, in halves: each number of A and of w B is two float16, high and low, 22 bits of its 24 (Ootomo and
+Yokota, arXiv 2203.03341), and the product of two lows is left out. Directions are added in their order, so
+the bits depend on neither the tiles nor their order. Import this module only where Triton is installed.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -10,25 +11,71 @@ W = W_0 + D rounded once. Import this module only where Triton is installed.
 
 from typing import Final
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS: Final = 32
-COLUMNS: Final = 128
+from es_ray.engines.sglang.lora.noise_kernels import TILE, _normals
+
+ROWS: Final = 64
+COLUMNS: Final = 64
 """Entries of a tile."""
+DEPTH: Final = 32
+"""Directions times ranks that are multiplied at once."""
+WARPS: Final = 4
+STAGES: Final = 3
+
+
+@triton.jit
+def _factors_kernel(
+    high, low, numbers, weights, words, start,
+    WIDTH: tl.constexpr, OUTPUTS: tl.constexpr, RANK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    direction = tl.program_id(1)
+    first = (start // 4) * 4 + tl.program_id(0) * TILE
+    number = tl.load(numbers + direction)
+    noise = _normals(first, number, tl.load(words), tl.load(words + 1), tl.load(words + 2), TILE)
+    entry = (first + tl.arange(0, TILE) - start).to(tl.int32)
+    of_b = entry - RANK * WIDTH
+    is_a = of_b < 0
+    value = tl.where(is_a, noise, noise * tl.load(weights + direction))
+    rank = tl.where(is_a, entry // WIDTH, of_b % RANK)
+    column = tl.where(is_a, entry % WIDTH, WIDTH + of_b // RANK)
+    at = (direction * RANK + rank).to(tl.int64) * (WIDTH + OUTPUTS) + column
+    there = (entry >= 0) & (of_b < RANK * OUTPUTS)
+    half = value.to(tl.float16)
+    tl.store(high + at, half, mask=there)
+    tl.store(low + at, (value - half.to(tl.float32)).to(tl.float16), mask=there)
+
+
+def factors(
+    words: Tensor, numbers: Tensor, weights: Tensor, start: int, rank: int, width: int, outputs: int
+) -> Tensor:
+    """A and w B of each direction in halves, float16, shape [2, D * rank, width + outputs].
+
+    Row d * rank + r has A_d[r], then w_d B_d[:, r]; the first of the two has the numbers rounded, the second
+    what is left. words: see `noise_kernels.words_of`; numbers: the directions', int64, [D]; weights: float32,
+    [D], at most 1 in size; start: A's first entry in the flat vector, B's follow A's.
+    """
+    found = torch.empty(2, len(numbers) * rank, width + outputs, dtype=torch.float16, device=weights.device)
+    grid = (triton.cdiv(rank * (width + outputs) + start % 4, TILE), len(numbers))
+    _factors_kernel[grid](
+        found[0], found[1], numbers, weights, words, start, WIDTH=width, OUTPUTS=outputs, RANK=rank, TILE=TILE
+    )
+    return found
 
 
 # not specialised: equal bits must not depend on two compilations being equal
 @triton.jit(do_not_specialize=["count", "scale", "kept"])
 def _add_kernel(
-    change, base, served, noise, weights, which_rows, which_columns, count, scale, kept,
-    OUT: tl.constexpr, IN: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, RANK: tl.constexpr,
+    change, base, served, high, low, which_rows, which_columns, count, scale, kept,
+    OUT: tl.constexpr, IN: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr,
     ALL_ROWS: tl.constexpr, ALL_COLUMNS: tl.constexpr, SERVE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row_there, column_there = row < OUT, column < IN
     full_row, full_column = row, column
     if not ALL_ROWS:
@@ -36,17 +83,21 @@ def _add_kernel(
     if not ALL_COLUMNS:
         full_column = tl.load(which_columns + column, mask=column_there, other=0)
     total = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
-    start = noise
-    for direction in range(count):
-        weight = tl.load(weights + direction) * scale
-        for rank in tl.static_range(RANK):
-            a = tl.load(start + rank * WIDTH + full_column, mask=column_there, other=0.0)
-            b = tl.load(start + RANK * WIDTH + full_row * RANK + rank, mask=row_there, other=0.0)
-            total += (weight * b)[:, None] * a[None, :]
-        start += SIZE
+    for first in range(0, count, DEPTH):
+        step = first + tl.arange(0, DEPTH)
+        of_b = step[None, :] * STRIDE + WIDTH + full_row[:, None]
+        of_a = step[:, None] * STRIDE + full_column[None, :]
+        b_there = row_there[:, None] & (step < count)[None, :]
+        a_there = (step < count)[:, None] & column_there[None, :]
+        b, a = tl.load(high + of_b, mask=b_there, other=0.0), tl.load(high + of_a, mask=a_there, other=0.0)
+        b_low = tl.load(low + of_b, mask=b_there, other=0.0)
+        a_low = tl.load(low + of_a, mask=a_there, other=0.0)
+        total = tl.dot(b_low, a, total)
+        total = tl.dot(b, a_low, total)
+        total = tl.dot(b, a, total)
     at = row.to(tl.int64)[:, None] * IN + column[None, :]
     there = row_there[:, None] & column_there[None, :]
-    total += kept * tl.load(change + at, mask=there, other=0.0)
+    total = scale * total + kept * tl.load(change + at, mask=there, other=0.0)
     tl.store(change + at, total, mask=there)
     if SERVE:
         value = tl.load(base + at, mask=there, other=0.0).to(tl.float32) + total
@@ -57,9 +108,7 @@ def add(
     change: Tensor,
     base: Tensor,
     served: Tensor | None,
-    noise: Tensor,
-    weights: Tensor,
-    rank: int,
+    factors: Tensor,
     width: int,
     scale: float,
     kept: float,
@@ -68,19 +117,18 @@ def add(
 ) -> None:
     """D <- kept D + scale * sum_d w_d B_d A_d in place, and served <- W_0 + D, unless that is None.
 
-    change: D, float32, and base: W_0, [out, in]; noise: float32, [D, rank * width + whole out * rank], of
-    each direction A, row by row, then B; weights: w, float32, [D]; rows, columns: which of B's rows and of
-    A's columns D has, int64; None: all. All contiguous.
+    change: D, float32, and base: W_0, [out, in]; factors, width: see `factors`, of the whole matrix; rows,
+    columns: which of B's rows and of A's columns D has, int64; None: all. All contiguous.
     """
     outputs, inputs = change.shape
-    for matrix in (change, base, noise, served):
+    for matrix in (change, base, factors, served):
         if matrix is not None and not matrix.is_contiguous():
             raise ValueError("the matrices of an update must be contiguous")
-    grid = (triton.cdiv(outputs, ROWS), triton.cdiv(inputs, COLUMNS))
+    grid = (triton.cdiv(inputs, COLUMNS), triton.cdiv(outputs, ROWS))
     _add_kernel[grid](
-        change, base, change if served is None else served, noise, weights,
+        change, base, change if served is None else served, factors[0], factors[1],
         change if rows is None else rows, change if columns is None else columns,
-        len(weights), scale, kept, OUT=outputs, IN=inputs, WIDTH=width, SIZE=noise.shape[1], RANK=rank,
+        factors.shape[1], scale, kept, OUT=outputs, IN=inputs, WIDTH=width, STRIDE=factors.shape[2],
         ALL_ROWS=rows is None, ALL_COLUMNS=columns is None, SERVE=served is not None,
-        ROWS=ROWS, COLUMNS=COLUMNS,
+        ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
