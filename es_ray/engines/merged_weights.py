@@ -33,44 +33,54 @@ class AdaptedWeight(NamedTuple):
     rows: Tensor | None = None
 
 
-class MatrixUpdate(NamedTuple):
-    """What an update does to a matrix: `change`, D, in float32, gets it added; serve: W becomes W_0 + D.
+class Matrix(NamedTuple):
+    """An adapted matrix as updates see it. Its tensors stay where they are for good.
 
-    base: W_0, as much of it as `part` is; scaling: of B A.
+    base: W_0, as much of it as `part` is; change: D, float32.
     """
 
     part: AdaptedWeight
     base: Tensor
     change: Tensor
-    update: Update
-    perturbation: Perturbation
-    scaling: float
-    serve: bool
 
 
 class Updates(Protocol):
-    """How an update is added to a matrix."""
+    """How an update is added to a model's matrices, the same ones at every call."""
 
-    def add(self, one: MatrixUpdate) -> None:
-        """Add an update to one.change; if one.serve, then make one.part.weight one.base plus that."""
+    def add(
+        self,
+        matrices: Sequence[Matrix],
+        scaling: float,
+        update: Update,
+        perturbation: Perturbation,
+        serve: bool,
+    ) -> None:
+        """Add an update to each D; serve: then make each W its W_0 + D. scaling: of B A."""
 
 
 class TorchUpdates:
     """With the noise of `es_ray.evolution`, by products of torch."""
 
-    def add(self, one: MatrixUpdate) -> None:
+    def add(
+        self,
+        matrices: Sequence[Matrix],
+        scaling: float,
+        update: Update,
+        perturbation: Perturbation,
+        serve: bool,
+    ) -> None:
         """See Updates."""
-        part, change, update = one.part, one.change, one.update
-        a, weights = numpy_factors(update, one.perturbation, part.a)
-        b, _ = numpy_factors(update, one.perturbation, part.b)
-        if part.columns is not None:
-            a = a[:, :, part.columns.cpu()]
-        if part.rows is not None:
-            b = b[:, part.rows.cpu()]
-        device = change.device
-        add_products(change, a.to(device), b.to(device), (one.scaling * weights).to(device), update.kept)
-        if one.serve:
-            torch.add(one.base, change, out=part.weight)  # in float32, and no temporary
+        for part, base, change in matrices:
+            a, weights = numpy_factors(update, perturbation, part.a)
+            b, _ = numpy_factors(update, perturbation, part.b)
+            if part.columns is not None:
+                a = a[:, :, part.columns.cpu()]
+            if part.rows is not None:
+                b = b[:, part.rows.cpu()]
+            device = change.device
+            add_products(change, a.to(device), b.to(device), (scaling * weights).to(device), update.kept)
+            if serve:
+                torch.add(base, change, out=part.weight)  # in float32, and no temporary
 
 
 class MergedWeights:
@@ -84,30 +94,30 @@ class MergedWeights:
         self, weights: Sequence[AdaptedWeight], scaling: float, updates: Updates | None = None
     ) -> None:
         self._weights, self._scaling, self._updates = weights, scaling, updates or TorchUpdates()
-        self._base: list[Tensor] = []
-        self._changes: list[Tensor] = []
+        self._matrices: list[Matrix] = []
         self._base_squares: NDArray[np.float64] | None = None
 
     @torch.inference_mode()
     def reserve(self) -> None:
         """Keep the weights that the model has now as W_0. Once."""
-        self._base = [part.weight.detach().clone() for part in self._weights]
-        self._changes = [torch.zeros_like(base, dtype=torch.float32) for base in self._base]
+        for part in self._weights:
+            base = part.weight.detach().clone()
+            self._matrices.append(Matrix(part, base, torch.zeros_like(base, dtype=torch.float32)))
 
     @torch.inference_mode()
     def begin(self) -> None:
         """Set D to 0."""
-        if not self._base:
+        if not self._matrices:
             self.reserve()
-        for change in self._changes:
-            change.zero_()
+        for matrix in self._matrices:
+            matrix.change.zero_()
 
     @torch.inference_mode()
     def load(self, checkpoint: Checkpoint) -> None:
         """Set D to a checkpoint's, as much of it as is here; raises DamagedChanges, with D half done."""
-        if not self._base:
+        if not self._matrices:
             self.reserve()
-        for number, (part, change) in enumerate(zip(self._weights, self._changes, strict=True)):
+        for number, (part, _, change) in enumerate(self._matrices):
             whole = torch.from_numpy(checkpoint.matrix(number))
             if part.rows is not None:
                 whole = whole[part.rows.cpu()]
@@ -117,11 +127,11 @@ class MergedWeights:
 
     def change(self, number: int) -> Tensor:
         """D of a matrix, as much of it as is here, float32, on its device; not to be changed."""
-        return self._changes[number]
+        return self._matrices[number].change
 
     def whole_change(self, number: int) -> NDArray[np.float32]:
         """D of a matrix all of which is here, shape [out, in]."""
-        return self._changes[number].to("cpu", copy=True).numpy()
+        return self._matrices[number].change.to("cpu", copy=True).numpy()
 
     def place(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which rows and which columns of a whole matrix are here."""
@@ -135,13 +145,12 @@ class MergedWeights:
     @torch.inference_mode()
     def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
         """Add an update to D; serve: then serve W_0 + D."""
-        for part, base, change in zip(self._weights, self._base, self._changes, strict=True):
-            self._updates.add(MatrixUpdate(part, base, change, update, perturbation, self._scaling, serve))
+        self._updates.add(self._matrices, self._scaling, update, perturbation, serve)
 
     @torch.inference_mode()
     def write(self, base: bool) -> None:
         """Serve W_0, or W_0 + D rounded to the model's dtype."""
-        for part, original, change in zip(self._weights, self._base, self._changes, strict=True):
+        for part, original, change in self._matrices:
             if base:
                 part.weight.copy_(original)
             else:
@@ -151,8 +160,8 @@ class MergedWeights:
     def squares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """||D||_F^2 and ||W_0||_F^2 of each matrix, as far as it is here: two of shape [matrices]."""
         if self._base_squares is None:
-            self._base_squares = _squares(self._base)
-        return _squares(self._changes), self._base_squares
+            self._base_squares = _squares([matrix.base for matrix in self._matrices])
+        return _squares([matrix.change for matrix in self._matrices]), self._base_squares
 
     def entries(self) -> NDArray[np.int64]:
         """How many entries of each matrix are here, shape [matrices]."""

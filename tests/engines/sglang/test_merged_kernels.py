@@ -45,9 +45,10 @@ def test_the_kernel_adds_and_serves_what_float64_does(rank, part, dtype):
     a, b = (a if columns is None else a[:, :, columns]), (b if rows is None else b[:, rows])
     change, base = normal(b.shape[1], a.shape[2]), normal(b.shape[1], a.shape[2]).to(dtype)
     exact = 0.95 * change.double() + 0.3 * torch.einsum("d,dor,dri->oi", weights.double(), b, a)
+    scale, kept = torch.tensor([0.3]), torch.tensor([0.95])
     alone, served = change.clone(), torch.zeros_like(base)
-    merged_kernels.add(alone, base, None, factors, width, 0.3, 0.95, rows, columns)
-    merged_kernels.add(change, base, served, factors, width, 0.3, 0.95, rows, columns)
+    merged_kernels.add(alone, base, None, factors, width, scale, kept, rows, columns)
+    merged_kernels.add(change, base, served, factors, width, scale, kept, rows, columns)
     assert torch.equal(alone, change)
     assert (change.double() - exact).abs().max() < 1e-5
     right = (base.float() + change).to(dtype)

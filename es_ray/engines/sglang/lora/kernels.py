@@ -64,6 +64,12 @@ def _place(tile, N0: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, TILE: tl.
 
 
 @triton.jit
+def is_adapted(slot):
+    """Whether a row has an adapter, shape [1]: a mask that leaves whole vectors to be read at once."""
+    return slot + tl.zeros([1], dtype=tl.int64) >= 0
+
+
+@triton.jit
 def factor_of(
     s, scales, slot, row, part, RANK: tl.constexpr, C_RANK: tl.constexpr, R: tl.constexpr,
     PARTS: tl.constexpr, P: tl.constexpr,
@@ -91,13 +97,14 @@ def factor_of(
 
 
 @triton.jit
-def product_of(b, n, end, factor, RANK: tl.constexpr, R: tl.constexpr):
-    """B's columns times their factors at the outputs n below end, float32."""
+def product_of(b, n, end, factor, adapted, RANK: tl.constexpr, R: tl.constexpr):
+    """B's columns times their factors at the outputs n below end, float32; 0 unless `adapted`."""
     if RANK == 1:
-        return tl.load(b + n, mask=n < end, other=0.0).to(tl.float32) * factor
+        return tl.load(b + n, mask=(n < end) & adapted, other=0.0).to(tl.float32) * factor
     else:
         r = tl.arange(0, R)[None, :]
-        columns = tl.load(b + n[:, None] * RANK + r, mask=(n[:, None] < end) & (r < RANK), other=0.0)
+        inside = (n[:, None] < end) & (r < RANK) & adapted[None, :]
+        columns = tl.load(b + n[:, None] * RANK + r, mask=inside, other=0.0)
         return tl.sum(columns.to(tl.float32) * factor[None, :], axis=1)
 
 
@@ -115,7 +122,7 @@ def _expand_kernel(
         n = start + tl.arange(0, TILE)
         at = y + row * y_stride + n
         new = tl.load(at, mask=n < end, other=0.0).to(tl.float32)
-        new += product_of(b + slot * ((N0 + N1 + N2) * RANK), n, end, factor, RANK, R)
+        new += product_of(b + slot * ((N0 + N1 + N2) * RANK), n, end, factor, is_adapted(slot), RANK, R)
         tl.store(at, new.to(y.dtype.element_ty), mask=n < end)
 
 
@@ -127,23 +134,26 @@ def _silu_and_mul_kernel(
 ):  # fmt: skip
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
+    adapted = is_adapted(slot)
+    slot = tl.maximum(slot, 0)
     n = tile * TILE + tl.arange(0, TILE)
+    # what is read is read first: a program waits for memory once after its slot, not at every step
     gate = tl.load(y + row * y_stride + n, mask=n < N, other=0.0).to(tl.float32)
     up = tl.load(y + row * y_stride + N + n, mask=n < N, other=0.0).to(tl.float32)
-    if slot >= 0:
-        b_gate = b + slot * (2 * N * RANK)
-        gate += product_of(b_gate, n, N, factor_of(s, scales, slot, row, 0, RANK, 2 * RANK, R, 1, 1), RANK, R)
-        b_up = b_gate + N * RANK
-        up += product_of(b_up, n, N, factor_of(s, scales, slot, row, 1, RANK, 2 * RANK, R, 1, 1), RANK, R)
+    r = tl.arange(0, NEXT_R)
+    if NEXT_RANK > 0:
+        inside = (n[None, :] < N) & (r[:, None] < NEXT_RANK) & adapted[None, :]
+        factors = tl.load(a + (slot * NEXT_RANK + r[:, None]) * N + n[None, :], mask=inside, other=0.0)
+    b_gate = b + slot * (2 * N * RANK)
+    b_up = b_gate + N * RANK
+    of_gate = factor_of(s, scales, slot, row, 0, RANK, 2 * RANK, R, 1, 1)
+    of_up = factor_of(s, scales, slot, row, 1, RANK, 2 * RANK, R, 1, 1)
+    gate += product_of(b_gate, n, N, of_gate, adapted, RANK, R)
+    up += product_of(b_up, n, N, of_up, adapted, RANK, R)
     new = (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty)
     tl.store(out + row * N + n, new, mask=n < N)
     if NEXT_RANK > 0:
-        r = tl.arange(0, NEXT_R)
-        found = tl.zeros([NEXT_R], dtype=tl.float32)
-        if slot >= 0:
-            inside = (n[None, :] < N) & (r[:, None] < NEXT_RANK)
-            factors = tl.load(a + (slot * NEXT_RANK + r[:, None]) * N + n[None, :], mask=inside, other=0.0)
-            found = tl.sum(factors.to(tl.float32) * new.to(tl.float32)[None, :], axis=1)
+        found = tl.sum(factors.to(tl.float32) * new.to(tl.float32)[None, :], axis=1)
         part = row * tl.num_programs(1) + tile
         tl.store(dots + part * NEXT_RANK + r, found, mask=r < NEXT_RANK)
 

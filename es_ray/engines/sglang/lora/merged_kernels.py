@@ -67,7 +67,7 @@ def factors(
 
 
 # not specialised: equal bits must not depend on two compilations being equal
-@triton.jit(do_not_specialize=["count", "scale", "kept"])
+@triton.jit(do_not_specialize=["count"])
 def _add_kernel(
     change, base, served, high, low, which_rows, which_columns, count, scale, kept,
     OUT: tl.constexpr, IN: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr,
@@ -97,7 +97,7 @@ def _add_kernel(
         total = tl.dot(b, a, total)
     at = row.to(tl.int64)[:, None] * IN + column[None, :]
     there = row_there[:, None] & column_there[None, :]
-    total = scale * total + kept * tl.load(change + at, mask=there, other=0.0)
+    total = tl.load(scale) * total + tl.load(kept) * tl.load(change + at, mask=there, other=0.0)
     tl.store(change + at, total, mask=there)
     if SERVE:
         value = tl.load(base + at, mask=there, other=0.0).to(tl.float32) + total
@@ -110,15 +110,16 @@ def add(
     served: Tensor | None,
     factors: Tensor,
     width: int,
-    scale: float,
-    kept: float,
+    scale: Tensor,
+    kept: Tensor,
     rows: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> None:
     """D <- kept D + scale * sum_d w_d B_d A_d in place, and served <- W_0 + D, unless that is None.
 
-    change: D, float32, and base: W_0, [out, in]; factors, width: see `factors`, of the whole matrix; rows,
-    columns: which of B's rows and of A's columns D has, int64; None: all. All contiguous.
+    change: D, float32, and base: W_0, [out, in]; factors, width: see `factors`, of the whole matrix; scale,
+    kept: a number each, float32; rows, columns: which of B's rows and of A's columns D has, int64; None: all.
+    All contiguous.
     """
     outputs, inputs = change.shape
     for matrix in (change, base, factors, served):

@@ -1,69 +1,104 @@
 """Updates of form `merged` on the GPU: noise drawn by Triton, added and served by one kernel a matrix."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from es_ray.engines.merged_weights import MatrixUpdate
+from es_ray.engines.merged_weights import Matrix
 from es_ray.evolution.merged import Update, by_direction
-from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
-
-
-class _Shared(NamedTuple):
-    """The same for all matrices of an update.
-
-    words: the noise's; numbers, weights: the directions', the weights divided by `largest`, a power of two,
-    which leaves them exact and at most 1; scale: sigma.
-    """
-
-    words: Tensor
-    numbers: Tensor
-    weights: Tensor
-    largest: float
-    scale: PiecewiseConstant
+from es_ray.evolution.perturbation import Perturbation
 
 
 class TritonUpdates:
-    """`es_ray.engines.merged_weights.Updates` on a device; what an update's matrices share is made once."""
+    """`es_ray.engines.merged_weights.Updates` on a device.
+
+    An update is two kernels a matrix, 400 of them in a model of 28 layers, which take longer to launch than
+    to run below a few billion weights. So the second update of a size is recorded as a CUDA graph, and what
+    differs from one update to the next is in tensors.
+    """
 
     def __init__(self, device: torch.device) -> None:
         from es_ray.engines.sglang.lora import merged_kernels, noise_kernels
 
         self._kernels, self._noise_kernels = merged_kernels, noise_kernels
         self._device = device
-        self._update: Update | None = None
-        self._shared: _Shared | None = None
+        self._passes: dict[tuple[int, bool], _Pass] = {}
 
-    def add(self, one: MatrixUpdate) -> None:
+    def add(
+        self,
+        matrices: Sequence[Matrix],
+        scaling: float,
+        update: Update,
+        perturbation: Perturbation,
+        serve: bool,
+    ) -> None:
         """See Updates. Raises ValueError if sigma differs within B."""
-        shared = self._shared_by(one.update, one.perturbation)
-        part, a, b = one.part, one.part.a, one.part.b
-        sigma = shared.scale.constant(b.start, b.stop)
-        if sigma is None or shared.scale.constant(a.start, a.stop) != 0 or a.stop != b.start:
-            raise ValueError("form merged has one sigma for B and none for A, and B behind A")
-        rank, width = a.shape
-        factors = self._kernels.factors(
-            shared.words, shared.numbers, shared.weights, a.start, rank, width, b.shape[0]
+        weights = by_direction(update.coefficients, perturbation.noise.antithetic)
+        # the kernels' halves need weights of at most 1; a power of two leaves them exact
+        _, exponent = np.frexp(np.abs(weights).max(initial=0.0))
+        largest = 2.0 ** int(exponent)
+        scale = perturbation.scale(update.generation)
+        factors = [update.kept]
+        for part, _, _ in matrices:
+            sigma = scale.constant(part.b.start, part.b.stop)
+            if sigma is None or scale.constant(part.a.start, part.a.stop) != 0 or part.a.stop != part.b.start:
+                raise ValueError("form merged has one sigma for B and none for A, and B behind A")
+            factors.append(scaling * sigma * largest)
+        key = len(weights), serve
+        if key not in self._passes:
+            self._passes[key] = _Pass(self._kernels, matrices, len(weights), serve, self._device)
+        words = self._noise_kernels.words_of(perturbation.noise.seed, update.generation, self._device)
+        self._passes[key].run(
+            words,
+            torch.from_numpy(weights / largest).float().to(self._device),
+            torch.tensor(factors, dtype=torch.float32, device=self._device),
         )
-        self._kernels.add(
-            one.change, one.base, part.weight if one.serve else None, factors, width,
-            one.scaling * sigma * shared.largest, one.update.kept, part.rows, part.columns,
-        )  # fmt: skip
 
-    def _shared_by(self, update: Update, perturbation: Perturbation) -> _Shared:
-        if self._update is not update or self._shared is None:
-            noise = perturbation.noise
-            weights = by_direction(update.coefficients, noise.antithetic)
-            _, exponent = np.frexp(np.abs(weights).max(initial=0.0))
-            largest = 2.0 ** int(exponent)
-            self._shared = _Shared(
-                self._noise_kernels.words_of(noise.seed, update.generation, self._device),
-                torch.arange(len(weights), device=self._device),
-                torch.from_numpy(weights / largest).float().to(self._device),
-                largest,
-                perturbation.scale(update.generation),
+
+class _Pass:
+    """The kernels of an update of so many directions over all matrices."""
+
+    def __init__(
+        self, kernels: Any, matrices: Sequence[Matrix], directions: int, serve: bool, device: torch.device
+    ) -> None:
+        self._kernels, self._matrices, self._serve = kernels, matrices, serve
+        self._numbers = torch.arange(directions, device=device)
+        self._words = torch.zeros(3, dtype=torch.int64, device=device)
+        self._weights = torch.zeros(directions, device=device)
+        self._factors = torch.zeros(1 + len(matrices), device=device)
+        self._runs = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def run(self, words: Tensor, weights: Tensor, factors: Tensor) -> None:
+        """Add an update: the noise's words, the directions' weights, then `kept` and each matrix's factor."""
+        self._words.copy_(words)
+        self._weights.copy_(weights)
+        self._factors.copy_(factors)
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        self._runs += 1
+        if self._runs == 1 or not self._words.is_cuda:
+            self._launch()  # also compiles
+            return
+        graph = torch.cuda.CUDAGraph()
+        # other threads of the scheduler's process may call CUDA meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._launch()
+        self._graph = graph
+        graph.replay()
+
+    def _launch(self) -> None:
+        kept = self._factors[:1]
+        for number, (part, base, change) in enumerate(self._matrices, start=1):
+            rank, width = part.a.shape
+            drawn = self._kernels.factors(
+                self._words, self._numbers, self._weights, part.a.start, rank, width, part.b.shape[0]
             )
-            self._update = update
-        return self._shared
+            self._kernels.add(
+                change, base, part.weight if self._serve else None, drawn, width,
+                self._factors[number : number + 1], kept, part.rows, part.columns,
+            )  # fmt: skip

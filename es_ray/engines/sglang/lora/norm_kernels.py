@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from es_ray.engines.sglang.lora.batch_info import Rows
-from es_ray.engines.sglang.lora.kernels import factor_of, product_of, shrunk_like
+from es_ray.engines.sglang.lora.kernels import factor_of, is_adapted, product_of, shrunk_like
 
 WIDEST = 16384
 """The longest row that one program holds."""
@@ -37,31 +37,37 @@ def _norm_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row).to(tl.int64)
+    adapted = is_adapted(slot)
+    slot = tl.maximum(slot, 0)
     n = tl.arange(0, BLOCK)
     inside = n < N
+    # what is read is read first: a program waits for memory once after its slot, not at every step
     x = tl.load(h + row * h_stride + n, mask=inside, other=0.0).to(tl.float32)
-    if RANK > 0:  # noqa: SIM102 - decided when it is compiled
-        if slot >= 0:
-            factor = factor_of(s, scales, slot, row, 0, RANK, RANK, R, PARTS, P)
-            x += product_of(b + slot * (N * RANK), n, N, factor, RANK, R)
+    w = tl.load(weight + n, mask=inside, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         at = residual + row * residual_stride + n
-        x += tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        before = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    r = tl.arange(0, NEXT_R)
+    if NEXT > 0:
+        of_a = a + (slot * NEXT + r[:, None]) * N + n[None, :]
+        first_a = tl.load(of_a, mask=inside[None, :] & (r[:, None] < NEXT) & adapted[None, :], other=0.0)
+    if RANK > 0:
+        factor = factor_of(s, scales, slot, row, 0, RANK, RANK, R, PARTS, P)
+        x += product_of(b + slot * (N * RANK), n, N, factor, adapted, RANK, R)
+    if HAS_RESIDUAL:
+        x += before
         tl.store(at, x.to(residual.dtype.element_ty), mask=inside)
     scaled = x * tl.rsqrt(tl.sum(x * x, axis=0) / N + eps)
-    w = tl.load(weight + n, mask=inside, other=0.0).to(tl.float32)
     new = (scaled * w).to(out.dtype.element_ty)
     tl.store(out + row * N + n, new, mask=inside)
     if NEXT > 0:
         rounded = new.to(tl.float32)[None, :]
-        for first in tl.static_range(0, NEXT, NEXT_R):
+        tl.store(dots + row * NEXT + r, tl.sum(first_a.to(tl.float32) * rounded, axis=1), mask=r < NEXT)
+        for first in tl.static_range(NEXT_R, NEXT, NEXT_R):
             r = first + tl.arange(0, NEXT_R)
-            found = tl.zeros([NEXT_R], dtype=tl.float32)
-            if slot >= 0:
-                of_a = a + (slot * NEXT + r[:, None]) * N + n[None, :]
-                factors = tl.load(of_a, mask=inside[None, :] & (r[:, None] < NEXT), other=0.0)
-                found = tl.sum(factors.to(tl.float32) * rounded, axis=1)
-            tl.store(dots + row * NEXT + r, found, mask=r < NEXT)
+            of_a = a + (slot * NEXT + r[:, None]) * N + n[None, :]
+            more_a = tl.load(of_a, mask=inside[None, :] & (r[:, None] < NEXT) & adapted[None, :], other=0.0)
+            tl.store(dots + row * NEXT + r, tl.sum(more_a.to(tl.float32) * rounded, axis=1), mask=r < NEXT)
 
 
 class Left(NamedTuple):
