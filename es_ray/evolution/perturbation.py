@@ -34,11 +34,14 @@ class PiecewiseConstant:
         edges = np.clip(np.concatenate([[0], self.ends]), start, stop)
         return np.repeat(np.asarray(self.values, dtype=np.float32), np.diff(edges))
 
-    def constant(self, start: int, stop: int) -> float | None:
-        """The float32 value of all entries [start, stop); None if they have different ones."""
-        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
-        values = np.asarray(self.values[first : last + 1], dtype=np.float32)
-        return float(values[0]) if (values == values[0]).all() else None
+    def constants(self, starts: Sequence[int], stops: Sequence[int]) -> Vector:
+        """The value of all entries of each range [start, stop), NaN where they have different ones."""
+        values = np.asarray(self.values, dtype=np.float32)
+        changes = np.cumsum(np.diff(values, prepend=values[:1]) != 0)
+        ends = np.asarray(self.ends)
+        first = np.searchsorted(ends, starts, side="right")
+        last = np.searchsorted(ends, np.asarray(stops) - 1, side="right")
+        return np.where(changes[first] == changes[last], values[first], np.float32(np.nan))
 
     def times(self, factor: float) -> "PiecewiseConstant":
         """Each value multiplied by a factor."""

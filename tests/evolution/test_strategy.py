@@ -44,6 +44,15 @@ def test_dense_segments_equal_their_parts():
         assert np.array_equal(SIGMA.dense(start, stop), DENSE.astype(np.float32)[start:stop])
 
 
+def test_a_range_has_one_value_or_none():
+    sigma = PiecewiseConstant((50, 80, 120, SIZE), (0.5, 0.01, 0.01, 0.5))
+    starts, stops = zip(*((a, b) for a in range(0, SIZE, 7) for b in range(a + 1, SIZE + 1, 6)), strict=True)
+    found = sigma.constants(starts, stops)
+    for start, stop, value in zip(starts, stops, found, strict=True):
+        there = sigma.dense(start, stop)
+        assert value == there[0] if len(set(there)) == 1 else np.isnan(value)
+
+
 def test_initial_values_are_those_of_the_seed():
     wanted = 0.02 * np.array(philox.normals(2**35 + 17, 0, 0, STREAM_INITIAL, SIZE))
     initial = strategy().initial()[THETA]

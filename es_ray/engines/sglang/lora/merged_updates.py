@@ -41,12 +41,14 @@ class TritonUpdates:
         _, exponent = np.frexp(np.abs(weights).max(initial=0.0))
         largest = 2.0 ** int(exponent)
         scale = perturbation.scale(update.generation)
-        factors = [update.kept]
-        for part, _, _ in matrices:
-            sigma = scale.constant(part.b.start, part.b.stop)
-            if sigma is None or scale.constant(part.a.start, part.a.stop) != 0 or part.a.stop != part.b.start:
-                raise ValueError("form merged has one sigma for B and none for A, and B behind A")
-            factors.append(scaling * sigma * largest)
+        of_a, of_b = (
+            scale.constants([tensor.start for tensor in tensors], [tensor.stop for tensor in tensors])
+            for tensors in ([part.a for part, _, _ in matrices], [part.b for part, _, _ in matrices])
+        )
+        follows = all(part.a.stop == part.b.start for part, _, _ in matrices)
+        if of_a.any() or np.isnan(of_b).any() or not follows:
+            raise ValueError("form merged has one sigma for B and none for A, and B behind A")
+        factors = np.append(update.kept, scaling * largest * of_b.astype(np.float64))
         key = len(weights), serve
         if key not in self._passes:
             self._passes[key] = _Pass(self._kernels, matrices, len(weights), serve, self._device)
@@ -54,7 +56,7 @@ class TritonUpdates:
         self._passes[key].run(
             words,
             torch.from_numpy(weights / largest).float().to(self._device),
-            torch.tensor(factors, dtype=torch.float32, device=self._device),
+            torch.from_numpy(factors).float().to(self._device),
         )
 
 
