@@ -14,7 +14,6 @@ import torch
 from es_ray.config import Config, load
 from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.engines.sglang import compat
-from es_ray.engines.sglang.arguments import FUSING_BACKEND
 from es_ray.engines.sglang.probe import score
 from es_ray.errors import EvaluationError
 from es_ray.evolution.perturbation import Vector
@@ -45,8 +44,7 @@ SETTINGS = {
             "target_modules": ["q_proj", "v_proj", "down_proj"],
         }
     },
-    "rank 1, fused": {"lora": {"rank": 1}, "engine__sglang": {"lora_backend": FUSING_BACKEND}},
-    "rank 4, fused": {"lora": {"rank": 4}, "engine__sglang": {"lora_backend": FUSING_BACKEND}},
+    "rank 4, all": {"lora": {"rank": 4}},
     "rank 1, stock kernels": {"lora": {"rank": 1}, "engine__sglang": {"lora_backend": "csgmv"}},
     "two GPUs": {"lora": {"rank": 2, "alpha": 4.0}, "engine__tensor_parallel": 2},
 }

@@ -14,8 +14,6 @@ ROWS: Final = 512
 
 BACKEND: Final = "es_ray"
 """The name of es-ray's own LoRA backend; engine.sglang.lora_backend may name another."""
-FUSING_BACKEND: Final = "es_ray_fused"
-"""The same, with norms that do a part of the adapters' products; not the default until a GPU has run it."""
 
 OURS: Final[dict[str, str]] = {
     "model_path": "model.path",

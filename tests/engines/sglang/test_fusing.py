@@ -86,9 +86,9 @@ def backend(monkeypatch):
     module("sglang.srt.lora.backend.lora_registry", register_lora_backend=lambda name: lambda made: made)
     monkeypatch.delitem(sys.modules, "es_ray.engines.sglang.lora.backend", raising=False)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    from es_ray.engines.sglang.lora.backend import FusingBackend
+    from es_ray.engines.sglang.lora.backend import PopulationBackend
 
-    yield FusingBackend(3, torch.device("cpu"))
+    yield PopulationBackend(3, torch.device("cpu"))
     sys.modules.pop("es_ray.engines.sglang.lora.backend")
 
 

@@ -12,7 +12,7 @@ from sglang.srt.lora.backend.base_backend import BaseLoRABackend
 from sglang.srt.lora.backend.lora_registry import register_lora_backend
 from torch import Tensor
 
-from es_ray.engines.sglang.arguments import BACKEND, FUSING_BACKEND
+from es_ray.engines.sglang.arguments import BACKEND
 from es_ray.engines.sglang.lora import kernels, norm_kernels
 from es_ray.engines.sglang.lora.batch_info import LoraBatches, SlotOf
 from es_ray.engines.sglang.lora.norm_kernels import Left
@@ -42,8 +42,6 @@ class PopulationBackend(BaseLoRABackend):
     """
 
     name = BACKEND
-    fuses_norms = False
-    """Whether norms add what o and down leave, and they and the activation multiply with the next A."""
 
     def __init__(self, max_loras_per_batch: int, device: torch.device, **_: Any) -> None:
         super().__init__(max_loras_per_batch, device)
@@ -216,14 +214,6 @@ class PopulationBackend(BaseLoRABackend):
             raise RuntimeError(f"no norm took a projection's output with its adapters; {_REMEDY}")
 
 
-class FusingBackend(PopulationBackend):
-    """See `PopulationBackend.fuses_norms`."""
-
-    name = FUSING_BACKEND
-    fuses_norms = True
-
-
 def register() -> None:
-    """Register the backends with SGLang, in this process."""
+    """Register the backend with SGLang, in this process."""
     register_lora_backend(BACKEND)(lambda: PopulationBackend)
-    register_lora_backend(FUSING_BACKEND)(lambda: FusingBackend)

@@ -38,7 +38,7 @@ def add_in_activation(module: Any, parent: Any, silu_and_mul: type[Any]) -> None
         return
     backend, original = module.lora_backend, activation.forward
     down = getattr(parent, "down_proj", None)
-    with_down = backend.fuses_norms and _is_whole(down) and hands_activation_on(_source(parent))
+    with_down = _is_whole(down) and hands_activation_on(_source(parent))
 
     def forward(gate_up: Tensor) -> Tensor:
         done: Tensor | None = backend.activated(gate_up, module_a(down) if with_down else None)
@@ -52,8 +52,9 @@ def add_in_norms(model: Any, modules: Mapping[str, Any], backend: Any, rms_norm:
     """Let the norms of decoder layers add what o and down leave, and multiply with A of qkv and of gate_up.
 
     modules: the wrapped modules with adapters by their names in the model, such as
-    model.layers.3.self_attn.qkv_proj.
+    model.layers.3.self_attn.qkv_proj. Tensor parallel parts are left as they are.
     """
+    modules = {name: module for name, module in modules.items() if _is_whole(module)}
     readers: dict[Any, Any] = {}  # a norm and the module with adapters that reads it
     for path in sorted({name.rsplit(".", 2)[0] for name in modules}):
         owner, _, number = path.rpartition(".layers.")
@@ -67,9 +68,9 @@ def add_in_norms(model: Any, modules: Mapping[str, Any], backend: Any, rms_norm:
         readers[before] = modules.get(f"{path}.self_attn.qkv_proj")
         readers[between] = modules.get(f"{path}.mlp.gate_up_proj")
         readers.setdefault(after, None)
-        for parent, name in ((layer.self_attn, "o_proj"), (layer.mlp, "down_proj")):
-            module: Any = getattr(parent, name, None)
-            if _is_whole(module) and returns_output(_source(parent), name):
+        for kind, name in (("self_attn", "o_proj"), ("mlp", "down_proj")):
+            module = modules.get(f"{path}.{kind}.{name}")
+            if module is not None and returns_output(_source(getattr(layer, kind)), name):
                 backend.leave_to_norm(module.B_buffer)
     for norm, reader in readers.items():
         _add_in_norm(norm, reader, backend)

@@ -60,8 +60,7 @@ def install(layers: frozenset[int]) -> None:
                     begin_before(module)
                     parent = manager.base_model.get_submodule(name.rpartition(".")[0])
                     add_in_activation(module, parent, SiluAndMul)
-                if manager.lora_backend.fuses_norms:
-                    add_in_norms(manager.base_model, adapted, manager.lora_backend, RMSNorm)
+                add_in_norms(manager.base_model, adapted, manager.lora_backend, RMSNorm)
 
         return update_lora_info
 
