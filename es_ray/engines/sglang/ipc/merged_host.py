@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from es_ray.engines.merged_weights import MergedWeights
 from es_ray.engines.sglang.ipc.adapted_modules import AdaptedModules
@@ -61,8 +59,7 @@ class MergedHost:
     def answer(self, message: Message) -> Message:
         """Do what the message's `step` names; the answer has the seconds that it took."""
         started = time.perf_counter()
-        with _full_float32():
-            found = getattr(self, f"_{message.values['step']}")(message)
+        found = getattr(self, f"_{message.values['step']}")(message)
         self._synchronize()  # the forward pass runs on another stream
         values: Mapping[str, Any] = found.values
         return Message({**values, "seconds": time.perf_counter() - started}, found.arrays)
@@ -114,14 +111,3 @@ class MergedHost:
 
     def _checksum(self, _: Message) -> Message:
         return Message({"checksum": self._weights.checksum()})
-
-
-@contextmanager
-def _full_float32() -> Any:
-    """Products of float32 matrices without TF32, whatever SGLang set."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
