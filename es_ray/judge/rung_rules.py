@@ -18,6 +18,7 @@ kept, as a population that forgets half of what the model knows mostly selects a
 share of a few members' right answers varies by a tenth to a fifth.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -157,7 +158,12 @@ def why_none(rungs: Sequence[Rung], base: Answers, metric: str | None) -> str:
         return "no size of noise changes what is rewarded: " + str(rungs[-1].problem)
     if large is rungs[0]:
         return f"the smallest noise already breaks the model ({large.problem})"
-    return f"noise either shows no difference or breaks the model (at {large.relative:g}: {large.problem})"
+    below = rungs[rungs.index(large) - 1].relative
+    between = math.sqrt(below * large.relative)
+    return (
+        f"noise either shows no difference or breaks the model (at {large.relative:g}: {large.problem}); "
+        f"sizes between {below:g} and {large.relative:g}, such as {between:.1g}, were not tried"
+    )
 
 
 def why(rung: Rung, rungs: Sequence[Rung], base: Answers, metric: str | None) -> str:

@@ -141,4 +141,6 @@ def test_why_nothing_works_is_said():
     broken = ladder(BASE, None, {0.1: {"broken": 1.0}, 1.0: {"broken": 1.0}})
     assert "the smallest noise already breaks the model" in why_none(broken, BASE, None)
     either = ladder(BASE, None, {0.1: dead, 1.0: {"broken": 1.0}})
-    assert "(at 1: broken: 100% of the answers" in why_none(either, BASE, None)
+    found = why_none(either, BASE, None)
+    assert "(at 1: broken: 100% of the answers" in found
+    assert found.endswith("sizes between 0.1 and 1, such as 0.3, were not tried")
