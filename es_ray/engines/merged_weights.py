@@ -100,9 +100,11 @@ class MergedWeights:
     @torch.inference_mode()
     def reserve(self) -> None:
         """Keep the weights that the model has now as W_0. Once."""
-        for part in self._weights:
-            base = part.weight.detach().clone()
-            self._matrices.append(Matrix(part, base, torch.zeros_like(base, dtype=torch.float32)))
+        bases = [part.weight.detach().clone() for part in self._weights]
+        self._matrices = [
+            Matrix(part, base, torch.zeros_like(base, dtype=torch.float32))
+            for part, base in zip(self._weights, bases, strict=True)
+        ]
 
     @torch.inference_mode()
     def begin(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from es_ray.engines.base import BASE, CENTRE, Row, Variant
 from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.merged_weights import AdaptedWeight, MergedWeights
 from es_ray.engines.sglang import compat
+from es_ray.evolution.merged import updates
+from es_ray.evolution.perturbation import PiecewiseConstant
 from es_ray.evolution.strategy import THETA
 from es_ray.experiment import Experiment
 from tests import plain_peft
@@ -75,6 +78,33 @@ def test_served_weights_are_rounded_once_and_equal_however_they_were_reached():
         apart = (weight.double().cpu() - target).abs()
         assert (apart <= 2**-8 * target.abs() + 1e-6).all()  # half an ULP
         assert ((weight.double().cpu() - base).abs() > 2**-8 * base.abs()).any()
+
+
+def test_weights_of_a_real_size_have_the_same_bits_served_or_not():
+    """And from graphs of two numbers of directions in turn, or one update after the other."""
+    from es_ray.engines.sglang.lora.merged_updates import TritonUpdates
+
+    module = replace(MERGED.modules[0], in_features=3584, out_features=18944)
+    made = replace(MERGED, modules=[module])
+    sigma = PiecewiseConstant((made.tensors[0].stop, made.size), (0.0, 0.02))
+    perturbation = replace(fresh(), sigma=sigma)
+    some = list(updates(history(8)))
+    fewer = [update._replace(coefficients=update.coefficients[:4]) for update in some]
+    order = [each for pair in zip(some, fewer, strict=True) for each in pair]
+    sums = []
+    for serves, separate in [(True, False), (False, False), (True, True)]:
+        served = torch.zeros(18944, 3584, device="cuda", dtype=torch.bfloat16)
+        adapted = AdaptedWeight(served, *made.tensors)
+        weights = MergedWeights([adapted], made.scaling, TritonUpdates(torch.device("cuda")))
+        weights.begin()
+        for update in order:
+            if separate:
+                weights._updates = TritonUpdates(torch.device("cuda"))
+            weights.add(update, perturbation, serves)
+        weights.write(base=False)
+        sums.append((weights.checksum(), weights.change(0).clone()))
+    assert sums[0][0] == sums[1][0] == sums[2][0] != 0
+    assert torch.equal(sums[0][1], sums[1][1]) and torch.equal(sums[0][1], sums[2][1])
 
 
 def config(ranks: int, **values):

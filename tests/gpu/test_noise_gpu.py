@@ -20,10 +20,15 @@ MEMBERS = [0, 1, 29, 2**31 + 7, 2**32 - 1]
 
 
 def triton_normals(seed: int, generation: int, numbers: list[int], start: int, stop: int) -> np.ndarray:
-    from es_ray.engines.sglang.lora import noise_kernels
+    """As factors of form `merged`, whose two halves are added again."""
+    from es_ray.engines.sglang.lora import merged_kernels, noise_kernels
 
     words = noise_kernels.words_of(seed, generation, "cuda")
-    return noise_kernels.normals(words, torch.tensor(numbers, device="cuda"), start, stop).cpu().numpy()
+    drawn = torch.tensor(numbers, device="cuda")
+    found = merged_kernels.factors(
+        words, drawn, torch.ones(len(numbers), device="cuda"), start, 1, stop - start, 0
+    )
+    return found.float().sum(0).cpu().numpy()
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)

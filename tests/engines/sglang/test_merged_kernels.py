@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytest.skip("Triton compiles here: tests/gpu checks the kernels", allow_module_level=True)
 from es_ray.engines.merged_weights import AdaptedWeight, MergedWeights, TorchUpdates  # noqa: E402
-from es_ray.engines.sglang.lora import merged_kernels, noise_kernels  # noqa: E402
+from es_ray.engines.sglang.lora import merged_kernels, merged_updates, noise_kernels  # noqa: E402
 from es_ray.engines.sglang.lora.merged_updates import TritonUpdates  # noqa: E402
 from es_ray.evolution.merged import updates  # noqa: E402
 from es_ray.evolution.noise import normals  # noqa: E402
@@ -91,6 +91,44 @@ def test_updates_are_those_of_the_noise_in_numpy(antithetic):
     for one, other in zip(*(served for served, _ in found), strict=True):
         assert (one - other).abs().max() < 1e-5
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("part", ["rows", "columns"])
+def test_a_rank_updates_its_part_of_a_matrix_as_the_whole(part):
+    """In parts of two directions, so that a later one adds to what an earlier one left."""
+    weight, (a, b) = WEIGHTS[MERGED.modules[0].name], MERGED.tensors[:2]
+    size = weight.shape[0 if part == "rows" else 1]
+    mine = torch.cat([torch.arange(3), torch.arange(size // 2, size)])
+    whole = MergedWeights([AdaptedWeight(weight.clone(), a, b)], MERGED.scaling)
+    cut = weight.index_select(0 if part == "rows" else 1, mine).clone()
+    adapted = AdaptedWeight(cut, a, b, **{part: mine})
+    ours = MergedWeights([adapted], MERGED.scaling, TritonUpdates(torch.device("cpu")))
+    for weights in (whole, ours):
+        weights.begin()
+        for update in updates(history(3)):
+            weights.add(update, fresh(), serve=True)
+    right = whole.change(0).index_select(0 if part == "rows" else 1, mine)
+    assert (ours.change(0) - right).abs().max() < 1e-5 * whole.change(0).abs().max()
+    assert torch.equal(cut, weight.index_select(0 if part == "rows" else 1, mine) + ours.change(0))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("at_once", [2, merged_updates.AT_ONCE])
+def test_coefficients_of_any_size_are_added(monkeypatch, size, at_once):
+    monkeypatch.setattr(merged_updates, "AT_ONCE", at_once)
+    weight, (a, b) = WEIGHTS[MERGED.modules[0].name], MERGED.tensors[:2]
+    update = next(updates(history(1)))
+    decayed = update._replace(coefficients=update.coefficients * size, kept=0.5)
+    found = []
+    for way in (TorchUpdates(), TritonUpdates(torch.device("cpu"))):
+        weights = MergedWeights([AdaptedWeight(weight.clone(), a, b)], MERGED.scaling, way)
+        weights.begin()
+        if size < 1:
+            weights.add(update, fresh(), serve=False)
+        weights.add(decayed, fresh(), serve=False)
+        found.append(weights.change(0).double())
+    assert found[0].abs().max() > 0
+    assert (found[0] - found[1]).abs().max() <= 1e-5 * found[0].abs().max()
 
 
 def test_another_sigma_within_a_matrix_is_refused():

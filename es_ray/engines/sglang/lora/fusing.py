@@ -102,7 +102,7 @@ def _is_plain(norm: Any, rms_norm: type[Any]) -> bool:
 
 def _is_whole(module: Any) -> bool:
     """Whether a module has adapters and this process has all of it, not a tensor parallel part."""
-    return getattr(module, "set_lora", False) and module.base_layer.tp_size == 1
+    return getattr(module, "set_lora", False) and getattr(module.base_layer, "tp_size", None) == 1
 
 
 def _add_in_norm(norm: Any, reader: Any | None, backend: Any) -> None:

@@ -1,14 +1,16 @@
 """Triton kernels that add an update of form `merged` to a matrix, and serve the sum, in one pass.
 
 D <- kept D + scale * sum_d w_d B_d A_d in float32, and W = W_0 + D rounded once. The products run on tensor
-cores, in halves: each number of A and of w B is two float16, high and low, 22 bits of its 24 (Ootomo and
-Yokota, arXiv 2203.03341), and the product of two lows is left out. Directions are added in their order, so
+cores, in halves: each number of A and of w B is two float16, one with its first 11 bits and one with what is
+left, to 11 bits more or 2**-25, whichever is coarser, of numbers that are at most 6; the product of two lows
+is left out (after Ootomo and Yokota, arXiv 2203.03341). Sums of DEPTH products are added in their order, so
 the bits depend on neither the tiles nor their order. Import this module only where Triton is installed.
 """
 
 # mypy: disallow-untyped-defs=False
 # ruff: noqa: N803 - Triton's constants are in capitals
 
+import math
 from typing import Final
 
 import torch
@@ -16,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from es_ray.engines.sglang.lora.noise_kernels import TILE, _normals
+from es_ray.engines.sglang.lora.noise_kernels import EXACT, TILE, _normals
 
 ROWS: Final = 64
 COLUMNS: Final = 64
@@ -50,19 +52,31 @@ def _factors_kernel(
 
 
 def factors(
-    words: Tensor, numbers: Tensor, weights: Tensor, start: int, rank: int, width: int, outputs: int
+    words: Tensor,
+    numbers: Tensor,
+    weights: Tensor,
+    start: int,
+    rank: int,
+    width: int,
+    outputs: int,
+    scratch: Tensor | None = None,
 ) -> Tensor:
     """A and w B of each direction in halves, float16, shape [2, D * rank, width + outputs].
 
     Row d * rank + r has A_d[r], then w_d B_d[:, r]; the first of the two has the numbers rounded, the second
     what is left. words: see `noise_kernels.words_of`; numbers: the directions', int64, [D]; weights: float32,
-    [D], at most 1 in size; start: A's first entry in the flat vector, B's follow A's.
+    [D], at most 1 in size; start: A's first entry in the flat vector, B's follow A's; scratch: float16, where
+    the result goes.
     """
-    found = torch.empty(2, len(numbers) * rank, width + outputs, dtype=torch.float16, device=weights.device)
+    shape = 2, len(numbers) * rank, width + outputs
+    if scratch is None:
+        scratch = torch.empty(math.prod(shape), dtype=torch.float16, device=weights.device)
+    found = scratch[: math.prod(shape)].view(shape)
     grid = (triton.cdiv(rank * (width + outputs) + start % 4, TILE), len(numbers))
     _factors_kernel[grid](
-        found[0], found[1], numbers, weights, words, start, WIDTH=width, OUTPUTS=outputs, RANK=rank, TILE=TILE
-    )
+        found[0], found[1], numbers, weights, words, start,
+        WIDTH=width, OUTPUTS=outputs, RANK=rank, TILE=TILE, **EXACT,
+    )  # fmt: skip
     return found
 
 
@@ -118,18 +132,20 @@ def add(
     """D <- kept D + scale * sum_d w_d B_d A_d in place, and served <- W_0 + D, unless that is None.
 
     change: D, float32, and base: W_0, [out, in]; factors, width: see `factors`, of the whole matrix; scale,
-    kept: a number each, float32; rows, columns: which of B's rows and of A's columns D has, int64; None: all.
-    All contiguous.
+    kept: float32, of which the first number counts; rows, columns: which of B's rows and of A's columns D
+    has, int64; None: all. All contiguous.
     """
     outputs, inputs = change.shape
     for matrix in (change, base, factors, served):
         if matrix is not None and not matrix.is_contiguous():
             raise ValueError("the matrices of an update must be contiguous")
+    if factors[0].numel() >= 2**31:
+        raise ValueError(f"factors of {factors[0].numel()} numbers: below 2**31, as kernels count in 32 bits")
     grid = (triton.cdiv(inputs, COLUMNS), triton.cdiv(outputs, ROWS))
     _add_kernel[grid](
         change, base, change if served is None else served, factors[0], factors[1],
         change if rows is None else rows, change if columns is None else columns,
         factors.shape[1], scale, kept, OUT=outputs, IN=inputs, WIDTH=width, STRIDE=factors.shape[2],
         ALL_ROWS=rows is None, ALL_COLUMNS=columns is None, SERVE=served is not None,
-        ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, num_warps=WARPS, num_stages=STAGES,
+        ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, num_warps=WARPS, num_stages=STAGES, **EXACT,
     )  # fmt: skip

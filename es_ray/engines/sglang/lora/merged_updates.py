@@ -1,7 +1,7 @@
 """Updates of form `merged` on the GPU: noise drawn by Triton, added and served by one kernel a matrix."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 from es_ray.engines.merged_weights import Matrix
 from es_ray.evolution.merged import Update, by_direction
 from es_ray.evolution.perturbation import Perturbation
+
+AT_ONCE: Final = 2048
+"""Rows of A that are drawn at once: with B's, 180 MB for the largest matrix of a 7B model."""
 
 
 class TritonUpdates:
@@ -26,6 +29,7 @@ class TritonUpdates:
         self._kernels, self._noise_kernels = merged_kernels, noise_kernels
         self._device = device
         self._passes: dict[tuple[int, bool], _Pass] = {}
+        self._scratch: dict[int, Tensor] = {}
 
     def add(
         self,
@@ -48,29 +52,45 @@ class TritonUpdates:
         follows = all(part.a.stop == part.b.start for part, _, _ in matrices)
         if of_a.any() or np.isnan(of_b).any() or not follows:
             raise ValueError("form merged has one sigma for B and none for A, and B behind A")
-        factors = np.append(update.kept, scaling * largest * of_b.astype(np.float64))
+        # 16 bytes apart: kernels are compiled for addresses that are multiples of 16, and for others
+        factors = np.zeros((1 + len(matrices), 4), dtype=np.float32)
+        factors[0], factors[1:] = update.kept, (scaling * largest * of_b.astype(np.float64))[:, None]
         key = len(weights), serve
         if key not in self._passes:
-            self._passes[key] = _Pass(self._kernels, matrices, len(weights), serve, self._device)
+            if len(weights) not in self._scratch:
+                self._scratch[len(weights)] = self._scratch_for(matrices, len(weights))
+            self._passes[key] = _Pass(self._kernels, matrices, self._scratch[len(weights)], key)
         words = self._noise_kernels.words_of(perturbation.noise.seed, update.generation, self._device)
         self._passes[key].run(
             words,
             torch.from_numpy(weights / largest).float().to(self._device),
-            torch.from_numpy(factors).float().to(self._device),
+            torch.from_numpy(factors).to(self._device),
         )
+
+    def _scratch_for(self, matrices: Sequence[Matrix], directions: int) -> Tensor:
+        """Memory for the factors of any matrix that are needed at once; graphs keep its address."""
+        sizes = [
+            2 * min(directions, _at_once(rank)) * rank * (width + part.b.shape[0])
+            for part, _, _ in matrices
+            for rank, width in (part.a.shape,)
+        ]
+        return torch.empty(max(sizes), dtype=torch.float16, device=self._device)
 
 
 class _Pass:
-    """The kernels of an update of so many directions over all matrices."""
+    """The kernels of an update over all matrices; key: how many directions it has, and whether it serves."""
 
     def __init__(
-        self, kernels: Any, matrices: Sequence[Matrix], directions: int, serve: bool, device: torch.device
+        self, kernels: Any, matrices: Sequence[Matrix], scratch: Tensor, key: tuple[int, bool]
     ) -> None:
-        self._kernels, self._matrices, self._serve = kernels, matrices, serve
+        self._kernels, self._matrices, self._scratch = kernels, matrices, scratch
+        directions, self._serve = key
+        device = scratch.device
         self._numbers = torch.arange(directions, device=device)
         self._words = torch.zeros(3, dtype=torch.int64, device=device)
         self._weights = torch.zeros(directions, device=device)
-        self._factors = torch.zeros(1 + len(matrices), device=device)
+        self._factors = torch.zeros(1 + len(matrices), 4, device=device)
+        self._one = torch.ones(4, device=device)
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -94,13 +114,23 @@ class _Pass:
         graph.replay()
 
     def _launch(self) -> None:
-        kept = self._factors[:1]
-        for number, (part, base, change) in enumerate(self._matrices, start=1):
+        for (part, base, change), scale in zip(self._matrices, self._factors[1:], strict=True):
             rank, width = part.a.shape
-            drawn = self._kernels.factors(
-                self._words, self._numbers, self._weights, part.a.start, rank, width, part.b.shape[0]
-            )
-            self._kernels.add(
-                change, base, part.weight if self._serve else None, drawn, width,
-                self._factors[number : number + 1], kept, part.rows, part.columns,
-            )  # fmt: skip
+            kept, at_once = self._factors[0], _at_once(rank)
+            for first in range(0, len(self._numbers), at_once):
+                some = slice(first, first + at_once)
+                factors = self._kernels.factors(
+                    self._words, self._numbers[some], self._weights[some],
+                    part.a.start, rank, width, part.b.shape[0], self._scratch,
+                )  # fmt: skip
+                serves = self._serve and first + at_once >= len(self._numbers)
+                self._kernels.add(
+                    change, base, part.weight if serves else None, factors, width, scale, kept,
+                    part.rows, part.columns,
+                )  # fmt: skip
+                kept = self._one
+
+
+def _at_once(rank: int) -> int:
+    """Directions that are drawn and added at once."""
+    return max(AT_ONCE // rank, 1)

@@ -125,18 +125,8 @@ def _sum_kernel(
     tl.store(out + (entry - start), total, mask=(entry >= start) & (entry < stop))
 
 
-@triton.jit
-def _normals_kernel(out, numbers, words, start, stop, TILE: tl.constexpr):
-    first = (start // 4) * 4 + tl.program_id(0) * TILE
-    entry = first + tl.arange(0, TILE)
-    number = tl.load(numbers + tl.program_id(1))
-    noise = _normals(first, number, tl.load(words), tl.load(words + 1), tl.load(words + 2), TILE)
-    row = tl.program_id(1).to(tl.int64) * (stop - start)
-    tl.store(out + row + (entry - start), noise, mask=(entry >= start) & (entry < stop))
-
-
-# round products before adding them, as NumPy does; a GPU would fuse the two
-_EXACT: Final[dict[str, Any]] = {"enable_fp_fusion": False}
+EXACT: Final[dict[str, Any]] = {"enable_fp_fusion": False}
+"""For a launch: products are rounded before they are added, as in NumPy, and in every compilation alike."""
 
 
 def words_of(seed: int, generation: int, device: torch.device | str) -> Tensor:
@@ -187,7 +177,7 @@ class TileTable:
         fresh = theta is None
         _write_kernel[(len(self._columns[0]), len(slots))](
             self.like, sigma if theta is None else theta, sigma, *self._columns, slots, numbers, signs, words,
-            FRESH=fresh, TILE=TILE, **_EXACT,
+            FRESH=fresh, TILE=TILE, **EXACT,
         )  # fmt: skip
 
     def digests(self, slots: Tensor) -> Tensor:
@@ -205,13 +195,5 @@ def weighted_sum(words: Tensor, numbers: Tensor, weights: Tensor, start: int, st
     """
     out = torch.empty(stop - start, dtype=torch.float32, device=weights.device)
     grid = (triton.cdiv(stop - start + start % 4, TILE),)
-    _sum_kernel[grid](out, numbers, weights, words, start, stop, len(weights), TILE=TILE, **_EXACT)
-    return out
-
-
-def normals(words: Tensor, numbers: Tensor, start: int, stop: int) -> Tensor:
-    """Standard normals of several members, shape [N, stop - start]: what the other kernels draw."""
-    out = torch.empty(len(numbers), stop - start, dtype=torch.float32, device=numbers.device)
-    grid = (triton.cdiv(stop - start + start % 4, TILE), len(numbers))
-    _normals_kernel[grid](out, numbers, words, start, stop, TILE=TILE)
+    _sum_kernel[grid](out, numbers, weights, words, start, stop, len(weights), TILE=TILE, **EXACT)
     return out
