@@ -3,7 +3,7 @@
     python examples/judge_stand_in.py [PORT]
 
 For trying `http_judge.py` on a machine without a second model. An answer with the reference in it gets 10,
-less one for each further word; any other answer gets 0. It listens on this machine alone.
+less one for every two further words; any other answer gets 0. It listens on this machine alone.
 """
 
 import json
@@ -20,7 +20,8 @@ def rule(question: str) -> int:
     if found is None:
         raise ValueError("the question has no <reference> and <answer>")
     reference, answer = found[1].casefold(), found[2].casefold()
-    return max(10 - len(answer.replace(reference, "", 1).split()), 0) if reference in answer else 0
+    further = len(answer.replace(reference, "", 1).split())
+    return max(10 - further // 2, 0) if reference in answer else 0
 
 
 class Handler(BaseHTTPRequestHandler):

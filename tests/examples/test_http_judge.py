@@ -24,9 +24,7 @@ from tests.short_runs import json_lines
 EXAMPLES = ROOT / "examples"
 JUDGE = resolve("task.name", f"{EXAMPLES / 'http_judge.py'}:HttpJudge", {})
 PAGE = ROOT / "docs/how-to/judge.md"
-ROWS = [{"prompt": "What is the capital of France?", "target": "Paris"},
-        {"prompt": "Calculate: 12 × 7 =", "target": "84"}]  # fmt: skip
-PARIS = Example(**ROWS[0])
+PARIS = Example("What is the capital of France?", "Paris")
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +70,12 @@ def wanted(completion: str, target: str) -> float:
         return 0.0
     at = completion.lower().index(target.lower())
     further = (completion[:at] + completion[at + len(target) :]).split()
-    return max(10 - len(further), 0) / 10
+    return max(10 - len(further) // 2, 0) / 10
 
 
 @pytest.mark.parametrize(
     ("completion", "reward", "correct"),
-    [("Paris", 1.0, True), ("It is paris, I think", 0.5, True), ("It is Rome", 0.0, False), ("", 0.0, False)],
+    [("Paris", 1.0, True), ("It is paris, I think", 0.8, True), ("It is Rome", 0.0, False), ("", 0.0, False)],
 )
 def test_the_reward_is_the_grade(stand_in, completion, reward, correct):
     score = asyncio.run(JUDGE(stand_in, "rule").score(PARIS, completion))
@@ -87,9 +85,8 @@ def test_the_reward_is_the_grade(stand_in, completion, reward, correct):
 
 def test_the_page_s_commands_work_with_the_stand_in(stand_in, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(EXAMPLES)
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    for folder in ("examples", "data"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     text = "".join(block.text for block in blocks(PAGE) if block.runner)
     lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
     start, check, run = (
@@ -101,7 +98,8 @@ def test_the_page_s_commands_work_with_the_stand_in(stand_in, tmp_path, monkeypa
     short = ("--generations", 2, "--population", 4, "--set", "task.max_new_tokens=8", "--local")
     ended = cli(*run[1:], *short, "--output", "run")
     assert ended.code == 0, ended.err
-    targets = {row["prompt"]: row["target"] for row in ROWS}
+    rows = json_lines(ROOT / "data/conciseness/train.jsonl")
+    targets = {row["prompt"]: row["target"] for row in rows}
     given = [
         example
         for generation in range(2)
