@@ -4,6 +4,7 @@ The hosts are namespaces of this machine (hosts.py): root is needed, and program
 """
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -160,29 +161,47 @@ def test_ray_down_leaves_no_ray(cluster):
     until(lambda: not any(raylets(host) for host in cluster.workers), 180)
 
 
-def test_symmetric_run_as_under_slurm(cluster, undisturbed):
-    """The same command on all hosts at once; no launcher, and every host may have engines."""
-    head, run = cluster.head, cluster.head.home / "symmetric"
-    address = f"{head.address}:6379"
-    started = [
-        subprocess.Popen(
-            host.command(
-                *cluster.variables(), "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=180",
-                "ray", "symmetric-run", "--address", address, "--min-nodes", 3, "--num-cpus=1", "--",
-                *cluster.project(), "run", "--address", address, "--workers", 3, "--output", run,
-                *SETTINGS, "--generations", 2,
-            ),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for host in (head, *cluster.workers)
-    ]  # fmt: skip
-    output = [process.communicate(timeout=400)[0] for process in started]
-    assert started[0].returncode == 0, "\n".join(output)
-    assert hosts(head.outside(run), 1) <= {"head", "one", "two"}
-    assert len(hosts(head.outside(run), 0) | hosts(head.outside(run), 1)) > 1
+def test_the_slurm_script_on_three_nodes(cluster, undisturbed):
+    """examples/slurm.sh on the head; what stands in for Slurm reaches the others by ssh, and is no more.
+
+    No launcher, and every host may have engines. The options are those of the other runs.
+    """
+    head, home = cluster.head, cluster.head.home
+    addresses = [host.address for host in (head, *cluster.workers)]
+    write_slurm(head.outside(home) / "slurm", cluster.variables(), addresses[1:])
+    variables = cluster.variables()
+    variables[1] = variables[1].replace("PATH=", f"PATH={home}/slurm:")
+    job = ["SLURM_JOB_ID=7", "SLURM_NNODES=3", "SLURM_CPUS_ON_NODE=1", "WORKERS=3",
+           f"SLURM_JOB_NODELIST={','.join(addresses)}"]  # fmt: skip
+    script = ["bash", home / "es-ray/examples/slurm.sh", *SETTINGS, "--generations", 2]
+    output = head.run(*variables, *job, *script, timeout=400)
+    run = head.outside(home / "runs/7")
+    assert len(json_lines(run / "metrics.jsonl")) == 2, output
+    assert hosts(run, 1) <= {"head", "one", "two"}
+    assert len(hosts(run, 0) | hosts(run, 1)) > 1
     second = "generations/0001/adapter/adapter_model.safetensors"
-    assert (head.outside(run) / second).read_bytes() == (undisturbed / second).read_bytes()
+    assert (run / second).read_bytes() == (undisturbed / second).read_bytes()
     assert not any(raylets(host) for host in (head, *cluster.workers))
+
+
+def write_slurm(folder: Path, variables: list[str], others: list[str]) -> None:
+    """`scontrol show hostnames LIST`, and `srun --OPTION COMMAND`: here and, by ssh, on the other nodes."""
+    ssh = "ssh -i ~/ray_bootstrap_key.pem -o StrictHostKeyChecking=no -o LogLevel=ERROR -n"
+    passed = " ".join([shlex.join(variables), "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=180"])
+    programs = {
+        "scontrol": ['[ "$1 $2" = "show hostnames" ]', "echo \"$3\" | tr , '\\n'"],
+        "srun": [
+            "while [[ $1 == --* ]]; do shift; done",
+            *(f'{ssh} {other} {passed} "${{@@Q}}" &' for other in others),
+            '"$@" & wait $!; code=$?',
+            "wait",
+            "exit $code",
+        ],
+    }
+    folder.mkdir()
+    for name, lines in programs.items():
+        (folder / name).write_text("\n".join(["#!/bin/bash", *lines, ""]))
+        (folder / name).chmod(0o755)
 
 
 def test_everything_ends_with_the_desk(tmp_path):
