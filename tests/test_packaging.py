@@ -149,7 +149,7 @@ def test_the_extras_are_those_that_the_documentation_names():
     for page in (CHECKOUT / "README.md", *CHECKOUT.glob("docs/**/*.md"), *CHECKOUT.glob("es_ray/**/*.py")):
         named |= {
             extra
-            for group in re.findall(r"(?:es-ray|'\.|\"\.)\[([a-z0-9,-]+)\]", page.read_text())
+            for group in re.findall(r"(?:es-ray|'\.|\"\.)\[([a-z]{2}[a-z0-9,-]*)\]", page.read_text())
             for extra in group.split(",")
         }
     assert named <= EXTRAS, named
