@@ -24,6 +24,7 @@ def oldest(requirement: str) -> str | None:
 
 
 def main() -> None:
+    """Print them, one a line."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     requirements = list(project["dependencies"])
     for extra in sys.argv[1:]:
