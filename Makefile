@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 SMOLLM2 := build/smollm2
 
-.PHONY: help run run-real test test-real test-slow test-faults test-cluster test-gpu lint format docs reference bench clean
+.PHONY: help run run-real test test-real test-slow test-faults test-cluster test-gpu test-oldest test-pythons lint format docs reference bench clean
 
 help:
 	@echo "make run          install, then evolve the bundled model (options: ARGS='--seed 3')"
@@ -16,6 +16,8 @@ help:
 	@echo "make test-faults  drivers and workers killed at every step, disks of every size"
 	@echo "make test-cluster ray up on three hosts made of namespaces, as root"
 	@echo "make test-gpu     the tests that need a CUDA device"
+	@echo "make test-oldest  a part of the tests, with the oldest versions that pyproject.toml allows"
+	@echo "make test-pythons what needs no torch, on each Python of this machine"
 	@echo "make lint         ruff and mypy; make format fixes what ruff can"
 	@echo "make docs         the site of docs/, in build/site; make reference writes docs/reference"
 	@echo "make bench        speed on this machine's CPU"
@@ -59,6 +61,25 @@ test-gpu: $(VENV)/dev
 
 test-cluster: $(VENV)/dev
 	$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+OLDEST_TESTS := tests/evolution tests/config tests/test_config.py tests/lora tests/engines/test_hf.py \
+  tests/engines/test_form_b.py tests/engines/test_merged.py tests/runs/test_formats.py tests/cli/test_commands.py \
+  tests/exporting/test_export.py
+
+$(VENV)/oldest: pyproject.toml constraints.txt .ci/oldest.py
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check "tomli; python_version < '3.11'"
+	$@/bin/python .ci/oldest.py > $@/oldest.txt
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --requirement $@/oldest.txt --editable . 'pytest>=8,<9'
+
+test-oldest: $(VENV)/oldest
+	$(VENV)/oldest/bin/es-ray run --generations 4 --output $$(mktemp -d)/run
+	$(VENV)/oldest/bin/python -m pytest $(or $(ARGS),$(OLDEST_TESTS))
+
+test-pythons:
+	.ci/pythons
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

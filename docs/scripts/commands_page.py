@@ -10,10 +10,11 @@ from page_text import page, prose, table, visible
 from es_ray.cli.main import app
 
 INTRODUCTION = """\
-`es-ray COMMAND --help` prints the same. Exit codes: 0; 1 for a run that failed; 2 for bad input, before
-anything is written; 130 after Ctrl-C and 143 after SIGTERM. A flag overrides `--set`, which overrides the
-file, which overrides the preset. Runs of version 0.1.0 resume, evaluate and plot; a run of a newer format is
-refused."""
+`es-ray COMMAND --help` prints the same, `es-ray --version` the version; `es-ray --install-completion` lets
+the Tab key of your shell (bash, zsh, fish) complete commands, options and presets. Exit codes: 0; 1 for a
+run that failed; 2 for bad input, before anything is written; 130 after Ctrl-C and 143 after SIGTERM. A flag
+overrides `--set`, which overrides the file, which overrides the preset. Runs of version 0.1.0 resume,
+evaluate, plot, report and export; a run of a newer format is refused."""
 KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 
 

@@ -35,7 +35,6 @@ _UsageError: Any = typer.BadParameter.__mro__[
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )

@@ -30,7 +30,16 @@ RunDirectory = Annotated[
     ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML configuration file.")]
-Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")]
+
+
+def _presets(incomplete: str) -> list[str]:
+    """For the shell's completion: typer leaves the choice to it."""
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+Preset = Annotated[
+    str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.", autocompletion=_presets)
+]
 Engine = Annotated[
     str | None, typer.Option(help=f"auto, {', '.join(ENGINES)}, or the import path of an EngineSpec.")
 ]

@@ -54,7 +54,7 @@ def sample_seeds(
     firsts = np.asarray(prompts, dtype=np.uint32)[:, None] * np.uint32(samples)
     blocks = firsts + np.arange(samples, dtype=np.uint32)
     counter = (blocks, np.uint32(member), np.uint32(generation), np.uint32(STREAM_SAMPLES))
-    words = philox4x32(counter, _key(noise.seed))  # type: ignore[arg-type]
+    words = philox4x32(tuple(np.asarray(word) for word in counter), _key(noise.seed))
     return (words[0] >> np.uint32(1)).astype(np.int64)
 
 

@@ -96,6 +96,17 @@ def test_a_run_of_0_1_0_is_evaluated_and_plotted_and_gives_members(old, tmp_path
     assert member.code == 0, member.err
 
 
+def test_a_run_of_0_1_0_is_reported_and_exported(old, tmp_path, cli):
+    reported = cli("report", old)
+    assert reported.code == 0, reported.err
+    assert "<html" in (old / "report.html").read_text()
+    exported = cli("export", old, "--output", tmp_path / "adapter")
+    assert exported.code == 0, exported.err
+    stored = theta(WRITTEN / "run/generations/0001/state.safetensors")
+    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors").values()
+    assert np.array_equal(np.sort(np.concatenate([t.ravel() for t in tensors])), np.sort(stored))
+
+
 def test_examples_that_0_1_0_did_not_have_are_noticed(old, tmp_path, cli):
     other = tmp_path / "train.jsonl"
     other.write_text('{"prompt": "Who?", "target": "I"}\n')
