@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from es_ray.judge.report.page import write_report
 from es_ray.runs.generation_folder import publish, write_population
@@ -37,8 +38,9 @@ def parsed(page: str) -> tuple[str, list[tuple[str, dict]]]:
 
 
 def report(run: Path) -> str:
-    """A run's report."""
-    return write_report(RunDir(run), run / "a.html").read_text(encoding="utf-8")
+    """A run's report, which is written elsewhere: other tests look at what the run has left."""
+    with TemporaryDirectory() as folder:
+        return write_report(RunDir(run), Path(folder) / "a.html").read_text(encoding="utf-8")
 
 
 def text(run: Path) -> str:
