@@ -28,7 +28,7 @@ def test_the_answers_are_those_that_the_run_recorded(finished, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in blocks(ROOT / "docs/how-to/export.md") if block.runner]
     export, script = (shlex.split(line, comments=True) for line in block.text.splitlines())
-    ended = cli(*export[1:], "--best")  # a member that answers otherwise than the base model
+    ended = cli(*export[1:], "--best")  # a member whose answers differ from those of the base model
     assert ended.code == 0, ended.err
     assert script[:2] == ["python", "examples/load_adapter.py"]
     results = json.loads((finished.path / "test_results.json").read_text())
