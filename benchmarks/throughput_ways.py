@@ -239,7 +239,7 @@ def merged(spec: Spec) -> None:
         engine.drift(state[THETA], strategy.perturbation)
         engine.checksum()
         steps.append({name: 1000 * s for name, s in engine.merged.seconds.items()})
-    writing = [step["add"] + step.get("write", 0.0) for step in steps[1:]]
+    writing = [step["add"] for step in steps[1:]]  # which serves as well
     entries = sum(module.in_features * module.out_features for module in experiment.layout.modules)
     write(
         spec, way="merged", seconds=seconds[1:], update_ms=writing, step_ms=steps[1:],
