@@ -26,8 +26,8 @@ class ChangedWeights(Protocol):
     def load(self, checkpoint: Checkpoint) -> None:
         """Set D to a checkpoint's; raises DamagedChanges."""
 
-    def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
-        """Add an update to D; serve: then serve W_0 + D."""
+    def add(self, updates: Sequence[Update], perturbation: Perturbation, serve: bool) -> None:
+        """Add updates to D, in order; serve: then serve W_0 + D."""
 
     def whole_change(self, number: int) -> NDArray[np.float32]:
         """D of a matrix, all of it, shape [out, in]."""
@@ -115,10 +115,9 @@ class MergedCentre:
             return
         self._stale, self._history = True, None  # should a step fail
         missing = list(updates(history, self._start(history, perturbation, known)))
-        for number, update in enumerate(missing, start=1):
-            last = serve and number == len(missing)
-            self._weights.add(update, perturbation, last)
-            if last:
+        if missing:
+            self._weights.add(missing, perturbation, serve)
+            if serve:
                 self._serves_changes()
         self._history, self._perturbation = history, perturbation
 

@@ -145,9 +145,11 @@ class MergedWeights:
         return rows, columns
 
     @torch.inference_mode()
-    def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
-        """Add an update to D; serve: then serve W_0 + D."""
-        self._updates.add(self._matrices, self._scaling, update, perturbation, serve)
+    def add(self, updates: Sequence[Update], perturbation: Perturbation, serve: bool) -> None:
+        """Add updates to D, in order; serve: then serve W_0 + D."""
+        for number, update in enumerate(updates, start=1):
+            last = serve and number == len(updates)
+            self._updates.add(self._matrices, self._scaling, update, perturbation, last)
 
     @torch.inference_mode()
     def write(self, base: bool) -> None:

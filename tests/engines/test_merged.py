@@ -270,9 +270,9 @@ def test_a_replay_from_a_checkpoint_has_the_bits_of_a_full_one(tmp_path, caplog,
     added: list[int] = []
     add = type(s.engine._merged._weights).add
 
-    def counted(weights, update, *arguments):
-        added.append(update.generation)
-        add(weights, update, *arguments)
+    def counted(weights, missing, *arguments):
+        added.extend(update.generation for update in missing)
+        add(weights, missing, *arguments)
 
     monkeypatch.setattr(type(s.engine._merged._weights), "add", counted)
 

@@ -100,7 +100,7 @@ def test_weights_of_a_real_size_have_the_same_bits_served_or_not():
         for update in order:
             if separate:
                 weights._updates = TritonUpdates(torch.device("cuda"))
-            weights.add(update, perturbation, serves)
+            weights.add([update], perturbation, serves)
         weights.write(base=False)
         sums.append((weights.checksum(), weights.change(0).clone()))
     assert sums[0][0] == sums[1][0] == sums[2][0] != 0

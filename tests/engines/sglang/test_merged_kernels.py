@@ -85,8 +85,7 @@ def test_updates_are_those_of_the_noise_in_numpy(antithetic):
         adapted = [AdaptedWeight(weight, a, b) for weight, a, b in zip(served, parts, parts, strict=True)]
         weights = MergedWeights(adapted, made.scaling, way)
         weights.begin()
-        for update in updates(history(3)):
-            weights.add(update, fresh(antithetic), serve=True)
+        weights.add(list(updates(history(3))), fresh(antithetic), serve=True)
         found.append((served, weights.squares()[0]))
     for one, other in zip(*(served for served, _ in found), strict=True):
         assert (one - other).abs().max() < 1e-5
@@ -106,7 +105,7 @@ def test_a_rank_updates_its_part_of_a_matrix_as_the_whole(part):
     for weights in (whole, ours):
         weights.begin()
         for update in updates(history(3)):
-            weights.add(update, fresh(), serve=True)
+            weights.add([update], fresh(), serve=True)
     right = whole.change(0).index_select(0 if part == "rows" else 1, mine)
     assert (ours.change(0) - right).abs().max() < 1e-5 * whole.change(0).abs().max()
     assert torch.equal(cut, weight.index_select(0 if part == "rows" else 1, mine) + ours.change(0))
@@ -124,8 +123,8 @@ def test_coefficients_of_any_size_are_added(monkeypatch, size, at_once):
         weights = MergedWeights([AdaptedWeight(weight.clone(), a, b)], MERGED.scaling, way)
         weights.begin()
         if size < 1:
-            weights.add(update, fresh(), serve=False)
-        weights.add(decayed, fresh(), serve=False)
+            weights.add([update], fresh(), serve=False)
+        weights.add([decayed], fresh(), serve=False)
         found.append(weights.change(0).double())
     assert found[0].abs().max() > 0
     assert (found[0] - found[1]).abs().max() <= 1e-5 * found[0].abs().max()
@@ -138,4 +137,4 @@ def test_another_sigma_within_a_matrix_is_refused():
     weights = MergedWeights([weight], 1.0, TritonUpdates(torch.device("cpu")))
     weights.begin()
     with pytest.raises(ValueError, match="one sigma for B"):
-        weights.add(next(updates(history(1))), replace(perturbation, sigma=torn), serve=False)
+        weights.add([next(updates(history(1)))], replace(perturbation, sigma=torn), serve=False)

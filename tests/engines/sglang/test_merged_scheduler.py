@@ -88,7 +88,7 @@ def sliced(weights: dict[str, np.ndarray], ranks: int) -> list[dict[str, np.ndar
 
 @pytest.fixture(params=[1, 2])
 def scheduler(request):
-    client = SchedulerClient(request.param, MERGED.size, members=8, segments=40, reply=MERGED.size)
+    client = SchedulerClient(request.param, MERGED.size, members=8, segments=40, reply=MERGED.size, updates=2)
     client.engine = FakeEngine(request.param, Options(MERGED, request.param, (2, 5), ""))
     yield SchedulerWeights(client, MERGED.modules), client.engine, request.param
     client.close()
@@ -144,7 +144,9 @@ def test_what_is_there_is_not_added_again(scheduler):
     engine.calls.clear()
     for _ in range(3):
         centre.show(history(3), perturbation)
-    assert len(engine.calls) == 1 + 2  # begin, the two generations that moved something
+    assert len(engine.calls) == 1 + 1  # begin, then both generations that moved something
+    centre.show(history(8), perturbation)
+    assert len(engine.calls) == 2 + 3  # five more, two in a call
 
 
 def test_an_update_that_fails_is_not_taken_for_done(scheduler):
@@ -208,8 +210,9 @@ def test_each_rank_reads_its_part_of_a_checkpoint(scheduler, damaged, tmp_path, 
     replayed.show(last, fresh())
     assert replayed.checksum() == checksum
     assert_same(served(engine), found, 0.0)
-    # load and two updates, or, after a try to load it if its header is whole, the beginning and five
-    assert len(engine.calls) - calls == {"": 3, "torn": 6, "edited": 7}[damaged] + 1
+    # load and two updates, or, after a try to load it if its header is whole, the beginning and five; two
+    # updates in a call
+    assert len(engine.calls) - calls == {"": 2, "torn": 4, "edited": 5}[damaged] + 1
     said = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert len(said) == bool(damaged) and all(str(path) in line for line in said)
 

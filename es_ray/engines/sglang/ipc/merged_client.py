@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, noise_values, sigma_arrays
+from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, seed_values, sigma_arrays
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.evolution.merged import Update
 from es_ray.evolution.perturbation import Perturbation
@@ -55,12 +55,15 @@ class SchedulerWeights:
             whole[index] = part.reshape(whole[index].shape)
         return whole
 
-    def add(self, update: Update, perturbation: Perturbation, serve: bool) -> None:
-        """Add an update to the changes; serve: then serve the changed weights."""
-        noise = noise_values(perturbation, update.generation)
-        arrays = sigma_arrays(perturbation.scale(update.generation))
-        arrays["coefficients"] = update.coefficients
-        self._call("add", Message(noise | {"kept": update.kept, "serve": serve}, arrays))
+    def add(self, updates: Sequence[Update], perturbation: Perturbation, serve: bool) -> None:
+        """Add updates to the changes, in order; serve: then serve the changed weights."""
+        most = self._client.updates
+        for first in range(0, len(updates), most):
+            some = updates[first : first + most]
+            last = serve and first + most >= len(updates)
+            self._call(
+                "add", Message({**seed_values(perturbation), "serve": last}, arrays_of(some, perturbation))
+            )
 
     def write(self, base: bool) -> None:
         """Serve the base model's weights, or the changed ones; SGLang's cache of prompts is flushed."""
@@ -88,3 +91,15 @@ class SchedulerWeights:
         took = max(answer.values["seconds"] for answer in answers)
         self.seconds[step] = self.seconds.get(step, 0.0) + took
         return answers
+
+
+def arrays_of(updates: Sequence[Update], perturbation: Perturbation) -> dict[str, NDArray[Any]]:
+    """Some updates, each with its generation's sigma, as arrays of a message."""
+    sigmas = [sigma_arrays(perturbation.scale(update.generation)) for update in updates]
+    joined = {name: np.concatenate([sigma[name] for sigma in sigmas]) for name in sigmas[0]}
+    return joined | {
+        "pieces": np.array([sigma["sigma_ends"].size for sigma in sigmas], dtype=np.int64),
+        "generations": np.array([update.generation for update in updates], dtype=np.int64),
+        "coefficients": np.stack([update.coefficients for update in updates]),
+        "kept": np.array([update.kept for update in updates], dtype=np.float64),
+    }

@@ -91,14 +91,18 @@ class MergedHost:
 
     def _add(self, message: Message) -> Message:
         values, arrays = message.values, message.arrays
-        sigma = PiecewiseConstant(
-            tuple(arrays["sigma_ends"].tolist()), tuple(arrays["sigma_values"].tolist())
-        )
-        perturbation = Perturbation(
-            Noise(int(values["seed"]), values["antithetic"]), sigma, fresh=True
-        )  # sigma is that of this generation
-        update = Update(values["generation"], arrays["coefficients"].astype(np.float64), values["kept"])
-        self._weights.add(update, perturbation, values["serve"])
+        noise = Noise(int(values["seed"]), values["antithetic"])
+        places = np.cumsum(arrays["pieces"])[:-1]
+        ends, sigmas = (np.split(arrays[name], places) for name in ("sigma_ends", "sigma_values"))
+        last = len(ends) - 1
+        for number, (generation, kept) in enumerate(
+            zip(arrays["generations"].tolist(), arrays["kept"].tolist(), strict=True)
+        ):
+            # sigma is that of this generation
+            sigma = PiecewiseConstant(tuple(ends[number].tolist()), tuple(sigmas[number].tolist()))
+            update = Update(generation, arrays["coefficients"][number], kept)
+            serve = values["serve"] and number == last
+            self._weights.add([update], Perturbation(noise, sigma, fresh=True), serve)
         return Message()
 
     def _write(self, message: Message) -> Message:

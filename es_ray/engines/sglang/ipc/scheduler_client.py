@@ -22,13 +22,17 @@ class SchedulerClient:
     """The channels of one engine, and the calls through them.
 
     size: entries of theta; members, segments: the most members or advantages, and pieces of sigma, in a
-    call; reply: the most entries in a reply.
+    call; reply: the most entries in a reply; updates: the most updates of form `merged` in a call.
     """
 
-    def __init__(self, ranks: int, size: int, members: int, segments: int, reply: int) -> None:
-        self._ranks, self.reply = ranks, reply
+    def __init__(
+        self, ranks: int, size: int, members: int, segments: int, reply: int, updates: int = 1
+    ) -> None:
+        self._ranks, self.reply, self.updates = ranks, reply, updates
         self._theta = ShmVector.create(size)
-        self._request = ShmChannel.create(_MEMBER_BYTES * members + 16 * segments + 4096)
+        members_bytes = _MEMBER_BYTES * members + 16 * segments
+        updates_bytes = updates * (8 * members + 16 * segments + 64)
+        self._request = ShmChannel.create(max(members_bytes, updates_bytes) + 4096)
         self._reply = ReplyChannel.create(ranks, 4 * reply + 8 * members + 16 * size_of_layout(segments))
         self._number = 0
         self.engine: Any = None
@@ -76,14 +80,17 @@ def size_of_layout(segments: int) -> int:
     return segments + 64
 
 
-def noise_values(perturbation: Perturbation, generation: int) -> dict[str, Any]:
-    """A call's values for a generation's noise."""
+def seed_values(perturbation: Perturbation) -> dict[str, Any]:
+    """A call's values for the noise of any generation."""
     return {
         "seed": str(perturbation.noise.seed),  # JSON numbers are exact only up to 53 bits
         "antithetic": perturbation.noise.antithetic,
-        "generation": generation,
-        "fresh": perturbation.fresh,
     }
+
+
+def noise_values(perturbation: Perturbation, generation: int) -> dict[str, Any]:
+    """A call's values for a generation's noise."""
+    return {**seed_values(perturbation), "generation": generation, "fresh": perturbation.fresh}
 
 
 def sigma_arrays(sigma: PiecewiseConstant) -> dict[str, NDArray[Any]]:
