@@ -121,7 +121,9 @@ def plain_engine(spec: Spec, lora: bool, run_scheduler: Any = None, **more: Any)
     experiment = Experiment(config_of(spec))
     rows = spec["members"] * spec["prompts"]
     known = compat.argument_names(compat.package())
-    arguments = server_arguments(experiment.config, experiment.source, rows, known, lora) | more
+    # rows of full length without `ignore_eos`, with which SGLang goes through all rows to admit each
+    ends = {"json_model_override_args": json.dumps({"eos_token_id": None})}
+    arguments = server_arguments(experiment.config, experiment.source, rows, known, lora) | ends | more
     cls = Engine
     if run_scheduler is not None:
         cls = type("Full", (Engine,), {"run_scheduler_process_func": staticmethod(run_scheduler)})
@@ -136,7 +138,7 @@ def generate(engine: Any, spec: Spec, members: int, names: list[str] | None = No
         list(prompt) for _ in range(members) for prompt in prompts_of(spec["model"], spec["prompt_tokens"])
     ]
     per_row = None if names is None else [name for name in names for _ in range(spec["prompts"])]
-    sampling = {"temperature": 0.0, "max_new_tokens": spec["tokens"], "ignore_eos": True}
+    sampling = {"temperature": 0.0, "max_new_tokens": spec["tokens"]}  # the model has no end token
     outputs = engine.generate(input_ids=ids, sampling_params=sampling, lora_path=per_row)
     assert all(len(output["output_ids"]) == spec["tokens"] for output in outputs)
 

@@ -61,7 +61,7 @@ class SGLangEngine(Engine):
             reply=min(layout.size, SLICE),
             updates=UPDATES,
         )
-        options = Options(layout, ranks, tuple(sorted(self.stop_ids)), self._log_file)
+        options = Options(layout, ranks, self._log_file)
         try:
             self._engine = self._client.engine = lifecycle.start(arguments, options)
         except BaseException:

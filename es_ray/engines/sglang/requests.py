@@ -22,7 +22,8 @@ def arguments(
 ) -> dict[str, Any]:
     """Arguments of `sglang.Engine.generate` for the rows; stop_ids: None for rows of full length."""
     common: dict[str, Any] = {"max_new_tokens": new_tokens}
-    common |= {"ignore_eos": True} if stop_ids is None else {"stop_token_ids": sorted(stop_ids)}
+    if stop_ids is not None:  # the model's own were taken from it
+        common["stop_token_ids"] = sorted(stop_ids)
     adapters = [adapter_of(row.variant) for row in rows]
     return {
         "input_ids": [list(row.prompt_ids) for row in rows],

@@ -135,7 +135,7 @@ class FakeEngine:
         self.abort: str | None = None
         self.managers = [FakeManager(rank, ranks) for rank in range(ranks)]
         self.hosts = []
-        options = options or Options(LAYOUT, ranks, (2, 5), "")
+        options = options or Options(LAYOUT, ranks, "")
         for rank, manager in enumerate(self.managers):
             runner = SimpleNamespace(model=torch.nn.Linear(3, 4), lora_manager=manager)
             scheduler = SimpleNamespace(
@@ -144,7 +144,7 @@ class FakeEngine:
                 tp_worker=SimpleNamespace(model_runner=runner),
             )
             self.hosts.append(SchedulerHost(scheduler, rank, options))
-            assert scheduler.model_config.hf_eos_token_id == set(options.stop_ids)
+            assert scheduler.model_config.hf_eos_token_id == set()
 
     def flush(self, empty_cache: bool) -> bool:
         self.busy -= 1

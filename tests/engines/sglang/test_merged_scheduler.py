@@ -89,7 +89,7 @@ def sliced(weights: dict[str, np.ndarray], ranks: int) -> list[dict[str, np.ndar
 @pytest.fixture(params=[1, 2])
 def scheduler(request):
     client = SchedulerClient(request.param, MERGED.size, members=8, segments=40, reply=MERGED.size, updates=2)
-    client.engine = FakeEngine(request.param, Options(MERGED, request.param, (2, 5), ""))
+    client.engine = FakeEngine(request.param, Options(MERGED, request.param, ""))
     yield SchedulerWeights(client, MERGED.modules), client.engine, request.param
     client.close()
 

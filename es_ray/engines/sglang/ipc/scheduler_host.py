@@ -34,7 +34,6 @@ class Options:
 
     layout: LoraLayout
     ranks: int
-    stop_ids: tuple[int, ...]
     log_file: str
 
 
@@ -53,7 +52,7 @@ class SchedulerHost:
         runner = scheduler.tp_worker.model_runner
         self._model = runner.model
         self._manager = runner.lora_manager
-        scheduler.model_config.hf_eos_token_id = set(options.stop_ids)  # these and no others
+        scheduler.model_config.hf_eos_token_id = set()  # those of a request, and no others
         self._modules = AdaptedModules(self._manager, options.layout)
         self._merged: MergedHost | None = None
         self._shared: dict[str, Any] = {}
