@@ -7,7 +7,7 @@ evidence_map.png and evidence_arithmetic.png. Shares are of held-out problems; i
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +16,34 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from evidence_figures import draw_curves, draw_map  # noqa: E402
-from evidence_sections import SECTIONS  # noqa: E402
+from evidence_forms import forms  # noqa: E402
+from evidence_sections import alternatives, held_out, newcomer, noise_map, short_answers  # noqa: E402
 from evidence_store import Record, generations, read  # noqa: E402
 
 NOTES = "notes.md"
 VERSIONS = ("es-ray", "torch", "transformers", "ray", "sglang")
 FOLDERS = ("--work", "--results", "--output", "--seconds", "--calibrated")
+
+Section = Callable[[Sequence[Record], Sequence[Record]], list[str]]
+
+
+def titled(section: Callable[..., list[str]], title: str) -> Section:
+    """A section with its title."""
+    return lambda ends, records: section(ends, records, title)
+
+
+SECTIONS: dict[str, Section] = {
+    "arithmetic": titled(held_out, "Held-out arithmetic, general defaults as calibrated"),
+    "brevity": titled(short_answers, "Brevity over many short questions"),
+    "conciseness": titled(short_answers, "Conciseness, 2 training and 8 test questions"),
+    "chain_sum": titled(held_out, "reasoning-gym's chain_sum, general defaults"),
+    "chain_sum_short": titled(held_out, "chain_sum with 2 or 3 numbers of 1 or 2 digits"),
+    "newcomer": newcomer,
+    "alternatives": alternatives,
+    "map": noise_map,
+    "forms": forms,
+    "smoke": titled(short_answers, "Whether everything runs"),
+}
 
 
 def main(

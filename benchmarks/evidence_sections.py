@@ -1,7 +1,7 @@
 """The sections of the evidence's report: a table for each plan."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from evidence_statistics import cell, cell_place, paired, wilson
 from evidence_store import Record, generations
@@ -200,67 +200,3 @@ def newcomer(ends: Sequence[Record], records: Sequence[Record]) -> list[str]:
 def table(head: Sequence[str], rows: Rows) -> list[str]:
     """A table in Markdown."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-Section = Callable[[Sequence[Record], Sequence[Record]], list[str]]
-
-
-def titled(section: Callable[..., list[str]], title: str) -> Section:
-    """A section with its title."""
-    return lambda ends, records: section(ends, records, title)
-
-
-CURVE = (0, 20, 40, 60, 80, 90, 120, 150, 180, 200, 220, 240, 260, 280)
-"""Generations of which `forms` shows the centres' test problems."""
-
-
-def forms(ends: Sequence[Record], records: Sequence[Record]) -> list[str]:
-    """Full rank against adapters: what runs end with, and how they get there; unfinished ones too."""
-    rows: Rows = []
-    for setting, group in by_setting(whole(ends)).items():
-        chosen, last = ([end[who]["correct"] for end in group] for who in ("selected", "centre"))
-        ended = [list(generations(records, end["run"]))[-1] for end in group]
-        drifts = [line["drift"] for line in ended]
-        rows.append((
-            setting,
-            str(len(group)),
-            str(ended[0]["generation"] + 1),
-            spread(chosen),
-            spread(last),
-            interval([bits(end, "selected", "base") for end in group]),
-            f"{statistics.mean(drifts):.4f} ({min(drifts):.4f}–{max(drifts):.4f})",
-        ))  # fmt: skip
-    head = ("form", "runs", "generations", "selected", "last", "above the base model", "drift at the end")
-    found = ["## Full rank against adapters, held-out arithmetic", "", *calibrated(ends, records)]
-    found += ["Shares of right answers: mean and range over runs.", "", *table(head, rows), ""]
-    curves: dict[str, list[dict[int, float]]] = {}
-    for run in dict.fromkeys(r["run"] for r in records if r["kind"] == "generation"):
-        if run.startswith("forms/"):
-            lines = generations(records, run)
-            of_run = {line["generation"]: line["test_correct"] for line in lines if "test_correct" in line}
-            curves.setdefault(named({"run": run})[0], []).append(of_run)
-    rows = []
-    for setting, runs in curves.items():
-        known = [[run[number] for run in runs if number in run] for number in CURVE]
-        rows.append((setting, *(f"{statistics.mean(some):.3f}" if some else "" for some in known)))
-    found += ["Centres on the test problems by generation, means over the runs that came so far:", ""]
-    return [*found, *table(("form", *map(str, CURVE)), rows)]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and range."""
-    return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
-
-
-SECTIONS: dict[str, Section] = {
-    "arithmetic": titled(held_out, "Held-out arithmetic, general defaults as calibrated"),
-    "brevity": titled(short_answers, "Brevity over many short questions"),
-    "conciseness": titled(short_answers, "Conciseness, 2 training and 8 test questions"),
-    "chain_sum": titled(held_out, "reasoning-gym's chain_sum, general defaults"),
-    "chain_sum_short": titled(held_out, "chain_sum with 2 or 3 numbers of 1 or 2 digits"),
-    "newcomer": newcomer,
-    "alternatives": alternatives,
-    "map": noise_map,
-    "forms": forms,
-    "smoke": titled(short_answers, "Whether everything runs"),
-}

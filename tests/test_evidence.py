@@ -261,3 +261,42 @@ def test_the_report_has_every_plan_and_says_which_runs_hacked(tmp_path):
     assert "| b | 0.03 | 4 | 0.150 | 0.650 |  | hacked |" in text
     for name in ("evidence_map.png", "evidence_arithmetic.png"):
         assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_report_puts_longer_runs_beside_each_other(tmp_path):
+    import evidence_report
+
+    base, worse, better = "1" * 5 + "0" * 15, "1" * 8 + "0" * 12, "0" * 2 + "1" * 14 + "0" * 4
+    lengths = {
+        "merged/1": 100,
+        "merged, long/1": 200,
+        "b, long/1": 200,
+        "both, long/1": 120,
+    }  # the last stopped
+    records = [
+        end("forms/merged/1", base, better),
+        end("forms/merged, long/1", base, better),
+        end("forms/b, long/1", base, worse),
+    ]
+    for name, count in lengths.items():
+        records += [
+            {"kind": "generation", "run": f"forms/{name}", "generation": g, "drift": g / 1000,
+             "centre_correct": 0.5 if name.startswith("merged") else 0.4 + 0.1 * (g < 100), "truncated": 0.25,
+             **({"verdicts": ["cut"]} if name.startswith("b,") and g in (7, 8) else {}),
+             **({"test_correct": g / 200} if g % 10 == 0 else {})}
+            for g in range(count)
+        ]  # fmt: skip
+    for record in records:
+        if record["kind"] == "end":
+            record["chosen"] = {"generation": 60}
+    (tmp_path / "evidence.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    evidence_report.main([tmp_path], tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in (tmp_path / "evidence.md").read_text().splitlines()]
+    of_b = [row for row in rows if row[0] == "b, long"]
+    assert [row[0] for row in rows].count("both, long") == 1, "a run without an end is in the curves alone"
+    ended, _, parts, places, less = of_b
+    assert ended[2:4] == ["200", "0.400 (0.400–0.400)"]
+    assert parts[1:] == ["0.100 / 0.500", "0.350 / 0.500", "0.600 / 0.400", "0.850 / 0.400"]
+    assert places[1:] == ["0.0990", "0.1990", "2", "0.25", "60"]
+    # of 20 problems, merged has 8 that b has not, and b 2 that merged has not
+    assert less[1].startswith("+0.3 (") and less[3] == "+0.1 (+0.1 to +0.1)"
