@@ -7,8 +7,6 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-PROJECTIONS = 7
-
 
 def shape(config: dict[str, Any]) -> dict[str, Any]:
     """A Qwen2 configuration with what a roofline needs to know of it."""
