@@ -72,8 +72,9 @@ class MergedCentre:
         """Serve the weights after these updates; those already added are not added again."""
         if len(history) == 0:
             if not self._shows_base:
+                self._stale, self._checksum = True, None  # should it fail
                 self._weights.write(base=True)
-                self._shows_base, self._checksum = True, None
+                self._shows_base = True
             return
         self._move(history, perturbation, serve=True)
         if self._stale or self._shows_base:
@@ -114,6 +115,8 @@ class MergedCentre:
         if known is not None and len(known) == len(history):
             return
         self._stale, self._history = True, None  # should a step fail
+        if serve:  # it may have written some of the weights by then
+            self._shows_base, self._checksum = False, None
         missing = list(updates(history, self._start(history, perturbation, known)))
         if missing:
             self._weights.add(missing, perturbation, serve)

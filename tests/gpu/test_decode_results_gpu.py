@@ -1,5 +1,6 @@
 """Steps of decoding through SGLang's own classes, with its method as it is and shortened: no model runs."""
 
+import logging
 import random
 from array import array
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ pytestmark = [
     pytest.mark.skipif(compat.installed() is None, reason="sglang is not installed"),
 ]
 VOCABULARY, REQUESTS, STEPS = 1000, 60, 75
+LOG = "sglang.srt.managers.scheduler_components.metrics_reporter"
 
 
 @pytest.fixture
@@ -26,6 +28,7 @@ def sglang(monkeypatch):
 
     settings = SimpleNamespace(
         enable_metrics=False,
+        enable_trace=False,
         enable_request_time_stats_logging=False,
         disaggregation_decode_enable_offload_kvcache=False,
         enable_hisparse=False,
@@ -80,6 +83,23 @@ def requests(sglang, seed: int, more: bool) -> list:
     return found
 
 
+def reporter() -> SimpleNamespace:
+    """Keeps the number of running requests where SGLang's logs it."""
+
+    def report_decode_stats(graph, running_batch, num_correct_drafts) -> None:
+        if made.forward_ct_decode % made.decode_log_interval == 0:
+            made.logged.append(len(running_batch.reqs))
+
+    made = SimpleNamespace(
+        num_generated_tokens=0,
+        forward_ct_decode=0,
+        decode_log_interval=7,
+        logged=[],
+        report_decode_stats=report_decode_stats,
+    )
+    return made
+
+
 def processor(sglang, sent: list, released: list, monkeypatch):
     from sglang.srt.disaggregation.utils import DisaggregationMode
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
@@ -114,9 +134,7 @@ def processor(sglang, sent: list, released: list, monkeypatch):
         token_to_kv_pool_allocator=MagicMock(),
         tree_cache=MagicMock(),
         req_to_token_pool=MagicMock(),
-        metrics_reporter=SimpleNamespace(
-            num_generated_tokens=0, forward_ct_decode=0, report_decode_stats=lambda *args, **kwargs: None
-        ),
+        metrics_reporter=reporter(),
         model_worker=SimpleNamespace(),
         output_streamer=streamer,
         **nothing,
@@ -165,26 +183,70 @@ def outcome(sglang, method, seed: int, more: bool, monkeypatch) -> tuple:
         (list(one.output_ids), one.finished_reason and one.finished_reason.to_json(), one.finished_len)
         for one in mine
     ]
-    reporter = ours.metrics_reporter
-    return ends, whole, released, reporter.num_generated_tokens, reporter.forward_ct_decode
+    counts = ours.metrics_reporter
+    return ends, whole, released, counts.num_generated_tokens, counts.forward_ct_decode, counts.logged
 
 
-def test_the_source_is_the_one_that_was_read(sglang):
+def test_the_source_is_the_one_that_was_read():
     if compat.version(compat.package()) != "0.5.17":
         pytest.skip("another version")
-    classes = [
-        sglang.results.SchedulerBatchResultProcessor,
-        sglang.requests.Req,
-        sglang.streamer.SchedulerOutputStreamer,
-    ]
-    assert decode_results.digest(classes) == decode_results.DIGEST
+    assert decode_results.digest() == decode_results.DIGEST
 
 
 @pytest.mark.parametrize("more", [False, True], ids=["plain", "some stream or look for strings"])
 @pytest.mark.parametrize("seed", range(6))
-def test_requests_end_as_with_sglangs_method(sglang, seed, more, monkeypatch):
+def test_requests_end_as_with_sglangs_method(sglang, seed, more, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, LOG)
     original = sglang.results.SchedulerBatchResultProcessor.process_batch_result_decode
     shorter = decode_results.shortened(original)
     one, other = (outcome(sglang, method, seed, more, monkeypatch) for method in (original, shorter))
     assert one == other
     assert len(one[1]) > REQUESTS / 2 and sum(len(ids) for ids, _, _ in one[0]) > 10 * REQUESTS
+
+
+def test_what_a_request_is_sent_for_each_token_is_its_own(sglang, monkeypatch):
+    """The tokens that it was sampled from: by the request's place in the step."""
+    from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+    from sglang.srt.managers.utils import GenerationBatchResult
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    original = sglang.results.SchedulerBatchResultProcessor.process_batch_result_decode
+    found = []
+    for method in (original, decode_results.shortened(original)):
+        ours, mine = processor(sglang, [], [], monkeypatch), requests(sglang, 0, False)
+        mine[4].return_sampling_mask = True
+        mine[4].output_token_sampling_mask, mine[4].output_token_sampling_logprobs = [], []
+        logits = LogitsProcessorOutput(
+            next_token_logits=None, next_token_sampling_mask_idx=[[number] for number in range(REQUESTS)]
+        )
+        batch = sglang.requests.ScheduleBatch(
+            reqs=mine, model_config=ours.model_config, spec_algorithm=SpeculativeAlgorithm.NONE
+        )
+        method(
+            ours, batch, GenerationBatchResult(logits, next_token_ids=torch.ones(REQUESTS, dtype=torch.int64))
+        )
+        found.append(mine[4].output_token_sampling_mask)
+    assert found == [[[4]], [[4]]]
+
+
+def test_a_trace_has_every_step_of_a_request(sglang, monkeypatch):
+    from sglang.srt.managers.scheduler_components import batch_result_processor
+    from sglang.srt.managers.utils import GenerationBatchResult
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    batch_result_processor.get_observability().enable_trace = True
+    method = decode_results.shortened(
+        sglang.results.SchedulerBatchResultProcessor.process_batch_result_decode
+    )
+    ours, mine = processor(sglang, [], [], monkeypatch), requests(sglang, 0, False)
+    steps = []
+    for one in mine:
+        one.time_stats = SimpleNamespace(
+            set_last_decode_finish_time=lambda rid=one.rid: steps.append(rid),
+            set_completion_time=lambda: None,
+        )
+    batch = sglang.requests.ScheduleBatch(
+        reqs=mine, model_config=ours.model_config, spec_algorithm=SpeculativeAlgorithm.NONE
+    )
+    method(ours, batch, GenerationBatchResult(next_token_ids=torch.ones(REQUESTS, dtype=torch.int64)))
+    assert steps == [one.rid for one in mine]

@@ -4,11 +4,15 @@ For every request of every step it looks, in Python, for stop strings, a grammar
 With 3,000 rows that takes longer than the GPU takes for the step, so the GPU waits. For a request with none
 of these, and a token that does not end it, all of that comes to one thing: its token is appended. That is
 done here, and SGLang's own method is left with the requests that end, or that ask for more.
+
+Two things are left out that nothing reads: the time of each token, which SGLang keeps for metrics and traces,
+and the tokens so far, which it sends every 50 tokens. They are sent when the request ends.
 """
 
 import copy
 import functools
 import hashlib
+import importlib
 import inspect
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -16,8 +20,10 @@ from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
+PACKAGE: Final = "sglang.srt.managers"
+COMPONENTS: Final = f"{PACKAGE}.scheduler_components"
 READ: Final = {
-    "SchedulerBatchResultProcessor": (
+    (f"{COMPONENTS}.batch_result_processor", "SchedulerBatchResultProcessor"): (
         "process_batch_result_decode",
         "_normalize_decode_outputs",
         "_handle_finish_state_updated_req",
@@ -25,44 +31,48 @@ READ: Final = {
         "_maybe_collect_customized_info",
         "_maybe_update_reasoning_tokens",
     ),
-    "Req": (
+    (f"{PACKAGE}.schedule_batch", "Req"): (
+        "finished",
         "update_finish_state",
         "_check_vocab_boundary_finish",
         "_check_str_based_finish",
         "_check_token_based_finish",
     ),
-    "SchedulerOutputStreamer": ("stream_output", "_stream_output_generation"),
+    (f"{COMPONENTS}.output_streamer", "SchedulerOutputStreamer"): (
+        "stream_output",
+        "_stream_output_generation",
+    ),
+    (f"{COMPONENTS}.output_streamer", "_GenerationStreamAccumulator"): ("accept", "to_payload"),
+    (f"{COMPONENTS}.metrics_reporter", "SchedulerMetricsReporter"): ("report_decode_stats",),
+    ("sglang.srt.observability.req_time_stats", "SchedulerReqTimeStats"): ("set_last_decode_finish_time",),
 }
-"""The methods whose source was read for this, by class: another source is left alone."""
-DIGEST: Final = "f886ac938e3e122cfb64672aa28eafb9094945ed290e317b5cbd95f3f2808584"
+"""The methods whose source was read for this, by module and class: another source is left alone."""
+DIGEST: Final = "7f6fb582ab9a17375ff51e3d4b7d4f5f965da33923ce8a8e7483dcb1d70d1960"
 """The SHA-256 of their source in SGLang 0.5.17."""
+_reporter_log = logging.getLogger(f"{COMPONENTS}.metrics_reporter")
 
 
 def shorten() -> None:
     """Put `shortened` around SGLang's method, in the scheduler's process, if its source is the one known."""
-    try:
-        from sglang.srt.managers.schedule_batch import Req
-        from sglang.srt.managers.scheduler_components.batch_result_processor import (
-            SchedulerBatchResultProcessor,
-        )
-        from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
-    except ImportError:  # they are elsewhere in another version
-        found = ""
-    else:
-        found = digest([SchedulerBatchResultProcessor, Req, SchedulerOutputStreamer])
-    if found != DIGEST:
+    if digest() != DIGEST:
         log.warning("SGLang's source is not the one known: its decoding results are processed as it does")
         return
+    from sglang.srt.managers.scheduler_components.batch_result_processor import SchedulerBatchResultProcessor
+
     SchedulerBatchResultProcessor.process_batch_result_decode = shortened(
         SchedulerBatchResultProcessor.process_batch_result_decode
     )
 
 
-def digest(classes: Sequence[type]) -> str:
+def digest() -> str:
     """The SHA-256 of the source of the methods in READ; "" if one is missing."""
     try:
-        source = [inspect.getsource(getattr(cls, name)) for cls in classes for name in READ[cls.__name__]]
-    except (AttributeError, OSError):
+        source = [
+            inspect.getsource(getattr(getattr(importlib.import_module(module), owner), name))
+            for (module, owner), names in READ.items()
+            for name in names
+        ]
+    except (ImportError, AttributeError, OSError):  # elsewhere in another version
         return ""
     return hashlib.sha256("".join(source).encode()).hexdigest()
 
@@ -137,10 +147,13 @@ def ends_of(request: Any) -> Collection[int] | None:
 
 
 def is_plain_step(processor: Any, batch: Any, result: Any) -> bool:
-    """Whether a step's tokens are one for each request, and nothing else is asked of it."""
+    """Whether SGLang does with all of a step's requests no more than append a token to each, or end it.
+
+    Else it needs every request, in its place: for what a result has by place, its traces and its log.
+    """
     from sglang.srt.runtime_context import get_disagg, get_observability
 
-    logits = result.logits_output
+    logits, observed = result.logits_output, get_observability()
     return not (
         batch.return_logprob
         or batch.has_grammar
@@ -150,6 +163,15 @@ def is_plain_step(processor: Any, batch: Any, result: Any) -> bool:
         or result.routed_experts_output is not None
         or result.indexer_topk_output is not None
         or (logits is not None and logits.customized_info is not None)
-        or get_observability().enable_metrics
+        or (logits is not None and logits.next_token_sampling_mask_idx is not None)
+        or observed.enable_metrics
+        or observed.enable_trace
+        or is_logged(processor.metrics_reporter)
         or get_disagg().disaggregation_decode_enable_offload_kvcache
     )
+
+
+def is_logged(reporter: Any) -> bool:
+    """Whether SGLang logs a line after this step, with the number of its requests."""
+    steps = reporter.forward_ct_decode + 1
+    return steps % reporter.decode_log_interval == 0 and _reporter_log.isEnabledFor(logging.INFO)

@@ -13,7 +13,7 @@ from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.sglang import compat, lifecycle, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
 from es_ray.engines.sglang.finished_requests import FinishedRequests
-from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights
+from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights, most_updates
 from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
 from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.engines.sglang.ipc.shm_channel import Message
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 SLICE = 1 << 20
 """Most entries of a noise sum in one call to the scheduler: about a millisecond on a GPU."""
-UPDATES = 32
-"""Most updates of form `merged` in one call: a second, of which each call by itself would add 8 ms."""
 
 
 class SGLangEngine(Engine):
@@ -59,7 +57,7 @@ class SGLangEngine(Engine):
             members=max(config.evolution.population, self.slots),
             segments=2 * len(layout.modules) + 1,
             reply=min(layout.size, SLICE),
-            updates=UPDATES,
+            updates=most_updates(config.evolution.population),
         )
         options = Options(layout, ranks, self._log_file)
         try:

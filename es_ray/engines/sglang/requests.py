@@ -22,7 +22,7 @@ def arguments(
 ) -> dict[str, Any]:
     """Arguments of `sglang.Engine.generate` for the rows; stop_ids: None for rows of full length."""
     common: dict[str, Any] = {"max_new_tokens": new_tokens}
-    if stop_ids is not None:  # the model's own were taken from it
+    if stop_ids is not None:  # SchedulerHost removed the model's own from SGLang
         common["stop_token_ids"] = sorted(stop_ids)
     adapters = [adapter_of(row.variant) for row in rows]
     return {

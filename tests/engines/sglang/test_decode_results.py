@@ -1,5 +1,6 @@
 """Against a plain loop over all requests, as SGLang has it; with SGLang's own in tests/gpu."""
 
+import logging
 import random
 import sys
 from array import array
@@ -12,6 +13,7 @@ from es_ray.engines.sglang import decode_results
 from es_ray.engines.sglang.decode_results import digest, ends_of, shortened
 
 VOCABULARY = 50
+LOG = "sglang.srt.managers.scheduler_components.metrics_reporter"
 
 
 def request(**values) -> SimpleNamespace:
@@ -74,13 +76,15 @@ def step(requests, tokens) -> tuple[SimpleNamespace, SimpleNamespace]:
 
 
 def processor() -> SimpleNamespace:
-    metrics = SimpleNamespace(num_generated_tokens=0)
+    metrics = SimpleNamespace(num_generated_tokens=0, forward_ct_decode=0, decode_log_interval=3)
     return SimpleNamespace(metrics_reporter=metrics, sent=[], asked=[])
 
 
 @pytest.fixture(autouse=True)
 def context(monkeypatch) -> SimpleNamespace:
-    settings = SimpleNamespace(enable_metrics=False, disaggregation_decode_enable_offload_kvcache=False)
+    settings = SimpleNamespace(
+        enable_metrics=False, enable_trace=False, disaggregation_decode_enable_offload_kvcache=False
+    )
     module = ModuleType("sglang.srt.runtime_context")
     module.get_disagg = module.get_observability = lambda: settings
     for name in ("sglang", "sglang.srt"):
@@ -134,15 +138,23 @@ def test_the_method_is_left_with_the_requests_that_end():
 
 @pytest.mark.parametrize(
     "asks",
-    ["return_logprob", "has_grammar", "return_hidden_states", "speculative", "enable_metrics", "offload"],
+    [
+        "return_logprob",
+        "has_grammar",
+        "return_hidden_states",
+        "speculative",
+        "enable_metrics",
+        "enable_trace",
+        "offload",
+    ],
 )
 def test_a_step_of_which_more_is_asked_is_left_alone(asks, context):
     ours, mine = processor(), [request() for _ in range(3)]
     batch, result = step(mine, [1, 2, 4])
     if asks == "speculative":
         batch.spec_algorithm.is_none = lambda: False
-    elif asks == "enable_metrics":
-        context.enable_metrics = True
+    elif asks in ("enable_metrics", "enable_trace"):
+        setattr(context, asks, True)
     elif asks == "offload":
         context.disaggregation_decode_enable_offload_kvcache = True
     else:
@@ -162,29 +174,33 @@ def test_which_tokens_end_a_request_and_which_requests_are_more():
     assert ends_of(request(stop_strs=["x"])) is None
 
 
+def test_a_step_that_sglang_logs_is_left_alone(caplog):
+    for level, logged in ((logging.ERROR, 0), (logging.INFO, 1)):
+        caplog.set_level(level, LOG)
+        ours, mine = processor(), [request() for _ in range(3)]
+        for steps in range(6):
+            ours.metrics_reporter.forward_ct_decode = steps
+            shortened(loop)(ours, *step(mine, [1, 2, 4]))
+        assert ours.asked == [0, 0, 3 * logged, 0, 0, 3 * logged]
+
+
 def test_a_source_that_was_not_read_is_left_alone(monkeypatch, caplog):
     def method(self) -> None:
         """Not SGLang's."""
 
-    places = {
-        "sglang.srt.managers.schedule_batch": "Req",
-        "sglang.srt.managers.scheduler_components.batch_result_processor": "SchedulerBatchResultProcessor",
-        "sglang.srt.managers.scheduler_components.output_streamer": "SchedulerOutputStreamer",
-    }
-    classes = []
-    for path, name in places.items():
-        cls = type(name, (), dict.fromkeys(decode_results.READ[name], method))
-        module = ModuleType(path)
-        setattr(module, name, cls)
-        monkeypatch.setitem(sys.modules, path, module)
-        classes.append(cls)
-    assert len(digest(classes)) == 64 and digest(classes) != decode_results.DIGEST
+    classes: dict[str, type] = {}
+    modules = {path: ModuleType(path) for path, _ in decode_results.READ}
+    for (path, name), methods in decode_results.READ.items():
+        classes[name] = type(name, (), dict.fromkeys(methods, method))
+        setattr(modules[path], name, classes[name])
+        monkeypatch.setitem(sys.modules, path, modules[path])
+    assert len(digest()) == 64 and digest() != decode_results.DIGEST
     decode_results.shorten()
     assert "not the one known" in caplog.text
-    processors = classes[1]
+    processors = classes["SchedulerBatchResultProcessor"]
     assert processors.process_batch_result_decode is method
-    monkeypatch.setattr(decode_results, "DIGEST", digest([processors, classes[0], classes[2]]))
+    monkeypatch.setattr(decode_results, "DIGEST", digest())
     decode_results.shorten()
     assert processors.process_batch_result_decode is not method
-    del classes[0].update_finish_state
-    assert digest(classes) == ""
+    del classes["Req"].update_finish_state
+    assert digest() == ""

@@ -10,11 +10,13 @@ import torch
 from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.sglang.arguments import adapter_name
-from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights
+from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights, most_updates
 from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient
 from es_ray.engines.sglang.ipc.scheduler_host import Options
+from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.engines.sglang.lora.pool_layout import FUSED, fused_name
 from es_ray.errors import RunError
+from es_ray.evolution.merged import updates
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
 from es_ray.evolution.schedules import Schedule
@@ -149,6 +151,45 @@ def test_what_is_there_is_not_added_again(scheduler):
     assert len(engine.calls) == 2 + 3  # five more, two in a call
 
 
+@pytest.mark.parametrize("population", [2, 4096, 300_000, 1_000_000])
+def test_the_channel_fits_into_a_containers_shared_memory(population):
+    client = SchedulerClient(1, 8, population, segments=393, reply=8, updates=most_updates(population))
+    size = client._request.size
+    client.close()
+    assert size < 32 << 20  # of 64 MiB, which a container has by default
+    assert most_updates(population) == (32 if population < 30_000 else 3 if population < 1e6 else 1)
+
+
+@pytest.mark.parametrize("modules", [1, 196])
+def test_as_many_updates_as_go_into_a_call_fit_into_the_channel(modules):
+    """Each with as many pieces of sigma and members as there can be; generation 0 with a sigma of its own."""
+    pieces, population = 2 * modules + 1, 5
+    client = SchedulerClient(1, 8, population, segments=pieces, reply=8, updates=32)
+    ends = tuple(range(1, pieces + 1))
+    perturbation = Perturbation(
+        Noise(2**63 + 5),
+        PiecewiseConstant(ends, tuple(0.1 * end for end in ends)),
+        first_sigma=PiecewiseConstant((pieces,), (0.5,)),
+        fresh=True,
+    )
+    given = np.random.default_rng(1).normal(size=(65, population + 1))
+    received = []
+
+    def call(what: str, message: Message) -> list[Message]:
+        checksum = client._request.write(message)
+        received.append(client._request.read(checksum))
+        return [Message({"seconds": 0.0})]
+
+    client.call = call
+    SchedulerWeights(client, MERGED.modules).add(list(updates(given)), perturbation, serve=True)
+    client.close()
+    assert [message.values["serve"] for message in received] == [False, False, True]
+    assert [len(message.arrays["pieces"]) for message in received] == [32, 32, 1]
+    assert received[0].arrays["pieces"].tolist() == [1, *[pieces] * 31]
+    found = np.concatenate([message.arrays["coefficients"] for message in received])
+    assert np.array_equal(found, given[:, :-1])
+
+
 def test_an_update_that_fails_is_not_taken_for_done(scheduler):
     weights, engine, _ = scheduler
     centre, perturbation = MergedCentre(weights), fresh()
@@ -169,6 +210,54 @@ def test_an_update_that_fails_is_not_taken_for_done(scheduler):
         except RunError as error:
             assert "merged: MemoryError: no more" in str(error)
     assert_same(served(engine), sliced(wanted(history(3), perturbation), len(engine.managers)), 1e-6)
+
+
+@pytest.mark.parametrize("shown", ["base", "changed"])
+def test_weights_that_an_update_left_half_written_are_not_served(scheduler, shown):
+    weights, engine, ranks = scheduler
+    before, centre, perturbation = served(engine), MergedCentre(weights), fresh()
+    checksum = centre.checksum()
+    if shown == "changed":
+        centre.show(history(2), perturbation)
+    else:
+        centre.show(history(0), perturbation)
+        weights.begin()  # so that the host has its weights
+    updates = engine.hosts[-1]._merged._weights._updates
+    add = updates.add
+
+    def fail_after_a_matrix(matrices, *arguments):
+        *_, serve = arguments
+        add(matrices[:1] if serve else matrices, *arguments)
+        if serve:
+            raise MemoryError("no more")
+
+    updates.add = fail_after_a_matrix
+    with pytest.raises(RunError, match="no more"):
+        centre.show(history(3), perturbation)
+    updates.add = add
+    centre.show(history(0), perturbation)
+    assert_same(served(engine), before, 0.0)
+    assert centre.checksum() == checksum
+    centre.show(history(3), perturbation)
+    assert_same(served(engine), sliced(wanted(history(3), perturbation), ranks), 1e-6)
+
+
+def test_weights_of_the_base_model_half_written_are_not_served(scheduler, monkeypatch):
+    weights, engine, ranks = scheduler
+    centre, perturbation = MergedCentre(weights), fresh()
+    centre.show(history(3), perturbation)
+    host = engine.hosts[-1]._merged
+
+    def fail_after_writing(base):
+        write(base)
+        raise MemoryError("no more")
+
+    write, host._weights.write = host._weights.write, fail_after_writing
+    with pytest.raises(RunError, match="no more"):
+        centre.show(history(0), perturbation)
+    host._weights.write = write
+    centre.show(history(3), perturbation)
+    assert_same(served(engine), sliced(wanted(history(3), perturbation), ranks), 1e-6)
 
 
 def checkpoint_after(centre: MergedCentre, generations: int, folder: Path) -> Path:

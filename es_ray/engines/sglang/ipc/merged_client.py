@@ -1,7 +1,7 @@
 """A merged model's weights in the scheduler's processes, as this process sees them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,11 @@ from es_ray.evolution.perturbation import Perturbation
 from es_ray.lora.changes_file import DamagedChanges
 from es_ray.lora.checkpoints import Checkpoint
 from es_ray.lora.layout import AdaptedModule
+
+UPDATES: Final = 32
+"""Most updates in a call: a call costs 8 ms by itself, as long as one update of a 1.5B model."""
+UPDATES_BYTES: Final = 8 << 20
+"""Most bytes of a call's coefficients: a write into shared memory that is full kills the process."""
 
 
 class SchedulerWeights:
@@ -91,6 +96,11 @@ class SchedulerWeights:
         took = max(answer.values["seconds"] for answer in answers)
         self.seconds[step] = self.seconds.get(step, 0.0) + took
         return answers
+
+
+def most_updates(population: int) -> int:
+    """Updates in a call: fewer for a large population, whose updates take long beside a call."""
+    return max(1, min(UPDATES, UPDATES_BYTES // (8 * population)))
 
 
 def arrays_of(updates: Sequence[Update], perturbation: Perturbation) -> dict[str, NDArray[Any]]:

@@ -52,7 +52,7 @@ class SchedulerHost:
         runner = scheduler.tp_worker.model_runner
         self._model = runner.model
         self._manager = runner.lora_manager
-        scheduler.model_config.hf_eos_token_id = set()  # those of a request, and no others
+        scheduler.model_config.hf_eos_token_id = set()  # a request ends at its own stop_token_ids alone
         self._modules = AdaptedModules(self._manager, options.layout)
         self._merged: MergedHost | None = None
         self._shared: dict[str, Any] = {}
