@@ -1,5 +1,8 @@
 """Every SGLang name that es-ray relies on, and a check that the installed version has it.
 
+What only speeds an engine up and is left out where the source is another (`decode_results`, `lora.fusing`) is
+not among them.
+
 The check reads SGLang's source and imports nothing of it: it takes a second, needs no GPU, and works on
 an unpacked wheel. es-ray was run on a GPU with 0.5.17; the source of 0.5.23 was read. They differ in this:
 

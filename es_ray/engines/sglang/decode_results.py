@@ -1,9 +1,9 @@
 """What SGLang's scheduler does with each decoding step's tokens, shortened for rows that just go on.
 
 For every request of every step it looks, in Python, for stop strings, a grammar, a stream to feed and more.
-With 3,000 rows that takes longer than the GPU takes for the step, so the GPU waits. For a request with none
-of these, and a token that does not end it, all of that comes to one thing: its token is appended. That is
-done here, and SGLang's own method is left with the requests that end, or that ask for more.
+With 3,000 rows that takes 24 ms where a step takes 40 (benchmarks/NOTES.md). For a request with none of
+these, and a token that does not end it, all of that comes to one thing: its token is appended. That is done
+here, and SGLang's own method is left with the requests that end, or that ask for more.
 
 Two things are left out that nothing reads: the time of each token, which SGLang keeps for metrics and traces,
 and the tokens so far, which it sends every 50 tokens. They are sent when the request ends.
