@@ -1,7 +1,7 @@
 """What SGLang's scheduler does with each decoding step's tokens, shortened for rows that just go on.
 
 For every request of every step it looks, in Python, for stop strings, a grammar, a stream to feed and more.
-With 3,000 rows that takes 24 ms where a step takes 40 (benchmarks/NOTES.md). For a request with none of
+With 3,000 rows that took 24 ms on one CPU, and takes 5 so (benchmarks/NOTES.md). For a request with none of
 these, and a token that does not end it, all of that comes to one thing: its token is appended. That is done
 here, and SGLang's own method is left with the requests that end, or that ask for more.
 
