@@ -61,6 +61,7 @@ def main(
     ),
     replayed: Annotated[int, typer.Option(help="Updates that `merged` replays at its end.")] = 1000,
     sglang: Annotated[str, typer.Option(help="engine.sglang for all engines, as JSON.")] = "{}",
+    deterministic: Annotated[bool, typer.Option(help="engine.deterministic for all engines.")] = False,
     output: Annotated[Path, typer.Option(help="Where throughput.json and .md go.")] = Path("benchmarks/out"),
 ) -> None:
     """Measure, print a table, and write it to files."""
@@ -86,7 +87,7 @@ def main(
                     "tokens": tokens, "rank": int(rank), "layers": layers, "kernels": backend,
                     "rounds": rounds, "slow_members": slow_members, "generations": generations,
                     "workers": count, "model": folder, "replayed": replayed, "sglang": given,
-                    "lines": str(lines), "sizes": numbers,
+                    "lines": str(lines), "sizes": numbers, "deterministic": deterministic,
                 }  # fmt: skip
                 run_child(spec)
     results = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
@@ -94,7 +95,9 @@ def main(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "shape": shape,
-        "settings": {k: spec[k] for k in ("prompts", "prompt_tokens", "tokens", "rounds", "sglang")},
+        "settings": {
+            k: spec[k] for k in ("prompts", "prompt_tokens", "tokens", "rounds", "sglang", "deterministic")
+        },
         "environment": next((r["environment"] for r in results if "environment" in r), None),
         "results": results,
     }

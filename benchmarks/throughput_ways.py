@@ -58,7 +58,12 @@ def config_of(spec: Spec) -> Config:
                 "train": f"{spec['model']}/data.jsonl",
                 "test": f"{spec['model']}/data.jsonl",
             },
-            "engine": {"kind": "sglang", "shard": spec["members"] + 2, "sglang": running | spec["sglang"]},
+            "engine": {
+                "kind": "sglang",
+                "shard": spec["members"] + 2,
+                "deterministic": spec["deterministic"],
+                "sglang": running | spec["sglang"],
+            },
             "cluster": {"workers": spec["workers"]},
         }
     )

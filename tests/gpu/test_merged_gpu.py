@@ -197,6 +197,52 @@ def test_members_and_centres_answer_as_plain_models(setting, report):
 
 
 @NEEDS_SGLANG
+def test_both_engines_answer_alike_on_a_real_model(real_model, report):
+    """SmolLM2 after eight updates: members, centre and base, against the transformers engine in float32."""
+    from es_ray.engines.hf.engine import TransformersEngine
+
+    values = {"model.path": real_model, "model.dtype": "float16", "evolution.weight_decay": 0.02}
+    run = load(preset="smollm2-135m", flags=values).replace(
+        lora__form="merged", lora__rank=2, evolution__population=10, engine__shard=10
+    )
+    theirs = TransformersEngine(Experiment(run.replace(model__dtype="float32")))
+    experiment = Experiment(run.replace(engine__kind="sglang", engine__sglang=sglang_settings()))
+    engine = engine_of(experiment)
+    strategy = experiment.strategy(engine.info.mean_abs, engine.info.frobenius)
+    state = strategy.initial()
+    for generation in range(8):
+        advantages = np.random.default_rng(generation).normal(size=strategy.population)
+        state = strategy.updated(state, generation, advantages, lambda: None)
+    asked, prompts = [state[THETA]], experiment.prompt_ids["test"][:16]
+    variants = [*(Variant(m, 8) for m in range(6)), Variant(CENTRE, 8), Variant(BASE)]
+    rows = [Row(variant, prompt) for variant in variants for prompt in prompts]
+    answers = [
+        [completion.token_ids for completion in each.generate(asked, strategy.perturbation, rows)]
+        for each in (engine, theirs)
+    ]
+    apart = [
+        (row, next(i for i, (x, y) in enumerate(zip(*pair, strict=False)) if x != y), pair)
+        for row, *pair in zip(rows, *answers, strict=True)
+        if pair[0] != pair[1]
+    ]
+    gaps = []
+    for row, at, pair in apart:
+        one, other = theirs.log_probs(
+            asked, strategy.perturbation, [row, row], [ids[: at + 1] for ids in pair]
+        )
+        gaps.append(abs(float(one[at] - other[at])))
+    drifts = [each.drift(asked[0], strategy.perturbation) for each in (engine, theirs)]
+    engine.close()
+    theirs.close()
+    report(equal=len(rows) - len(apart), total=len(rows), gaps=gaps, drifts=drifts)
+    assert len(apart) <= 0.15 * len(rows)
+    assert max(gaps, default=0.0) <= NEAR_TIE
+    of_variants = {tuple(map(tuple, answers[0][low : low + 16])) for low in range(0, len(rows), 16)}
+    assert len(of_variants) == len(variants), "each model answers in its own way"
+    assert drifts[0] == pytest.approx(drifts[1], rel=1e-3)
+
+
+@NEEDS_SGLANG
 def test_a_late_engine_has_the_same_weights_and_a_rollback_goes_back(setting):
     experiment, engine, strategy = setting
     centres = states(strategy, reference_of(experiment))

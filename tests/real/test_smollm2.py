@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from es_ray.config import load
@@ -13,6 +14,8 @@ from es_ray.engines.base import BASE, CENTRE, Row, Variant
 from es_ray.engines.hf.engine import TransformersEngine
 from es_ray.evolution.strategy import THETA
 from es_ray.experiment import Experiment
+from tests import plain_peft
+from tests.merged_reference import Reference
 from tests.short_runs import command, es_ray, evolved, in_process, json_lines
 
 pytestmark = pytest.mark.real
@@ -100,6 +103,39 @@ def test_the_first_centre_is_the_base_model_to_the_bit(dtype, real_model):
     assert [a.token_ids for a in centre] == [a.token_ids for a in base]
     assert [a.log_probs.tobytes() for a in centre] == [a.log_probs.tobytes() for a in base]
     assert [a.log_probs.tobytes() for a in member] != [a.log_probs.tobytes() for a in base]
+
+
+def test_merged_members_and_centre_are_plain_models(real_model):
+    """After two updates, against whole matrices in float64."""
+    flags = {"model.path": real_model, "model.dtype": "float32", "evolution.weight_decay": 0.02}
+    config = load(preset="smollm2-135m", flags=flags).replace(lora__form="merged", evolution__population=4)
+    experiment, right = Experiment(config), Reference(config)
+    engine = TransformersEngine(experiment)
+    try:
+        strategy = experiment.strategy(engine.info.mean_abs, engine.info.frobenius)
+        state = strategy.initial()
+        for generation in range(2):
+            advantages = np.random.default_rng(generation).normal(size=4)
+            state = strategy.updated(state, generation, advantages, lambda: None)
+            right.update(generation, advantages)
+        prompts = experiment.prompt_ids["test"][:6]
+        found = {}
+        for variant in (Variant(1, 2), Variant(CENTRE, 2), Variant(BASE)):
+            rows = [Row(variant, prompt) for prompt in prompts]
+            found[variant] = engine.generate([state[THETA]], strategy.perturbation, rows, log_probs=True)
+        drift = engine.drift(state[THETA], strategy.perturbation)
+    finally:
+        engine.close()
+    for variant, completions in found.items():
+        model = right.model(variant)
+        for prompt, mine in zip(prompts, completions, strict=True):
+            ids = list(mine.token_ids)
+            logits = plain_peft.logits(model, [*prompt, *ids])[len(prompt) - 1 : -1].log_softmax(-1)
+            assert ids == plain_peft.greedy(model, list(prompt), sorted(experiment.source.stop_ids()), 16)
+            chosen = logits[range(len(ids)), ids].numpy()
+            np.testing.assert_allclose(mine.log_probs, chosen, atol=2e-3)
+    assert len({tuple(map(tuple, (c.token_ids for c in each))) for each in found.values()}) == 3
+    assert drift == pytest.approx(right.drift(), rel=1e-4)
 
 
 SAMPLED = ("--set", "task.samples=2", "--set", "task.temperature=0.8", "--set", "task.top_p=0.9")
