@@ -1,5 +1,6 @@
 """What is fixed during a run: from the configuration, and in workers what the driver sends of the data."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -33,6 +34,9 @@ from es_ray.tasks.loading import load_task
 SPLITS = ("train", "test", "validation")
 MOST_TOKENISED = 1000
 """How many of a split's longest and of its shortest prompts are tokenised before a run."""
+
+SOME_PROMPTS = 64
+"""How many prompts, evenly spaced, say how long a prompt is."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,9 @@ class Experiment:
         """So many completions, of which an engine is asked for at most `engine.rows` at once."""
         most = rows if engine.rows == "auto" else engine.rows
         first = next(iter(self.examples.values()))  # the training split's, where it is there
-        return Workload(min(rows, most), self.token_ids(first[0]))
+        some = range(0, len(first), math.ceil(len(first) / SOME_PROMPTS))
+        longest = max(len(self.token_ids(first[number])) for number in some)
+        return Workload(min(rows, most), self.token_ids(first[0]), longest)
 
     def whole_split(self, split: str) -> Batch:
         """All examples of a split."""

@@ -144,6 +144,11 @@ class ModelSource:
         except ValueError as error:
             raise UserError(f"model.path: {self.path} is not a causal language model") from error
 
+    @cached_property
+    def parameters(self) -> int:
+        """How many parameters the model has; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.skeleton().parameters())
+
     def _loaded(self, loader: Any) -> Any:
         try:
             return loader.from_pretrained(self.path, revision=self.revision)

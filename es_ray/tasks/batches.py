@@ -12,11 +12,13 @@ class Workload:
 
     rows: completions that a generation, or an evaluation after the run, asks for at once; the comparison at
     a run's end may ask for more, which wait their turn. prompt_ids: token ids of the first training prompt.
-    generations: absolute path of the run's generations, of which an engine may read checkpoints.
+    prompt_tokens: of the longest prompt among some. generations: absolute path of the run's generations, of
+    which an engine may read checkpoints.
     """
 
     rows: int
     prompt_ids: tuple[int, ...]
+    prompt_tokens: int
     generations: str | None = None
 
 

@@ -9,9 +9,6 @@ from es_ray.engines.sglang.compat import SUPPORTED
 from es_ray.errors import UserError
 from es_ray.models import ModelSource
 
-ROWS: Final = 512
-"""Most rows that run at once, unless engine.sglang.max_running_requests is set; the others wait."""
-
 BACKEND: Final = "es_ray"
 """The name of es-ray's own LoRA backend; engine.sglang.lora_backend may name another."""
 
@@ -57,8 +54,9 @@ def server_arguments(
 ) -> dict[str, Any]:
     """The keyword arguments of `sglang.Engine`.
 
-    rows: the largest batch that will be requested; known: the names of the installed version's arguments;
-    lora: False starts the base model alone, with everything else the same. Raises UserError.
+    rows: how many run at once, unless engine.sglang.max_running_requests is set. known: the names of the
+    installed version's arguments. lora: False starts the base model alone, with everything else the same.
+    Raises UserError.
     """
     given = config.engine.sglang
     check_passed_through(given, known)
@@ -66,7 +64,7 @@ def server_arguments(
         raise UserError(
             "model.dtype: SGLang has no float32; use float16 or bfloat16, or the transformers engine"
         )
-    running = int(given.get("max_running_requests") or min(rows, ROWS))
+    running = int(given.get("max_running_requests") or rows)
     arguments: dict[str, Any] = {
         "model_path": source.path,
         "revision": source.revision,
@@ -78,13 +76,15 @@ def server_arguments(
         "sampling_defaults": "openai",  # ignores the model's generation_config
         "schedule_policy": "fcfs",
         "pp_max_micro_batch_size": running,  # rows at once; without pipeline parallelism there is one batch
-        "cuda_graph_max_bs_decode": running,  # a larger batch would run without graphs
+        "cuda_graph_bs_decode": graph_sizes(running),
         "disable_prefill_cuda_graph": True,  # takes most of the start-up time, and prompts are short
         "disable_radix_cache": True,  # an adapter sees each prompt once
         "log_level": "error",  # otherwise each adapter slot warns about all others
     }
     if lora:
         arguments |= lora_arguments(config)
+    if "cuda_graph_max_bs_decode" in given:  # which the list would override
+        del arguments["cuda_graph_bs_decode"]
     arguments |= given
     # one more: 0.5.17 counts a prompt that it splits twice, and the last row would wait for the others
     arguments["max_running_requests"] = running + 1
@@ -92,6 +92,20 @@ def server_arguments(
     if missing:
         raise UserError(f"engine.kind: this SGLang has no argument {missing[0]}: {SUPPORTED}")
     return arguments
+
+
+def graph_sizes(most: int) -> list[int]:
+    """Batch sizes of which CUDA graphs are made: up to the largest, as others would run without one.
+
+    A batch runs in the next larger one, at most an eighth larger from 64 on. SGLang's own list is up to three
+    times as long, and each graph takes time at the start.
+    """
+    sizes = [1, 2, 4, *range(8, 64, 8)]
+    step = 8
+    while sizes[-1] < most:
+        sizes += range(8 * step, 16 * step, step)
+        step *= 2
+    return [*(size for size in sizes if size < most), most]
 
 
 def lora_arguments(config: Config) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.engines.sglang.ipc.shm_channel import Message
 from es_ray.engines.sglang.lora.pool_layout import fused_name
 from es_ray.engines.sglang.probe import probe
+from es_ray.engines.sglang.rows_at_once import rows_at_once
 from es_ray.engines.sglang.slots import SlotOf, adapters_of, batches, groups, without_centre
 from es_ray.errors import EvaluationError, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
@@ -46,9 +47,8 @@ class SGLangEngine(Engine):
         self.max_new_tokens = config.task.max_new_tokens
         self.ignore_stop = False
         """Run every row to its full length, for benchmarks."""
-        arguments = server_arguments(
-            config, experiment.source, experiment.workload.rows, compat.argument_names(root)
-        )
+        rows = rows_at_once(experiment, lifecycle.gpu_memory())
+        arguments = server_arguments(config, experiment.source, rows, compat.argument_names(root))
         ranks = config.engine.tensor_parallel
         self._log_file = lifecycle.log_file()
         self._client = SchedulerClient(

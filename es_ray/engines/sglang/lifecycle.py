@@ -48,6 +48,13 @@ def start(arguments: dict[str, Any], options: Options) -> Any:
         raise RunError(f"SGLang did not start: {cause} (its log: {options.log_file})") from error
 
 
+def gpu_memory() -> int:
+    """Bytes of the first GPU that this process sees; the others of an engine are taken to be like it."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 def log_file() -> str:
     """A new file for the output of an engine's scheduler."""
     folder = Path(tempfile.gettempdir()) / f"es-ray-{os.getuid()}"

@@ -10,7 +10,7 @@ KNOWN = {
     *arguments.server_arguments(
         BASE, ModelSource.of(BASE.model), 60, type("All", (), {"__contains__": lambda *_: True})()
     ),
-    "mem_fraction_static", "attention_backend", "context_length", "load_format", "cuda_graph_bs_decode",
+    "mem_fraction_static", "attention_backend", "context_length", "load_format", "cuda_graph_max_bs_decode",
     *arguments.OURS,
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_what_the_configuration_says_is_what_sglang_gets():
     assert got["max_lora_rank"] == 4
     assert got["lora_target_modules"] == ["q_proj", "v_proj"]
     assert got["max_loras_per_batch"] == got["max_loaded_loras"] == 33  # the base model takes one
-    assert got["pp_max_micro_batch_size"] == got["cuda_graph_max_bs_decode"] == 60
+    assert got["pp_max_micro_batch_size"] == max(got["cuda_graph_bs_decode"]) == 60
     assert got["max_running_requests"] == 61
     assert got["skip_tokenizer_init"] is True
 
@@ -52,7 +52,7 @@ def test_arguments_are_passed_through_and_override_the_defaults():
     assert got["mem_fraction_static"] == 0.7
     assert got["attention_backend"] == "triton"
     assert got["disable_radix_cache"] is False
-    assert got["pp_max_micro_batch_size"] == got["cuda_graph_max_bs_decode"] == 8
+    assert got["pp_max_micro_batch_size"] == max(got["cuda_graph_bs_decode"]) == 8
     assert got["max_running_requests"] == 9
 
 
@@ -63,10 +63,22 @@ def test_prefixes_are_not_cached_and_the_kernels_are_ours():
     assert made(engine__sglang={"lora_backend": "csgmv"})["lora_backend"] == "csgmv"
 
 
-def test_rows_beyond_the_limit_wait():
-    got = made(rows=6400)
-    assert got["pp_max_micro_batch_size"] == got["cuda_graph_max_bs_decode"] == arguments.ROWS
-    assert got["max_running_requests"] == arguments.ROWS + 1
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 60, 64, 65, 512, 1000, 3000, 4096])
+def test_no_batch_runs_in_a_graph_much_larger_than_itself(most):
+    sizes = arguments.graph_sizes(most)
+    assert sizes == sorted(set(sizes)) and sizes[-1] == most
+    for rows in range(1, most + 1):
+        graph = min(size for size in sizes if size >= rows)
+        assert graph - rows < max(8, rows / 8)
+    assert len(sizes) <= 60
+
+
+def test_ones_own_graph_sizes_are_kept():
+    own = made(engine__sglang={"cuda_graph_bs_decode": [4, 8]})
+    assert own["cuda_graph_bs_decode"] == [4, 8]
+    largest = made(engine__sglang={"cuda_graph_max_bs_decode": 32})
+    assert largest["cuda_graph_max_bs_decode"] == 32
+    assert "cuda_graph_bs_decode" not in largest
 
 
 def test_without_lora_no_adapter_is_mentioned():

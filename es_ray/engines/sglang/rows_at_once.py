@@ -1,0 +1,61 @@
+"""How many rows run at once: as many as the GPU's memory holds, in waves of equal size.
+
+A row needs its keys and values at full length, and its part of the CUDA graphs and of the logits. Beside the
+rows lie the weights, the adapters and, in form `merged`, the updates. More rows wait until others end.
+"""
+
+import math
+from typing import Final
+
+from es_ray.experiment import Experiment
+
+MOST: Final = 4096
+"""More rows at once gave no more tokens per second in any shape that was measured."""
+STATIC: Final = 0.82
+"""Share of the memory that SGLang fills with weights and cache; the rest is for what comes and goes."""
+GRAPHS: Final = 2 << 20
+"""Bytes a row that SGLang expects its CUDA graphs to take."""
+LOGITS: Final = 10
+"""Bytes of each row and token of the vocabulary: the scores in half precision, in float32 and once copied."""
+HALF: Final = 2
+"""Bytes of a number in float16 or bfloat16, all that SGLang serves here."""
+
+
+def rows_at_once(experiment: Experiment, gpu_memory: int) -> int:
+    """Of as many rows as a generation has, so many run at once.
+
+    gpu_memory: bytes of each GPU.
+    """
+    given = experiment.config.engine.sglang
+    static = float(given.get("mem_fraction_static") or STATIC) * gpu_memory
+    room = int((static - beside_rows(experiment)) / bytes_of_row(experiment))
+    return in_waves(experiment.workload.rows, max(min(room, MOST), 1))
+
+
+def in_waves(rows: int, most: int) -> int:
+    """Rows at once, at most so many, with which the last wave is no smaller than the others."""
+    return math.ceil(rows / math.ceil(rows / most))
+
+
+def bytes_of_row(experiment: Experiment) -> int:
+    """GPU memory of a row of full length, on each of the GPUs that share the model."""
+    model, config = experiment.source.architecture, experiment.config
+    heads = model.num_attention_heads
+    size = getattr(model, "head_dim", None) or model.hidden_size // heads
+    kept = getattr(model, "num_key_value_heads", None) or heads
+    ranks = config.engine.tensor_parallel
+    here = math.ceil(kept / ranks)  # with more ranks than heads, each has one
+    tokens = experiment.workload.prompt_tokens + config.task.max_new_tokens
+    cache = 2 * HALF * model.num_hidden_layers * here * size * tokens
+    return int(cache + max(GRAPHS, LOGITS * model.vocab_size // ranks))
+
+
+def beside_rows(experiment: Experiment) -> int:
+    """GPU memory of weights, adapters and updates, on each of the GPUs that share the model."""
+    layout, ranks = experiment.layout, experiment.config.engine.tensor_parallel
+    weights = HALF * experiment.source.parameters
+    adapters = HALF * (experiment.config.engine.shard + 1) * layout.size
+    updates = 0
+    if layout.form == "merged":  # the base model's weights, and all changes in float32
+        updates = (HALF + 4) * sum(module.in_features * module.out_features for module in layout.modules)
+    return (weights + adapters + updates) // ranks
