@@ -10,8 +10,8 @@ from typing import Final
 from es_ray.experiment import Experiment
 
 MOST: Final = 2048
-"""More gave fewer tokens per second: in a 1.5B model's shape 62, 70, 71, 72 and 69 thousand with 500, 1,000, 1,500,
-2,000 and 3,000 rows on an H200 (benchmarks/results/throughput.md)."""
+"""More gave fewer tokens per second: in a 1.5B model's shape 62, 70, 71, 72 and 69 thousand with 500, 1,000,
+1,500, 2,000 and 3,000 rows on an H200 (benchmarks/results/throughput.md)."""
 STATIC: Final = 0.82
 """Share of the memory that SGLang fills with weights and cache; the rest is for what comes and goes."""
 GRAPHS: Final = 2 << 20
