@@ -4,6 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,9 @@ def step(
             theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress, kl
         )
 
-    outcomes = agreed(pool, evaluate, experiment.config.cluster.max_attempts)
+    with ThreadPoolExecutor(1, "drift") as beside:  # the driver has nothing to do while workers evaluate
+        drift = None if watch is None else beside.submit(watch.adapter_drift, theta)
+        outcomes = agreed(pool, evaluate, experiment.config.cluster.max_attempts)
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()
@@ -237,8 +240,8 @@ def step(
         "sigma": strategy.sigma_at(generation),
         "learning_rate": strategy.learning_rate_at(generation, state),
     }
-    if watch is not None:
-        metrics |= watch.observe(pool, theta, outcomes, metrics)
+    if watch is not None and drift is not None:
+        metrics |= watch.observe(pool, theta, outcomes, metrics, drift.result())
     rollback = None if watch is None else watch.rollback(state)
     if rollback is None:
         after = next_state(pool, strategy, state, generation, advantages)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_ray.evolution.perturbation import Vector
+from es_ray.evolution.pieces import in_pieces
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -81,8 +82,13 @@ class Momentum(Optimizer):
         self, noise_sum: Vector, population: int, arrays: Arrays
     ) -> tuple[Direction, dict[str, NDArray[Any]]]:
         """The moving sum of gradient estimates."""
-        m = self._momentum * arrays["m"]
-        m += noise_sum / np.float32(population)
+        old, m = arrays["m"], np.empty_like(noise_sum)
+
+        def move(start: int, stop: int) -> None:
+            np.multiply(self._momentum, old[start:stop], out=m[start:stop])
+            m[start:stop] += noise_sum[start:stop] / np.float32(population)
+
+        in_pieces(len(m), move)
         return Direction(m), {"m": m}
 
 
@@ -111,12 +117,20 @@ class Adam(Optimizer):
     ) -> tuple[Direction, dict[str, NDArray[Any]]]:
         """The corrected first moment over the root of the second."""
         t = int(arrays["t"][0]) + 1
-        g = noise_sum / np.float32(population)
-        m = _average(arrays["m"], g, self._beta1)
-        v = _average(arrays["v"], np.square(g), self._beta2)
-        root = np.sqrt(v / np.float32(1 - self._beta2**t))
-        root += np.float32(self._eps)
-        return Direction(m / root, 1 - self._beta1**t), {"m": m, "v": v, "t": np.array([t], dtype=np.int64)}
+        m, v, u = (np.empty_like(noise_sum) for _ in range(3))
+        correction = np.float32(1 - self._beta2**t)
+
+        def move(start: int, stop: int) -> None:
+            here = slice(start, stop)
+            g = noise_sum[here] / np.float32(population)
+            m[here] = _average(arrays["m"][here], g, self._beta1)
+            v[here] = _average(arrays["v"][here], np.square(g), self._beta2)
+            root = np.sqrt(v[here] / correction)
+            root += np.float32(self._eps)
+            np.divide(m[here], root, out=u[here])
+
+        in_pieces(len(noise_sum), move)
+        return Direction(u, 1 - self._beta1**t), {"m": m, "v": v, "t": np.array([t], dtype=np.int64)}
 
 
 def _average(average: Vector, value: Vector, beta: float) -> Vector:

@@ -19,6 +19,7 @@ from es_ray.evolution.fitness import SHAPINGS, prompt_zscores, spread_factor, ti
 from es_ray.evolution.noise import STREAM_INITIAL, normals
 from es_ray.evolution.optimizers import Optimizer, Sgd
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
+from es_ray.evolution.pieces import in_pieces
 from es_ray.evolution.schedules import CONSTANT, Schedule
 
 State = Mapping[str, NDArray[Any]]
@@ -29,8 +30,6 @@ LEARNING_RATE_FACTOR: Final = "learning_rate_factor"
 _OPTIMIZER: Final = "optimizer."
 STORABLE: Final = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 """Dtypes of arrays that an optimizer may keep."""
-_CHUNK: Final = 1 << 16
-"""Entries updated at once, to fit a core's cache; never changes a result."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +157,20 @@ class Strategy:
         scale = sigma if self.update_scale == "sigma" else None
         if scale is None and 0.0 in sigma.values:  # what no member perturbs stays, whatever the rule says
             scale = PiecewiseConstant(sigma.ends, tuple(float(value != 0) for value in sigma.values))
+        theta_init = self._theta_init if decay else None
         after = np.empty_like(theta)
-        for start in range(0, len(theta), _CHUNK):
-            stop = min(start + _CHUNK, len(theta))
+
+        def move(start: int, stop: int) -> None:
             moved = direction.vector[start:stop]
             if scale is not None:
                 moved = moved * scale.dense(start, stop)
             moved = step * moved
-            if decay:  # as a pull: theta_init + (1 - lambda) (theta - theta_init) would round at each step
-                moved -= decay * (theta[start:stop] - self._theta_init[start:stop])
-            after[start:stop] = theta[start:stop] + moved
+            if theta_init is not None:
+                # as a pull: theta_init + (1 - lambda) (theta - theta_init) would round at each step
+                moved -= decay * (theta[start:stop] - theta_init[start:stop])
+            np.add(theta[start:stop], moved, out=after[start:stop])
+
+        in_pieces(len(theta), move)
         return self._state(after, arrays, RunError) | _kept(state.get(LEARNING_RATE_FACTOR))
 
     def rolled_back(self, state: State, theta: Vector) -> dict[str, NDArray[Any]]:
@@ -195,12 +198,12 @@ class Strategy:
         for name, value in arrays.items():
             if not isinstance(value, (np.ndarray, np.generic)):
                 raise error(f"{self._rule}: {name!r} must be a NumPy array, not {type(value).__name__}")
-            array = np.array(value, order="C")
+            array = _copied(value)
             if array.dtype.name not in STORABLE:
                 raise error(f"{self._rule}: {name!r} has the dtype {array.dtype}, which no file can store")
             state[f"{_OPTIMIZER}{name}"] = array
         for name, array in state.items():
-            if not np.isfinite(array).all():
+            if not _is_finite(array):
                 raise error(f"{self._rule}: {name.removeprefix(_OPTIMIZER)!r} is not finite after a step")
             array.setflags(write=False)
         return state
@@ -213,7 +216,27 @@ def _kept(factor: Any) -> dict[str, NDArray[Any]]:
 
 def distance(one: Vector, other: Vector) -> float:
     """Length of the difference of two vectors, in float64."""
-    # not np.linalg.norm: its sum depends on the number of BLAS threads; in pieces that stay in the cache
-    pieces = range(0, len(one), _CHUNK)
-    steps = (other[at : at + _CHUNK].astype(np.float64) - one[at : at + _CHUNK] for at in pieces)
-    return math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps))
+
+    def square(start: int, stop: int) -> float:
+        return float(np.square(other[start:stop].astype(np.float64) - one[start:stop]).sum())
+
+    # not np.linalg.norm: its sum depends on the number of BLAS threads
+    return math.sqrt(math.fsum(in_pieces(len(one), square)))
+
+
+def _copied(value: Any) -> NDArray[Any]:
+    """A contiguous copy: an optimizer may go on using its own array."""
+    if value.ndim != 1:
+        return np.array(value, order="C")
+    copy = np.empty(value.shape, value.dtype)
+
+    def fill(start: int, stop: int) -> None:
+        copy[start:stop] = value[start:stop]
+
+    in_pieces(len(copy), fill)
+    return copy
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    flat = array.reshape(-1)
+    return all(in_pieces(len(flat), lambda start, stop: bool(np.isfinite(flat[start:stop]).all())))

@@ -61,21 +61,32 @@ class Watch:
         every = self.experiment.config.evaluation.kl_every
         return None if every is None or generation % every else self._kl_prompts(pool, batch)
 
+    def adapter_drift(self, theta: Vector) -> float | None:
+        """How far a centre's adapter moves the model; None in form `merged`, and where it is not known."""
+        if self.strategy.perturbation.fresh or not self.norms:
+            return None
+        return relative_drift(self.experiment.layout, theta, self.norms)
+
     def observe(
-        self, pool: Pool, theta: NDArray[Any], outcomes: Outcomes, metrics: Mapping[str, Any]
+        self,
+        pool: Pool,
+        theta: NDArray[Any],
+        outcomes: Outcomes,
+        metrics: Mapping[str, Any],
+        drift: float | None,
     ) -> dict[str, Any]:
         """What the generation's line says besides: kl, drift, verdicts.
 
         pool: knows the drift of merged weights; theta: the centre that the generation starts from; metrics:
-        its line so far.
+        its line so far; drift: that centre's `adapter_drift`.
         """
         key = kl_key(self.experiment.config.lora.form)
         found: dict[str, Any] = {} if outcomes.kl is None else {key: outcomes.kl}
         perturbation = self.strategy.perturbation
         if perturbation.fresh:
-            found["drift"] = pool.drift(theta, perturbation)
-        elif self.norms:
-            found["drift"] = relative_drift(self.experiment.layout, theta, self.norms)
+            drift = pool.drift(theta, perturbation)
+        if drift is not None:
+            found["drift"] = drift
         return found | {"verdicts": self.guard.judge({**metrics, **found}, outcomes)}
 
     def rollback(self, state: State) -> tuple[int, State] | None:
