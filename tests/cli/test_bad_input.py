@@ -186,6 +186,13 @@ PLACES = [
     ("--resume --output run --population 8", "evolution.population", "6", "8"),
     ("--resume --output run --generations 2", "evolution.generations", "2", "4"),
     ("--resume --output run --preset tiny-chat", "--preset", "leave it out"),
+    ("--set evolution.beta1=0.5", "evolution.beta1", "0.5", "no effect", "the optimizer sgd"),
+    ("--set evolution.optimizer=adam --set evolution.momentum=0.5", "evolution.momentum", "it takes beta1"),
+    (
+        "--set task.batch=1 --set task.batch_by=member --set evolution.antithetic=false",
+        "task.batch_by",
+        "set evolution.antithetic=true",
+    ),
     ("--task contains", "task.train", "contains has no data of its own"),
     ("--no-such-option", "--no-such-option"),
     ("--set", "--set"),
