@@ -605,3 +605,18 @@ def test_a_folder_is_given_to_one_of_two_runs(tmp_path):
     RunDir(tmp_path / "run").create(config(tmp_path / "run"), {})
     with pytest.raises(UserError, match="another run"):
         RunDir(tmp_path / "run").create(config(tmp_path / "run"), {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("run.yaml", "not str: es_ray.run(es_ray.load('run.yaml')) makes one"),
+        (Path("run.yaml"), "es_ray.run(es_ray.load('run.yaml')) makes one"),
+        ({"evolution": {"seed": 1}}, "not dict: es_ray.run(es_ray.load(...)) makes one"),
+    ],
+)
+def test_run_refuses_what_is_no_config_and_says_how_to_make_one(given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match=re.escape(said)):
+        es_ray.run(given)
+    assert not list(tmp_path.iterdir())

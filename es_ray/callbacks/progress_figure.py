@@ -17,6 +17,7 @@ from es_ray.judge.figure_style import BLUE, DPI, FONTS, GREEN, GREY, ORANGE, PUR
 from es_ray.judge.reward_axis import reward_limits  # noqa: E402
 from es_ray.judge.table import SHARES  # noqa: E402
 from es_ray.judge.thinning import consecutive, thinned_band, thinned_curve, thinned_places  # noqa: E402
+from es_ray.runs.metrics_file import column  # noqa: E402
 
 MOST_MARKS, FEW = 60, 20
 """Most generations whose points are marked: more would make a thick line; of thin curves fewer."""
@@ -90,12 +91,6 @@ def metric_names(line: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name != "reward" and f"test_{name}" in line]
 
 
-def _column(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """A number for each generation; nan where it was not measured, or the task had no such metric yet."""
-    values = [line.get(key) for line in metrics]
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
-
-
 def _draw_rewards(
     panel: Axes,
     x: np.ndarray,
@@ -103,9 +98,9 @@ def _draw_rewards(
     base: Mapping[str, Any] | None,
     population: int,
 ) -> None:
-    mean, spread = _column(metrics, "reward_mean"), _column(metrics, "reward_std")
-    best, worst = _column(metrics, "reward_best"), _column(metrics, "reward_worst")
-    test = _column(metrics, "test_reward")
+    mean, spread = column(metrics, "reward_mean"), column(metrics, "reward_std")
+    best, worst = column(metrics, "reward_best"), column(metrics, "reward_worst")
+    test = column(metrics, "test_reward")
     lines = [] if base is None else [base["train"]["reward"], base["test"]["reward"]]
     ends = reward_limits(best, mean, spread, worst, np.array([*test, *lines]), population)
     below, above = worst < ends[0], best > ends[1]
@@ -160,10 +155,10 @@ def _cut(
 
 
 def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], name: str) -> None:
-    values = _column(metrics, f"centre_{name}")
+    values = column(metrics, f"centre_{name}")
     curve = thinned_curve(x, values, GROUPS)
     panel.plot(*curve, color=BLUE, lw=5, alpha=0.4, label="training (centre)", **_marks(x, "o", 9, 1))
-    _draw_test(panel, x, _column(metrics, f"test_{name}"))
+    _draw_test(panel, x, column(metrics, f"test_{name}"))
     if name in SHARES:
         panel.set_ylim(-0.05, 1.05)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -172,7 +167,7 @@ def _draw_metric(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]
 
 
 def _draw_distance(panel: Axes, x: np.ndarray, metrics: Sequence[Mapping[str, Any]], key: str) -> None:
-    values = _column(metrics, key)
+    values = column(metrics, key)
     at, values = thinned_curve(x, values, GROUPS)
     panel.plot(at, values, color=GREY, lw=1.8, **_marks(at, "o", 3.5, MOST_MARKS))
     panel.set_ylim(bottom=0)

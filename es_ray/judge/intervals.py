@@ -1,7 +1,7 @@
 """Intervals of means over examples, by the bootstrap."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,23 +28,12 @@ class Interval(NamedTuple):
         return {name: value for name, value in self._asdict().items() if not math.isnan(value)}
 
 
-def bootstrap(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> Interval:
-    """The mean of values, one for each example, with a percentile bootstrap interval.
-
-    Examples are what is resampled: of samples of one example give their mean; of two answers to the same
-    examples, their difference. The same for the same seed. Efron and Tibshirani 1993, section 13.3. Raises
-    ValueError without values.
-    """
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or not len(found):
-        raise ValueError(f"values: one number for each example is needed, not shape {found.shape}")
-    return bootstrap_columns(found[:, None], seed)[0]
-
-
 def bootstrap_columns(values: NDArray[np.float64], seed: int = 0) -> list[Interval]:
-    """Of each column what `bootstrap` says of it, with the examples drawn once for all of them.
+    """The mean of each column with a percentile bootstrap interval, the examples drawn once for all columns.
 
-    values: shape [examples, columns], at least one example.
+    values: shape [examples, columns], at least one example. Examples are what is resampled: of samples of one
+    example give their mean; of two answers to the same examples, their difference. The same for the same
+    seed. Efron and Tibshirani 1993, section 13.3.
     """
     # by the distance to the first example: equal values stay equal to the last bit
     first, count = values[0], len(values)

@@ -16,6 +16,7 @@ from es_ray.config import Config
 from es_ray.config.tree import flat
 from es_ray.errors import RunError, UserError
 from es_ray.judge.run_labels import group_labels
+from es_ray.runs.metrics_file import column
 from es_ray.runs.run_dir import RunDir
 
 SEED: Final = "evolution.seed"
@@ -72,8 +73,7 @@ class ComparedRun:
 
     def column(self, key: str) -> NDArray[np.float64]:
         """A number of each line; nan where it was not measured."""
-        values = [line.get(key) for line in self.lines]
-        return np.array([np.nan if value is None else value for value in values], dtype=float)
+        return column(self.lines, key)
 
     def before(self, unit: str) -> NDArray[np.float64]:
         """What was spent before each generation, from 0: generations, tokens, or seconds in generations."""

@@ -1,9 +1,12 @@
 """metrics.jsonl: a line for each generation, and what its readers may rely on."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from es_ray.errors import RunError
 
@@ -53,6 +56,12 @@ def parsed(line: bytes, generation: int) -> dict[str, Any] | None:
     if not all(isinstance(found.get(key), (int, float)) for key in NUMBERS):
         return None
     return found if {"zero_variance", "test_reward"} <= found.keys() else None
+
+
+def column(metrics: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
+    """A number of each line, shape [G]; nan where it was not measured, or the task had no such metric yet."""
+    values = [line.get(key) for line in metrics]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def best_of(metrics: Iterable[Mapping[str, Any]]) -> tuple[int, int]:

@@ -69,12 +69,6 @@ def _paused_gc() -> Iterator[None]:
             gc.enable()
 
 
-def read_examples(path: Path) -> list[Example]:
-    """All examples of a data file with the usual fields, for any task; raises UserError."""
-    rows = read_rows(path)
-    return list(Examples(FieldReader().read(rows), rows.where))
-
-
 def _given(data: Sequence[Example], system_prompt: str | None) -> Sequence[Example]:
     if not len(data):
         raise UserError("the task's own data hold no examples")

@@ -21,13 +21,13 @@ COLUMNS = ColumnsConfig()
 class FieldReader:
     """Makes the fields of Examples from rows.
 
-    task: makes the examples of rows without a prompt; None for no task. columns, system_prompt: as in the
-    section `task` of the configuration.
+    task: makes the examples of rows without a prompt. columns, system_prompt: as in the section `task` of the
+    configuration.
     """
 
-    task: Task | None = None
-    columns: ColumnsConfig = COLUMNS
-    system_prompt: str | None = None
+    task: Task
+    columns: ColumnsConfig
+    system_prompt: str | None
 
     def read(self, rows: Rows) -> list[Fields]:
         """The fields of each row's example; raises UserError with the row's place.
@@ -91,7 +91,7 @@ class FieldReader:
     def _of_task(self, row: Row, where: str) -> Fields:
         """The fields of the example that the task makes of a row without a prompt."""
         try:
-            example = None if self.task is None else self.task.example(row, where)
+            example = self.task.example(row, where)
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException as error:  # whatever a user's task raises

@@ -216,14 +216,14 @@ class RayPool(Pool):
         self._check_raylet()  # before another worker is said to take over
         for start in ended:
             if start.start is not None:
-                self._on_started(actors, start.start)
+                self._on_started(start.start)
         if actors.ready != self._reported_ready:
             self._reported_ready = actors.ready
             self.on_workers(actors.ready)
         self._check_timeout(actors)
         return [calls for calls in ended if calls.start is None]
 
-    def _on_started(self, actors: ActorManager, info: EngineInfo | Failure) -> None:
+    def _on_started(self, info: EngineInfo | Failure) -> None:
         if isinstance(info, Failure):
             if info.kind == "user" and self._info is None:
                 raise UserError(info.text) from info.cause

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from es_ray.engines import torch_noise
-from es_ray.engines.sglang.lora.pool_layout import extents, unsharded
+from es_ray.engines.sglang.lora.pool_layout import extents
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.evolution.noise import Noise, normals
-from tests.engines.sglang.test_pool_layout import ALL, layout, perturbation, pool
+from tests.engines.sglang.test_pool_layout import ALL, layout, perturbation, pool, unsharded
 from tests.engines.test_torch_noise import SLICES, WHERE
 from tests.evolution.test_noise import KNOWN
 

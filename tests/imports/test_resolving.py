@@ -43,11 +43,13 @@ def test_a_files_path_is_made_absolute_and_nothing_else(tmp_path, monkeypatch):
         ("{broken}:x", ["cannot be imported", "ZeroDivisionError"]),
         ("{torn}:x", ["cannot be imported", "SyntaxError"]),
         ("{quits}:x", ["cannot be imported", "SystemExit"]),
+        ("{lazy}:x", ["cannot be had", "LookupError: no x"]),
     ],
 )
 def test_what_is_not_there_is_named_in_one_line(tmp_path, name, words):
     contents = {
         "there": "VALUE = 1\n",
+        "lazy": "def __getattr__(name):\n    raise LookupError(f'no {name}')\n",
         "broken": "1 / 0\n",
         "torn": "def f(:\n",
         "quits": "import sys\nsys.exit(0)\n",

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import es_ray
+from es_ray.errors import RunError
 from es_ray.judge.comparison_figure import comparison_figure
 from es_ray.judge.run_curves import MOST_POINTS, group_curve, wrecked
 from es_ray.judge.run_groups import ComparedRun, Group, grouped
@@ -145,6 +146,16 @@ def test_final_results_are_those_of_the_runs_with_seeds_averaged(finished, tmp_p
     means = values[rng.integers(0, len(values), (40_000, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     assert (entry["low"], entry["high"]) == pytest.approx((low, high), abs=0.5)
+
+
+def test_runs_of_one_setting_with_other_test_prompts_are_not_averaged(finished, tmp_path):
+    results = json.loads((finished.path / "test_results.json").read_text(encoding="utf-8"))
+    other = changed(finished.path, tmp_path / "a", evolution__seed=7)
+    for each in results.values():
+        each["examples"].pop()
+    (other / "test_results.json").write_text(json.dumps(results))
+    with pytest.raises(RunError, match="different test prompts"):
+        es_ray.compare([finished.path, other])
 
 
 def long_run(finished, to: Path, count: int, **keys: object) -> ComparedRun:

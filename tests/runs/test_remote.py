@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,4 +177,14 @@ def test_a_bad_url_is_one_line_and_writes_nothing(arguments, said, tmp_path, cli
     ended = cli(*arguments)
     assert ended.code == 2
     assert said in ended.err and len(ended.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_without_its_package_is_refused_with_how_to_install_it(tmp_path, cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # not importable, whether it is installed or not
+    monkeypatch.chdir(tmp_path)
+    ended = cli("run", "--output", "gs://bucket/run")
+    assert ended.code == 2
+    assert "gs://bucket/run" in ended.err and "pip install 'es-ray[gcs]'" in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from es_ray.config import Config
+from es_ray.errors import UserError
 from es_ray.runs.generation_folder import DROPPABLE
 from es_ray.runs.run_dir import RunDir
 from tests.short_runs import GENERATIONS, SETTINGS, evolved, json_lines
@@ -273,6 +275,38 @@ def test_an_occupied_folder_is_left_alone(tmp_path, cli):
     assert ended.code == 2
     assert str(tmp_path) in ended.err
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_of_two_runs_that_found_a_folder_empty_the_second_is_refused(tmp_path):
+    first, second = RunDir(tmp_path / "run"), RunDir(tmp_path / "run")
+    first.create(Config(), {"host": "first"})
+    first.release()
+    before = {p: p.read_bytes() for p in first.path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="taken by another run"):
+        second.create(Config(), {"host": "second"})
+    second.release()
+    assert {p: p.read_bytes() for p in first.path.rglob("*") if p.is_file()} == before
+
+
+DONES = {
+    "empty": lambda text: "",
+    "no sums": lambda text: "sums\n",
+    "without the population": lambda text: "".join(
+        line for line in text.splitlines(keepends=True) if "population" not in line
+    ),
+    "without the line of metrics.jsonl": lambda text: text[: text.rindex("\n", 0, -1) + 1],
+}
+
+
+@pytest.mark.parametrize("damage", DONES)
+def test_a_damaged_list_of_checksums_is_named(copied, cli, damage):
+    file = copied / LAST / "DONE"
+    file.write_text(DONES[damage](file.read_text()))
+    ended = cli("member", copied, "--generation", GENERATIONS - 1, "--index", 0,
+                "--output", copied / "member")  # fmt: skip
+    assert ended.code == 1
+    assert f"{file}: torn or edited" in ended.err and len(ended.err.strip().splitlines()) == 1
+    assert not (copied / "member").exists()
 
 
 def test_an_empty_folder_may_be_given(tmp_path, cli):

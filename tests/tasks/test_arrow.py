@@ -87,8 +87,9 @@ def test_without_the_extra_one_line_names_it(tmp_path, name):
     (tmp_path / "data").write_bytes(b"PAR1")
     code = (
         "import sys; sys.modules['datasets'] = sys.modules['pyarrow'] = None\n"
-        "from es_ray.tasks.data import read_examples\n"
-        f"read_examples({name!r})"
+        "from es_ray.tasks import TASKS\n"
+        "from es_ray.tasks.data import examples_of\n"
+        f"examples_of({name!r}, TASKS['conciseness']())"
     )
     path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     ended = subprocess.run(
@@ -187,7 +188,11 @@ def test_what_a_data_set_does_not_have_is_one_line(folder, rest, about):
 
 @needs_datasets
 def test_without_the_network_a_name_on_the_hub_is_one_line(tmp_path):
-    code = "from es_ray.tasks.data import read_examples\nread_examples('hf:openai/gsm8k@main:train')"
+    code = (
+        "from es_ray.tasks import TASKS\n"
+        "from es_ray.tasks.data import examples_of\n"
+        "examples_of('hf:openai/gsm8k@main:train', TASKS['conciseness']())"
+    )
     path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     ended = subprocess.run(

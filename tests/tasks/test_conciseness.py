@@ -4,7 +4,7 @@ import pytest
 
 from es_ray.paths import data_dir
 from es_ray.tasks import TASKS, Example
-from es_ray.tasks.data import read_examples
+from es_ray.tasks.data import examples_of
 
 
 def score(prompt: str, target: str, completion: str):
@@ -69,7 +69,7 @@ def test_exact_is_nothing_but_the_target(target, completion, exact):
 @pytest.mark.parametrize(("split", "count"), [("train", 2), ("test", 8)])
 def test_the_papers_data_is_bundled(split, count):
     task = TASKS["conciseness"]
-    examples = read_examples({"train": task.train, "test": task.test}[split])
+    examples = examples_of({"train": task.train, "test": task.test}[split], task())
     assert len(examples) == count
     lines = (data_dir() / "conciseness" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     assert [(e.prompt, e.target) for e in examples] == [
@@ -79,6 +79,6 @@ def test_the_papers_data_is_bundled(split, count):
 
 def test_the_training_questions_are_not_test_questions():
     task = TASKS["conciseness"]
-    train, test = read_examples(task.train), read_examples(task.test)
+    train, test = (examples_of(data, task()) for data in (task.train, task.test))
     assert not {e.prompt for e in train} & {e.prompt for e in test}
     assert ("What is the capital of France?", "Paris") in {(e.prompt, e.target) for e in test}

@@ -12,7 +12,7 @@ from es_ray.errors import UserError
 from es_ray.tasks import Example
 from es_ray.tasks.arithmetic import Expression
 from es_ray.tasks.countdown import Countdown
-from es_ray.tasks.puzzles import Puzzles, solve
+from es_ray.tasks.puzzles import Puzzles
 
 ROW = {"numbers": [44, 19, 35], "target": 98}
 SHAPES = {2: ("{}{}{}",), 3: ("({}{}{}){}{}", "{}{}({}{}{})")}
@@ -169,21 +169,6 @@ def test_arithmetic_is_pythons():
     assert compared > 100
 
 
-def test_the_solver_finds_what_brute_force_finds():
-    rng = random.Random(3)
-    solvable = 0
-    for _ in range(120):
-        numbers = [rng.randint(1, 12) for _ in range(rng.choice((2, 3)))]
-        target = rng.randint(1, 40)
-        found = solve(numbers, target)
-        assert (found is not None) == brute_force(numbers, target), (numbers, target)
-        if found:
-            solvable += 1
-            assert Fraction(eval(re.sub(r"(\d+)", r"Fraction(\1)", found))) == target
-            assert sorted(map(int, re.findall(r"\d+", found))) == sorted(numbers)
-    assert 20 < solvable < 100
-
-
 @pytest.mark.parametrize("count", [2, 3, 4, 6])
 def test_puzzles_can_be_solved_and_say_how(count):
     task = Countdown(count=count, largest=30, target=200, train_size=50, seed=9)
@@ -192,8 +177,8 @@ def test_puzzles_can_be_solved_and_say_how(count):
         assert all(1 <= number <= 30 for number in made.metadata["numbers"])
         assert 10 <= made.target <= 200
         assert task.score(made, f"<answer>{made.metadata['solution']}</answer>").metrics["correct"]
-        if count < 5:
-            assert solve(made.metadata["numbers"], made.target)
+        if count in SHAPES:
+            assert brute_force(made.metadata["numbers"], made.target)
 
 
 def test_no_test_puzzle_is_a_training_puzzle():

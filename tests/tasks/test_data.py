@@ -14,7 +14,7 @@ from es_ray.config import ColumnsConfig, Config
 from es_ray.errors import UserError
 from es_ray.experiment import Experiment
 from es_ray.tasks import TASKS, Example, Score, Task
-from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, read_examples, shortest_prompts
+from es_ray.tasks.data import examples_of, fingerprint, longest_prompts, shortest_prompts
 
 GOOD = {"prompt": "a", "target": "b"}
 USER = {"role": "user", "content": "Why?"}
@@ -64,8 +64,8 @@ def test_examples_are_read_in_order_with_unicode_and_blank_lines(tmp_path):
         {"prompt": "2 + 2 =", "target": "4", "source": "more keys do not hurt"},
         "",
     )
-    examples = read_examples(file)
-    assert examples == read(file) == [
+    examples = read(file)
+    assert examples == [
         Example("Übersetze: 日本\u2028?", "Japan"),
         Example("2 + 2 =", "4", {"source": "more keys do not hurt"}),
     ]  # fmt: skip
@@ -289,7 +289,7 @@ def test_a_tasks_own_data_have_the_usual_columns(tmp_path):
     config = Config.parse({"task": {"train": str(file), "columns": columns}})
     examples = Experiment(config).examples
     assert list(examples["train"]) == [Example("Why?", "So.")]
-    assert list(examples["test"]) == read_examples(TASKS["conciseness"].test)
+    assert list(examples["test"]) == read(TASKS["conciseness"].test)
 
 
 def test_a_row_with_other_names_is_told_which_columns_to_set(tmp_path):

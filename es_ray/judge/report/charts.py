@@ -9,6 +9,7 @@ from es_ray.judge.report.marks import Band, Chart, Column, Curve, Edge, Level, M
 from es_ray.judge.report.spread import RewardSpread, from_metrics
 from es_ray.judge.reward_axis import reward_limits
 from es_ray.judge.table import NOT_METRICS, SHARES
+from es_ray.runs.metrics_file import column
 
 Lines = Sequence[Mapping[str, Any]]
 MOST_METRICS: Final = 12
@@ -22,12 +23,6 @@ DISTANCES: Final = {
     "drift": ("Drift", "drift, ‖ΔW‖ / ‖W‖ of the adapted matrices"),
 }
 """Keys of metrics.jsonl: how far a centre is from the base model."""
-
-
-def column(metrics: Lines, key: str) -> Column:
-    """A number for each generation; nan where it was not measured."""
-    values = [line.get(key) for line in metrics]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def metric_names(metrics: Lines) -> list[str]:

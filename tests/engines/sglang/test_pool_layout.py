@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from es_ray.engines.sglang.lora.pool_layout import FUSED, Buffer, TPSlice, extents, fused_name, unsharded
+from es_ray.engines.sglang.lora.pool_layout import FUSED, Buffer, TPSlice, extents, fused_name
 from es_ray.engines.sglang.lora.pool_writer import PoolWriter
 from es_ray.engines.spec import parsed
 from es_ray.errors import UserError
@@ -46,6 +46,12 @@ def tp_slice(fused: str, rank: int, ranks: int) -> TPSlice:
         for size, start in zip(outputs, starts[:-1], strict=True)
     ]
     return TPSlice(columns, np.concatenate(rows), outputs)
+
+
+def unsharded(lay: LoraLayout) -> dict[tuple[str, int], TPSlice]:
+    """The slices of a single rank."""
+    keys = dict.fromkeys((fused_name(module)[0], module.layer) for module in lay.modules)
+    return {(fused, layer): tp_slice(fused, 0, 1) for fused, layer in keys}
 
 
 def pool(lay: LoraLayout, slices, dtype=torch.float16) -> dict[Buffer, torch.Tensor]:

@@ -29,7 +29,7 @@ class AdaptedModules:
                     f"SGLang has {len(matching)} modules {fused} with LoRA in layer {module.layer}"
                 )
             self._modules[fused, module.layer] = matching[0]
-        self.slices = {key: _tp_slice(*key, module) for key, module in self._modules.items()}
+        self.slices = {key: _tp_slice(key[0], module) for key, module in self._modules.items()}
 
     def weights(self) -> list[AdaptedWeight]:
         """Each projection's weight, as far as this rank has it, with its place in the flat vector."""
@@ -67,7 +67,7 @@ def _part(numbers: Any, size: int, weight: Tensor) -> Tensor | None:
     return torch.from_numpy(np.ascontiguousarray(numbers)).to(weight.device)
 
 
-def _tp_slice(fused: str, layer: int, module: Any) -> TPSlice:
+def _tp_slice(fused: str, module: Any) -> TPSlice:
     """A module's slice on this rank, by the module's own slicing."""
     base = module.base_layer
     outputs: tuple[int, ...]

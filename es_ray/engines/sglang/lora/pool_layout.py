@@ -68,21 +68,6 @@ class TPSlice:
     outputs: tuple[int, ...]
 
 
-def unsharded(layout: LoraLayout) -> dict[tuple[str, int], TPSlice]:
-    """The slices of a single rank, by fused module and layer, with all projections taken from the layout."""
-    outputs: dict[tuple[str, int], list[int]] = {}
-    columns: dict[tuple[str, int], int] = {}
-    for module in layout.modules:
-        fused, index = fused_name(module)
-        sizes = outputs.setdefault((fused, module.layer), [0] * len(FUSED[fused]))
-        sizes[index] = module.out_features
-        columns[fused, module.layer] = module.in_features
-    return {
-        key: TPSlice(np.arange(columns[key]), np.arange(sum(sizes)), tuple(sizes))
-        for key, sizes in outputs.items()
-    }
-
-
 def extents(layout: LoraLayout, slices: Mapping[tuple[str, int], TPSlice]) -> list[Extent]:
     """All extents of the flat vector that a rank holds, each contiguous on both sides."""
     found = []
