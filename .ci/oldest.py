@@ -1,6 +1,7 @@
 """Print the oldest versions that pyproject.toml allows, as pip requirements: `oldest.py [EXTRA ...]`.
 
-torch is left to constraints.txt: one version of it is what the tests are run with.
+Of two bounds for a package, the newer one. torch is left to constraints.txt: one version of it is what the
+tests are run with.
 """
 
 import re
@@ -15,12 +16,20 @@ except ModuleNotFoundError:  # before Python 3.11
 KEPT = {"torch", "es-ray"}
 
 
-def oldest(requirement: str) -> str | None:
-    """`name[extra]==version` of `name[extra]>=version,<other; marker`; None for torch and for no bound."""
-    found = re.match(r"([A-Za-z0-9._-]+)(\[[^]]*\])?>=([0-9.]+)", requirement)
-    if found is None or found[1] in KEPT:
-        return None
-    return f"{found[1]}{found[2] or ''}=={found[3]}"
+def oldest(requirements: list[str]) -> list[str]:
+    """`name[extra]==version` of each `name[extra]>=version,<other; marker`; not of torch."""
+    bounds: dict[str, tuple[str, str]] = {}
+    for requirement in requirements:
+        found = re.match(r"([A-Za-z0-9._-]+)(\[[^]]*\])?>=([0-9.]+)", requirement)
+        if found is None or found[1] in KEPT:
+            continue
+        extra, version = bounds.get(found[1], ("", "0"))
+        bounds[found[1]] = (found[2] or extra, max(version, found[3], key=_numbers))
+    return [f"{name}{extra}=={version}" for name, (extra, version) in bounds.items()]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 def main() -> None:
@@ -29,7 +38,7 @@ def main() -> None:
     requirements = list(project["dependencies"])
     for extra in sys.argv[1:]:
         requirements += project["optional-dependencies"][extra]
-    print(*filter(None, map(oldest, requirements)), sep="\n")
+    print(*oldest(requirements), sep="\n")
 
 
 if __name__ == "__main__":
