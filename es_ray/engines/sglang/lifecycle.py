@@ -48,10 +48,12 @@ def start(arguments: dict[str, Any], options: Options) -> Any:
         raise RunError(f"SGLang did not start: {cause} (its log: {options.log_file})") from error
 
 
-def gpu_memory() -> int:
-    """Bytes of the first GPU that this process sees; the others of an engine are taken to be like it."""
+def gpu_memory() -> int | None:
+    """Bytes of the first GPU that this process sees, None without one; others are taken to be like it."""
     import torch
 
+    if not torch.cuda.is_available():
+        return None
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 

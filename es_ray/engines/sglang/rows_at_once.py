@@ -22,12 +22,14 @@ HALF: Final = 2
 """Bytes of a number in float16 or bfloat16, all that SGLang serves here."""
 
 
-def rows_at_once(experiment: Experiment, gpu_memory: int) -> int:
+def rows_at_once(experiment: Experiment, gpu_memory: int | None) -> int:
     """Of as many rows as a generation has, so many run at once.
 
-    gpu_memory: bytes of each GPU.
+    gpu_memory: bytes of each GPU; None where it is not known, and does not count.
     """
     given = experiment.config.engine.sglang
+    if gpu_memory is None:
+        return in_waves(experiment.workload.rows, MOST)
     static = float(given.get("mem_fraction_static") or STATIC) * gpu_memory
     room = int((static - beside_rows(experiment)) / bytes_of_row(experiment))
     return in_waves(experiment.workload.rows, max(min(room, MOST), 1))

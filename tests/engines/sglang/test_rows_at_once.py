@@ -94,6 +94,7 @@ def test_the_share_of_the_memory_is_the_users():
 def test_there_is_a_largest_number():
     made = experiment(evolution__population=9000, engine__shard=9000)
     assert MOST / 2 < rows_at_once(made, 1 << 50) <= MOST
+    assert rows_at_once(made, None) == rows_at_once(made, 1 << 50)
 
 
 @pytest.mark.parametrize("most", [1, 7, 512, 2000])
