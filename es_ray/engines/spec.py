@@ -48,7 +48,7 @@ class EngineSpec:
     hosted: whether this machine would host engines; if not, its packages may be missing here.
     in_process: whether it may run in the driver's process; False if its failures can end the process.
     rows: completions that it makes at once unless engine.rows is given.
-    slice_size: entries of a noise sum that one call computes; no result depends on it.
+    slice_size: most entries of a noise sum that one call computes; no result depends on it.
     weights_in_memory: whether the weights take the host's memory, not a GPU's alone.
     needs_shm: whether it fails where /dev/shm is small.
     exact_replay: whether its noise sums have the bits of `Perturbation.noise_sum`, so that a pruned state can

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
 """Called with the number of completions made so far, and the total; the first never falls."""
 
-
+SMALLEST_SLICE: Final = 1 << 16
+"""Entries of a noise sum for which a worker is worth asking."""
 NO_OTHERS: Final[Mapping[int, Vector]] = MappingProxyType({})
 
 
@@ -251,7 +252,8 @@ class Pool(ABC):
 
         advantages: Z, shape [N].
         """
-        size = engine_spec(self.config.engine.kind).slice_size
+        share = math.ceil(perturbation.size / max(self.workers, 1) / SMALLEST_SLICE) * SMALLEST_SLICE
+        size = min(engine_spec(self.config.engine.kind).slice_size, share)
         about = f"the update of generation {generation}"
         calls = [
             Call("noise_sum", [generation, start, min(start + size, perturbation.size)], about)
