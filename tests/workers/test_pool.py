@@ -8,7 +8,9 @@ import pytest
 import es_ray
 from es_ray.config import Config, load
 from es_ray.errors import RunError
-from es_ray.workers.pool import Pool, idle_workers
+from es_ray.evolution.noise import Noise
+from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
+from es_ray.workers.pool import SMALLEST_SLICE, Pool, idle_workers
 from tests.listeners import listening
 from tests.short_runs import SETTINGS
 
@@ -141,3 +143,32 @@ def test_two_workers_must_agree_in_a_matrix():
     assert Answers(one).change(None, None, 0) is one
     assert Answers(one, one.copy(), other).change(None, None, 0) is one
     assert Answers(one, other, one).change(None, None, 0) is None
+
+
+class Summers(Answers):
+    """A pool whose workers sum noise; it keeps the slices that they were asked for."""
+
+    def __init__(self, kind: str, workers: int) -> None:
+        super().__init__(*range(workers))
+        self.config = Config().replace(engine__kind=kind)
+        self.slices: list[tuple[int, int]] = []
+
+    def _map(self, shared, calls, on_done, on_rows):
+        self.slices = [tuple(call.arguments[1:]) for call in calls]
+        perturbation, advantages = shared
+        return [perturbation.noise_sum(call.arguments[0], advantages, *call.arguments[1:]) for call in calls]
+
+
+@pytest.mark.parametrize("kind", ["transformers", "sglang"])
+@pytest.mark.parametrize("workers", [0, 1, 3, 64])
+def test_the_noise_sum_is_shared_by_all_workers_and_does_not_depend_on_them(kind, workers):
+    size = 5 * SMALLEST_SLICE + 4321
+    perturbation = Perturbation(Noise(11), sigma=PiecewiseConstant((size,), (0.3,)))
+    advantages = np.array([0.5, -1.5, 1.0])
+    pool = Summers(kind, workers)
+    found = pool.noise_sum(perturbation, 2, advantages)
+    assert found.tobytes() == perturbation.noise_sum(2, advantages, 0, size).tobytes()
+    assert [start for start, _ in pool.slices] == [0, *(stop for _, stop in pool.slices[:-1])]
+    assert len(pool.slices) >= min(workers, 3)
+    if kind == "sglang" and workers < 2:  # whose calls cost milliseconds
+        assert len(pool.slices) == 1
