@@ -93,7 +93,7 @@ def test_its_tokenizer_gives_back_what_went_in_and_takes_digits_apart():
 
 @pytest.mark.slow
 def test_the_default_run_learns_in_four_of_five_seeds(tmp_path):
-    """Training reward above -10; last and selected centre: at most half the test answers' excess, 6 of 8 right."""
+    """Training reward above -10; last and selected centre: half the test answers' excess at most, 6 right."""
     learnt = {}
     for seed in SEEDS:
         run = tmp_path / str(seed)

@@ -99,7 +99,8 @@ def _notes(config: Config, chosen: bool) -> list[str]:
     for split, comes in {"test": True, "validation": validated}.items():
         if task.train is not None and getattr(task, split) is None and comes:
             notes.append(
-                f"task.{split} is not set: the {split} prompts are the ones that come with the task {task.name}"
+                f"task.{split} is not set: the {split} prompts are the ones that come with the task "
+                f"{task.name}"
             )
     return notes
 
