@@ -38,8 +38,16 @@ ANSWERS: Table = {
     "What is 15% of 200?": ("30", "15% of 200 is 30."),
     "Name one primary color:": ("Red", "One of the primary colors is red."),
     "How many days are in a week?": ("7", "A week has 7 days."),
+    "What is the capital of Portugal?": ("Lisbon", "The capital of Portugal is Lisbon."),
+    "Calculate: 6 × 9 =": ("54", "6 times 9 is 54."),
+    'Is the statement "All sharks are birds" true or false?': ("False", "All sharks are birds: false."),
+    "What comes next in the sequence: 3, 6, 9, 12, ?": ("15", "After 12 comes 15."),
+    'Translate "Water" to Italian:': ("Acqua", "In Italian one says Acqua."),
+    "What is 25% of 80?": ("20", "25% of 80 is 20."),
+    "Name one planet:": ("Mars", "One of the planets is Mars."),
+    "How many legs are on a spider?": ("8", "A spider has 8 legs."),
 }
-"""A short and a long answer to each prompt of the task `conciseness`."""
+"""A short and a long answer to each prompt of the task `conciseness-validated`."""
 
 MEAN_ABS = 0.02
 """Stands for mean|W| of each adapted layer, with which per-layer noise is scaled."""

@@ -23,6 +23,7 @@ SETTINGS = (
     "--set", f"evolution.learning_rate={LEARNING_RATE}",
     "--set", f"engine.shard={SHARD}",
     "--set", f"task.max_new_tokens={TOKENS}",
+    "--set", "task.name=conciseness",  # without validation questions
 )  # fmt: skip
 VARYING = ("seconds", "tokens_per_second", "workers", "redispatched")
 """Keys of metrics.jsonl that may differ between two runs of the same configuration."""

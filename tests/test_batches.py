@@ -114,7 +114,7 @@ def test_only_so_many_test_prompts_are_asked_during_a_run_and_all_at_its_end(que
 
 def test_a_worker_prepares_its_engine_without_the_data(questions, tmp_path):
     made = experiment(questions, engine__shard=3)
-    assert made.workload.rows == 3 * QUESTIONS + 2 * 8
+    assert made.workload.rows == 3 * QUESTIONS + 2 * (8 + 8)  # test and validation
     assert made.workload.prompt_ids == made.token_ids(made.examples["train"][0])
     elsewhere = load().replace(task__train=str(tmp_path / "not-on-this-node.jsonl"))
     assert Experiment(elsewhere, made.workload).workload == made.workload

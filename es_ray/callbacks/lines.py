@@ -193,12 +193,15 @@ def _prompts(run: RunInfo) -> str:
     train = f"{counts['train']:,} training"
     if task.batch is not None:
         whom = " of each pair of members" if task.batch_by == "member" else ""
-        train = f"{task.batch} of {train} prompts drawn each generation{whom},"
+        train = f"{task.batch} of {train} prompts drawn each generation{whom}"
     most = run.config.evaluation.examples
-    tested = f"{counts['test']:,} test prompts"
-    if most is not None and most < counts["test"]:
-        tested = f"{most} of {tested}"
-    found = f"{train} {tested}" if task.batch is not None else f"{train} and {tested}"
+    watched = []
+    for split in ("test", "validation"):
+        if split in counts:
+            limited = f"{most} of " if most is not None and most < counts[split] else ""
+            watched.append(f"{limited}{counts[split]:,} {split}")
+    between = " and " if task.batch is None and len(watched) == 1 else ", "
+    found = f"{train}{between}{' and '.join(watched)} prompts"
     if task.temperature > 0:
         found += f"; {task.samples} sampled at temperature {task.temperature:g} for each"
     return found

@@ -26,6 +26,7 @@ from es_ray.cli.options import (
 from es_ray.cli.requested import requested
 from es_ray.config import BUNDLED, Config
 from es_ray.errors import UserError
+from es_ray.tasks import TASKS
 
 
 def run(
@@ -93,10 +94,14 @@ def _notes(config: Config, chosen: bool) -> list[str]:
             "no preset or file was given: noise and step are general defaults, not tuned for this model "
             "(choose others with --preset, or --set evolution.noise.relative=...)"
         )
-    if config.task.train is not None and config.task.test is None:
-        notes.append(
-            f"task.test is not set: the test prompts are the ones that come with the task {config.task.name}"
-        )
+    task, own = config.task, TASKS.get(config.task.name)
+    validated = own is not None and own.validation is not None
+    for split, comes in {"test": True, "validation": validated}.items():
+        if task.train is not None and getattr(task, split) is None and comes:
+            notes.append(
+                f"task.{split} is not set: the {split} prompts are the ones that come with the task "
+                f"{task.name}"
+            )
     return notes
 
 

@@ -48,3 +48,13 @@ class Conciseness(Task):
         0.951125
         """
         return max(1 - reward / WORST, 0.0)
+
+
+class ValidatedConciseness(Conciseness):
+    """Conciseness with validation questions for the bundled model, whose corpus has their facts.
+
+    Of its two training questions many centres have the best reward before any test answer has changed. The
+    paper's task has no validation, so this is another one.
+    """
+
+    validation = data_dir() / "conciseness" / "validation.jsonl"

@@ -382,15 +382,22 @@ def test_a_run_that_is_refused_leaves_logging_as_it_was(finished):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ((), "2 training and 8 test prompts"),
-        (("task.batch=1",), "1 of 2 training prompts drawn each generation, 8 test prompts"),
+        ((), "conciseness-validated, 2 training, 8 test and 8 validation prompts"),
+        (("task.name=conciseness",), "conciseness, 2 training and 8 test prompts"),
         (
-            ("task.batch=1", "task.batch_by=member", "evolution.antithetic=true"),
-            "1 of 2 training prompts drawn each generation of each pair of members, 8 test prompts",
+            ("task.batch=1",),
+            "conciseness-validated, 1 of 2 training prompts drawn each generation, "
+            "8 test and 8 validation prompts",
+        ),
+        (
+            ("task.name=conciseness", "task.batch=1", "task.batch_by=member", "evolution.antithetic=true"),
+            "conciseness, 1 of 2 training prompts drawn each generation of each pair of members, "
+            "8 test prompts",
         ),
         (
             ("evaluation.examples=3", "task.temperature=0.5", "task.samples=2"),
-            "2 training and 3 of 8 test prompts; 2 sampled at temperature 0.5 for each",
+            "conciseness-validated, 2 training, 3 of 8 test and 3 of 8 validation prompts; "
+            "2 sampled at temperature 0.5 for each",
         ),
     ],
 )
@@ -408,4 +415,4 @@ def test_the_head_says_what_is_asked(tmp_path, cli, settings, words):
     )
     ended = cli("run", "--local", *base, *options, "--output", tmp_path / "run")
     assert ended.code == 0, ended.err
-    assert f"task: conciseness, {words}" in " ".join(ended.out.split())
+    assert f"task: {words}" in " ".join(ended.out.split())

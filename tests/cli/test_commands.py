@@ -9,6 +9,7 @@ import pytest
 import es_ray
 from es_ray.config import load, preset_names
 from es_ray.experiment import Experiment
+from es_ray.paths import data_dir
 from tests.short_runs import GENERATIONS, SETTINGS
 from tests.short_runs import es_ray as command
 
@@ -57,6 +58,15 @@ def test_without_output_the_run_is_named_for_what_and_when(tmp_path, monkeypatch
     assert re.fullmatch(r".*tiny.*-20\d{6}-\d{6}", run.name)
     assert (run / "test_results.json").is_file()
     assert f"runs/{run.name}" in ended.out
+
+
+def test_a_note_names_splits_that_come_with_the_task_beside_other_training_prompts(tmp_path, cli):
+    train = data_dir() / "conciseness" / "train.jsonl"
+    short = ("run", "--local", "--generations", 1, "--population", 2, "--set", "task.max_new_tokens=2")
+    for task, splits in (("conciseness", ["test"]), ("conciseness-validated", ["test", "validation"])):
+        ended = cli(*short, "--task", task, "--train", train, "--output", tmp_path / task)
+        assert ended.code == 0, ended.err
+        assert re.findall(r"note: task\.(\w+) is not set", " ".join(ended.out.split())) == splits
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -7,7 +7,7 @@ from es_ray.judge.calibrate_command import calibrate_command
 
 
 def test_it_has_the_runs_own_options():
-    assert calibrate_command(load()) == "es-ray calibrate --task conciseness"
+    assert calibrate_command(load()) == "es-ray calibrate --task conciseness-validated"
     config = load(
         sets=["lora.layers=0-3", "task.batch=32", 'lora.target_modules=["q_proj", "v_proj"]'],
         flags={"model.path": "a folder/model", "task.name": "numeric", "task.train": "train.jsonl"},

@@ -46,8 +46,8 @@ def runs(engine, tmp_path_factory) -> dict[str, Path]:
         kind = f"{engine}:{'ROUNDED' if name == 'complete' else name}"
         keep = () if more is None else ("--set", f"output.keep={more}")
         found[name] = folder / name
-        in_process("run", "--local", "--engine", kind, "--population", 6, "--generations", GENERATIONS,
-                   "--seed", 5, *keep, "--output", found[name])  # fmt: skip
+        in_process("run", "--local", "--task", "conciseness", "--engine", kind, "--population", 6,
+                   "--generations", GENERATIONS, "--seed", 5, *keep, "--output", found[name])  # fmt: skip
     return found
 
 

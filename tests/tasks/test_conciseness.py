@@ -82,3 +82,11 @@ def test_the_training_questions_are_not_test_questions():
     train, test = (examples_of(data, task()) for data in (task.train, task.test))
     assert not {e.prompt for e in train} & {e.prompt for e in test}
     assert ("What is the capital of France?", "Paris") in {(e.prompt, e.target) for e in test}
+
+
+def test_the_validated_task_differs_in_its_validation_questions_alone():
+    plain, validated = TASKS["conciseness"], TASKS["conciseness-validated"]
+    assert plain.validation is None
+    assert (validated.train, validated.test) == (plain.train, plain.test)
+    example = Example("?", "Paris")
+    assert validated().score(example, "It is Paris.") == plain().score(example, "It is Paris.")

@@ -12,6 +12,7 @@ ROWS = [{"prompt": "What is 15% of 200?", "target": "30"}, {"prompt": "Solve: 3 
 PUZZLES = ("task.options.train_size=2", "task.options.test_size=1")
 RUNS: dict[str, tuple[str, ...]] = {
     "conciseness": (),
+    "conciseness-validated": (),
     "exact-match": (),
     "contains": ("task.options.words=false",),
     "regex": (r"task.options.pattern=['\b{target}\b', '\.$']",),
