@@ -32,8 +32,9 @@ from es_ray.driver import step
 from es_ray.engines.base import EngineInfo
 from es_ray.evaluation import Sample, Shard, ShardOutcome
 from es_ray.evolution.noise import Noise
+from es_ray.evolution.optimizers import OPTIMIZERS
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant, Vector
-from es_ray.evolution.strategy import THETA, State, Strategy
+from es_ray.evolution.strategy import State, Strategy
 from es_ray.experiment import Experiment
 from es_ray.runs.environment import environment
 from es_ray.runs.generation_folder import Inputs
@@ -140,6 +141,7 @@ def main(
         int, typer.Option(help="Entries of theta; default: rank 1 in 10 of 7B's layers.")
     ] = 901_120,
     larger: Annotated[int, typer.Option(help="Times as many entries, at the largest population.")] = 8,
+    optimizer: Annotated[str, typer.Option(help="The update rule.")] = "sgd",
     wide: Annotated[
         str, typer.Option(help="Also members x prompts, with completions of 2 kB; empty: none.")
     ] = "256x100",
@@ -156,11 +158,12 @@ def main(
     if wide:
         members, _, prompts = wide.partition("x")
         cases.append((int(members), int(prompts), parameters))
-    points = [point for count in counts for point in measure(count, cases, rounds)]
+    points = [point for count in counts for point in measure(count, cases, optimizer, rounds)]
     report = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "environment": environment(),
         "parameters": parameters,
+        "optimizer": optimizer,
         "shard": Config().engine.shard,
         "rounds": rounds,
         "points": points,
@@ -178,7 +181,9 @@ def main(
     show(report)
 
 
-def measure(workers: int, cases: list[tuple[int, int, int]], rounds: int) -> list[dict[str, Any]]:
+def measure(
+    workers: int, cases: list[tuple[int, int, int]], optimizer: str, rounds: int
+) -> list[dict[str, Any]]:
     """A point for each (population, prompts, parameters) on that many actors."""
     config = es_ray.load(preset="tiny-chat-0.1.0").replace(
         cluster__workers=workers, cluster__address="local", engine__kind="transformers"
@@ -187,22 +192,22 @@ def measure(workers: int, cases: list[tuple[int, int, int]], rounds: int) -> lis
         pool.start()
         deadline = time.monotonic() + config.cluster.wait_timeout
         while pool.workers < workers:  # a pool begins with those that are ready, and takes in others
-            timed(pool, config, 2 * workers, PROMPTS, 1, 1)
+            timed(pool, config, 2 * workers, PROMPTS, 1, optimizer, 1)
             if time.monotonic() > deadline:
                 raise SystemExit(f"only {pool.workers} of {workers} actors started")
-        return [timed(pool, config, *case, rounds) | {"workers": workers} for case in cases]
+        return [timed(pool, config, *case, optimizer, rounds) | {"workers": workers} for case in cases]
 
 
 def timed(
-    pool: Any, config: Config, population: int, prompts: int, parameters: int, rounds: int
+    pool: Any, config: Config, population: int, prompts: int, parameters: int, optimizer: str, rounds: int
 ) -> dict[str, Any]:
     """Seconds of `rounds` generations, after one that warms up."""
     with tempfile.TemporaryDirectory() as folder:
         config = with_prompts(config, prompts, Path(folder))
         experiment = Experiment(config.replace(evolution__population=population, evaluation__every=10**6))
         _ = experiment.examples
-    strategy = strategy_of(population, parameters)
-    state: State = {THETA: np.zeros(parameters, dtype=np.float32)}
+    strategy = strategy_of(population, parameters, optimizer)
+    state: State = strategy.initial()
     wall, driver, calls = [], [], []
     for generation in range(1, rounds + 2):
         started, cpu, before = time.perf_counter(), time.thread_time(), pool.calls
@@ -215,10 +220,11 @@ def timed(
     }  # fmt: skip
 
 
-def strategy_of(population: int, parameters: int) -> Strategy:
-    """Any strategy of that size."""
+def strategy_of(population: int, parameters: int, optimizer: str) -> Strategy:
+    """Any strategy of that size with that rule."""
     sigma = PiecewiseConstant((parameters,), (0.01,))
-    return Strategy(Perturbation(Noise(0), sigma), population, sigma, learning_rate=1.0)
+    rule = OPTIMIZERS[optimizer]()
+    return Strategy(Perturbation(Noise(0), sigma), population, sigma, learning_rate=1.0, optimizer=rule)
 
 
 class LightPool(LocalPool):
