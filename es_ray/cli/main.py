@@ -1,9 +1,13 @@
 """The `es-ray` command. Exit codes: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
 
 import atexit
+import contextlib
 import functools
+import gc
+import io
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -34,6 +38,9 @@ from es_ray.interrupts import SIGNALS, Terminated, sigterm_as_interrupt
 _UsageError: Any = typer.BadParameter.__mro__[
     1
 ]  # click's, or the one in the copy of click that newer versions of typer contain
+
+_FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+"""Types of files that hold back what is written to them."""
 
 app = typer.Typer(
     help="Evolution Strategies fine-tuning of language models, through LoRA.",
@@ -103,22 +110,37 @@ def main() -> None:
 def script() -> NoReturn:
     """`main` as a process of its own.
 
-    It ends as Python would end it, with threads joined and exit functions called, but leaves the modules as
-    they are: to take those of torch and transformers apart takes 2 s, and the system frees their memory.
+    It ends as Python would end it, with threads joined, exit functions called and files written, but leaves
+    the modules as they are: to take those of torch and transformers apart takes 2 s, and the system frees
+    their memory.
     """
     code = 0
     try:
         main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):  # of a user's task, say
+            print(ended.code, file=sys.stderr)
     threading._shutdown()  # type: ignore[attr-defined] # as multiprocessing ends its processes
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:  # as it is where the process was started with the stream closed
+                stream.flush()
         except (OSError, ValueError):  # a pipe that nobody reads any more
             code = code or 120  # which is Python's
+    _write_open_files()
     os._exit(code)
+
+
+def _write_open_files() -> None:
+    """Write what open files still hold: a user's task may keep one that only Python's own end would close."""
+    for found in gc.get_objects():
+        if issubclass(type(found), _FILES):
+            # which is closed, or has no descriptor; a pipe that nobody reads would never be written
+            with contextlib.suppress(OSError, ValueError):
+                if stat.S_ISREG(os.fstat(found.fileno()).st_mode):
+                    found.flush()
 
 
 def _usage_message(error: Any) -> str:

@@ -35,3 +35,40 @@ def test_threads_exit_functions_and_output_are_not_lost(arguments, code, said, t
     assert (done.returncode, lines) == (code, [*said, "thread", "exit function"])
     assert bool(done.stderr) == bool(code)
     assert not Path(folder).exists(), "a temporary folder is removed"
+
+
+def ended_after(lines: str, tmp_path: Path, **given) -> subprocess.CompletedProcess:
+    """A process that ran these lines and then `es-ray --version`."""
+    program = (
+        f"import sys\nfrom es_ray.cli import main\n{lines}\nsys.argv = ['es-ray', '--version']\nmain.script()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], text=True, timeout=120, cwd=tmp_path, check=False, **given
+    )
+
+
+def test_what_files_left_open_still_hold_is_written(tmp_path):
+    lines = "text, raw = open('text', 'w'), open('raw', 'wb')\ntext.write('answer')\nraw.write(b'bytes')\n"
+    lines += "closed = open('closed', 'w')\nclosed.close()"
+    assert ended_after(lines, tmp_path, stdout=subprocess.DEVNULL).returncode == 0
+    assert (tmp_path / "text").read_text() == "answer"
+    assert (tmp_path / "raw").read_bytes() == b"bytes"
+
+
+def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(tmp_path):
+    lines = (
+        "import os\nends = os.pipe()\npipe = os.fdopen(ends[1], 'wb', 1 << 20)\npipe.write(bytes(1 << 19))"
+    )
+    assert ended_after(lines, tmp_path, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_process_without_output_ends_as_any_other(tmp_path):
+    lines = "sys.stdout = sys.stderr = None"  # as Python has them where the streams are closed
+    done = ended_after(lines, tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_message_that_a_task_exits_with_is_seen(tmp_path):
+    lines = "def ending(): sys.exit('no data today')\nmain.main = ending"
+    done = ended_after(lines, tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "no data today\n")

@@ -83,7 +83,7 @@ def server_arguments(
     }
     if lora:
         arguments |= lora_arguments(config)
-    if "cuda_graph_max_bs_decode" in given:  # which the list would override
+    if _largest_graph_given(given):  # which the list would override
         del arguments["cuda_graph_bs_decode"]
     arguments |= given
     # one more: 0.5.17 counts a prompt that it splits twice, and the last row would wait for the others
@@ -92,6 +92,13 @@ def server_arguments(
     if missing:
         raise UserError(f"engine.kind: this SGLang has no argument {missing[0]}: {SUPPORTED}")
     return arguments
+
+
+def _largest_graph_given(given: Mapping[str, Any]) -> bool:
+    """Whether the user says which decoding batch is the largest with a graph; SGLang has two ways."""
+    phases = given.get("cuda_graph_config")
+    decode = phases.get("decode") if isinstance(phases, Mapping) else None
+    return "cuda_graph_max_bs_decode" in given or (isinstance(decode, Mapping) and "max_bs" in decode)
 
 
 def graph_sizes(most: int) -> list[int]:

@@ -42,7 +42,7 @@ def in_waves(rows: int, most: int) -> int:
 
 def bytes_of_row(experiment: Experiment) -> int:
     """GPU memory of a row of full length, on each of the GPUs that share the model."""
-    model, config = experiment.source.architecture, experiment.config
+    model, config = experiment.source.architecture.get_text_config(), experiment.config
     heads = model.num_attention_heads
     size = getattr(model, "head_dim", None) or model.hidden_size // heads
     kept = getattr(model, "num_key_value_heads", None) or heads

@@ -11,7 +11,7 @@ KNOWN = {
         BASE, ModelSource.of(BASE.model), 60, type("All", (), {"__contains__": lambda *_: True})()
     ),
     "mem_fraction_static", "attention_backend", "context_length", "load_format", "cuda_graph_max_bs_decode",
-    *arguments.OURS,
+    "cuda_graph_config", *arguments.OURS,
 }  # fmt: skip
 
 
@@ -79,6 +79,10 @@ def test_ones_own_graph_sizes_are_kept():
     largest = made(engine__sglang={"cuda_graph_max_bs_decode": 32})
     assert largest["cuda_graph_max_bs_decode"] == 32
     assert "cuda_graph_bs_decode" not in largest
+    phases = made(engine__sglang={"cuda_graph_config": {"decode": {"max_bs": 32}}})
+    assert "cuda_graph_bs_decode" not in phases
+    other = made(engine__sglang={"cuda_graph_config": {"prefill": {"max_bs": 32}}})
+    assert max(other["cuda_graph_bs_decode"]) == 60
 
 
 def test_without_lora_no_adapter_is_mentioned():

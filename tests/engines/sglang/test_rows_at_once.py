@@ -1,10 +1,11 @@
 """Rows at once, against what the bundled model's cache really takes."""
 
 import math
+import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from es_ray.config import load
 from es_ray.engines.sglang.rows_at_once import (
@@ -39,6 +40,27 @@ def test_a_row_takes_its_cache_at_full_length(new_tokens, model):
         cache = model(torch.zeros(1, longest + new_tokens, dtype=torch.long)).past_key_values
     kept = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
     assert bytes_of_row(made) == kept + GRAPHS
+
+
+def test_of_a_model_that_also_reads_images_the_language_model_keeps_rows(tmp_path):
+    text = {
+        "vocab_size": 2048, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Gemma3Config(text_config=text, vision_config=vision)
+    config.save_pretrained(tmp_path)
+    for file in experiment().source.folder.glob("*token*"):
+        shutil.copy(file, tmp_path)
+    made = experiment(model__path=str(tmp_path))
+    longest = max(map(len, made.prompt_ids["train"]))
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.inference_mode():
+        length = longest + made.config.task.max_new_tokens
+        cache = model(torch.zeros(1, length, dtype=torch.long)).past_key_values
+    kept = sum(t.numel() * 2 for layer in cache.layers for t in (layer.keys, layer.values))
+    assert bytes_of_row(made) == kept + GRAPHS
+    assert rows_at_once(made, 1 << 40) == made.workload.rows
 
 
 def test_beside_the_rows_lie_weights_and_adapters(model):
