@@ -7,7 +7,7 @@ from es_ray.lora.drift import relative_drift
 from es_ray.lora.layout import AdaptedModule, LoraLayout
 
 
-@pytest.mark.parametrize("rank", [1, 8])
+@pytest.mark.parametrize("rank", [1, 8, 17])
 def test_drift_is_the_size_of_all_products_beside_that_of_all_weights(rank):
     rng = np.random.default_rng(rank)
     modules = (AdaptedModule("layers.0.q", 0, 12, 20), AdaptedModule("layers.1.q", 1, 30, 9))

@@ -61,4 +61,5 @@ def beside_rows(experiment: Experiment) -> int:
     updates = 0
     if layout.form == "merged":  # the base model's weights, and all changes in float32
         updates = (HALF + 4) * sum(module.in_features * module.out_features for module in layout.modules)
-    return (weights + adapters + updates) // ranks
+    elsewhere = int(float(experiment.config.engine.sglang.get("cpu_offload_gb") or 0) * (1 << 30))  # of each
+    return max((weights + adapters + updates) // ranks - elsewhere, 0)

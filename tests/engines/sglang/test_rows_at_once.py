@@ -69,6 +69,12 @@ def test_beside_the_rows_lie_weights_and_adapters(model):
     assert beside_rows(made) == weights + 10 * 2 * made.layout.size
 
 
+def test_weights_that_wait_in_the_machines_memory_take_none_of_the_gpus():
+    made = experiment(engine__sglang={"cpu_offload_gb": 0.001})
+    assert beside_rows(made) == beside_rows(experiment()) - int(0.001 * 2**30)
+    assert beside_rows(experiment(engine__sglang={"cpu_offload_gb": 10})) == 0
+
+
 def test_in_form_merged_also_the_updates(model):
     form = {"form": "merged", "rank": 2}
     made = experiment(lora=form, engine__shard=9, evolution__update_scale="sigma", evolution__noise=RELATIVE)
