@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from es_ray.lora.layout import LoraLayout
 
 MOST_ROWS: Final = 16
-"""Of more rows the products are BLAS's, which is ten times as fast on one core. But it takes all cores and waits
-for the slowest: 0.02 to 1.3 s for single rows, where others used the cores."""
+"""Of more rows the products are BLAS's, which is ten times as fast on one core. But it takes all cores, and
+waits for the slowest: 0.02 to 1.3 s for single rows, where others used the cores."""
 
 
 def relative_drift(layout: LoraLayout, theta: NDArray[np.float32], norms: Sequence[float]) -> float:
