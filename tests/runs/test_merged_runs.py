@@ -255,11 +255,11 @@ class DamagedEngine(TransformersEngine):
     def generate(self, *arguments, **named):
         found = super().generate(*arguments, **named)
         self.calls += 1
-        if self.calls >= 3 and not os.path.exists(MARK) and self._merged._weights._changes:
+        if self.calls >= 3 and not os.path.exists(MARK) and self._merged._weights._matrices:
             with open(MARK, "x") as mark:
                 mark.write(str(os.getpid()))
             with torch.inference_mode():
-                self._merged._weights._changes[0][0, 0] += 0.5
+                self._merged._weights.change(0)[0, 0] += 0.5
         return found
 
 
