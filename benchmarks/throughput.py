@@ -35,6 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # each engine's proces
 
 from throughput_model import SHAPES, write_model  # noqa: E402
 
+SETTINGS = (
+    "prompts", "prompt_tokens", "tokens", "rounds", "sglang", "deterministic", "fresh", "tensor_parallel",
+)  # fmt: skip
 WAYS = ("machine", "base", "population", "one", "stock", "full", "loop", "growth", "merged")
 
 
@@ -62,6 +65,10 @@ def main(
     replayed: Annotated[int, typer.Option(help="Updates that `merged` replays at its end.")] = 1000,
     sglang: Annotated[str, typer.Option(help="engine.sglang for all engines, as JSON.")] = "{}",
     deterministic: Annotated[bool, typer.Option(help="engine.deterministic for all engines.")] = False,
+    tensor_parallel: Annotated[int, typer.Option(help="engine.tensor_parallel for all engines.")] = 1,
+    fresh: Annotated[
+        bool, typer.Option(help="The loop with new prompts, sampling, KL and guard in each generation.")
+    ] = False,
     output: Annotated[Path, typer.Option(help="Where throughput.json and .md go.")] = Path("benchmarks/out"),
 ) -> None:
     """Measure, print a table, and write it to files."""
@@ -87,7 +94,8 @@ def main(
                     "tokens": tokens, "rank": int(rank), "layers": layers, "kernels": backend,
                     "rounds": rounds, "slow_members": slow_members, "generations": generations,
                     "workers": count, "model": folder, "replayed": replayed, "sglang": given,
-                    "lines": str(lines), "sizes": numbers, "deterministic": deterministic,
+                    "lines": str(lines), "sizes": numbers, "deterministic": deterministic, "fresh": fresh,
+                    "tensor_parallel": tensor_parallel,
                 }  # fmt: skip
                 run_child(spec)
     results = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
@@ -95,9 +103,7 @@ def main(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "shape": shape,
-        "settings": {
-            k: spec[k] for k in ("prompts", "prompt_tokens", "tokens", "rounds", "sglang", "deterministic")
-        },
+        "settings": {k: spec[k] for k in SETTINGS},
         "environment": next((r["environment"] for r in results if "environment" in r), None),
         "results": results,
     }

@@ -39,6 +39,10 @@ SHAPES = {
         "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
         "num_key_value_heads": 4, "vocab_size": 152064,
     }),
+    "qwen2.5-32b": shape({
+        "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40,
+        "num_key_value_heads": 8, "vocab_size": 152064,
+    }),
     "qwen2.5-1.5b": shape({
         "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
         "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
@@ -64,8 +68,15 @@ SHAPES = {
 }  # fmt: skip
 
 
+BATCHES = 16
+"""Generations with prompts of their own."""
+
+
 def write_model(folder: Path, of: dict[str, Any], prompts: int, prompt_tokens: int) -> None:
-    """Write config.json, a tokenizer of one word for each token, and questions of `prompt_tokens` tokens."""
+    """Write config.json, a tokenizer of one word for each token, and questions of `prompt_tokens` tokens.
+
+    data.jsonl has the prompts of one member, batches.jsonl those and as many again for other generations.
+    """
     config = of["config"]
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     words = {f"w{number}": number for number in range(config["vocab_size"])}
@@ -76,7 +87,7 @@ def write_model(folder: Path, of: dict[str, Any], prompts: int, prompt_tokens: i
     choice = min(7000, config["vocab_size"] - first)
     questions = [
         [f"w{first + (37 * number + 11 * place) % choice}" for place in range(prompt_tokens)]
-        for number in range(prompts)
+        for number in range(prompts * BATCHES)
     ]
     # added tokens are found whatever the tokenizer class of this model type does to a text before
     fast.add_tokens(
@@ -87,8 +98,10 @@ def write_model(folder: Path, of: dict[str, Any], prompts: int, prompt_tokens: i
     lines = [
         {
             "prompt": "".join(question),
-            "target": " ".join(["w1234"] * (number + 3)),
+            "target": " ".join(["w1234"] * (number % 100 + 3)),
         }
         for number, question in enumerate(questions)
     ]
-    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    written = [json.dumps(line) + "\n" for line in lines]
+    (folder / "data.jsonl").write_text("".join(written[:prompts]))
+    (folder / "batches.jsonl").write_text("".join(written))

@@ -27,7 +27,7 @@ def config_of(spec: Spec) -> Config:
     """The configuration of every engine."""
     # the same for all, so that CUDA graphs have the same sizes: members, centre and base on both splits
     running = {"max_running_requests": (spec["members"] + 4) * spec["prompts"]}
-    if spec["way"] == "growth":  # as users have it
+    if spec["way"] in ("growth", "loop"):  # as users have it
         running = {}
     if spec["kernels"] != "es_ray":
         running["lora_backend"] = spec["kernels"]
@@ -62,6 +62,7 @@ def config_of(spec: Spec) -> Config:
                 "kind": "sglang",
                 "shard": spec["members"] + 2,
                 "deterministic": spec["deterministic"],
+                "tensor_parallel": spec["tensor_parallel"],
                 "sglang": running | spec["sglang"],
             },
             "cluster": {"workers": spec["workers"]},
@@ -365,13 +366,18 @@ def loop(spec: Spec) -> None:
     # the population and the centre in equal parts; the base model, in generation 0 alone, makes one more
     shard = math.ceil((population + 1) / workers)
     config = config_of(spec).replace(evolution__population=population, engine__shard=shard)
+    if spec["fresh"]:
+        config = config.replace(
+            task__train=f"{spec['model']}/batches.jsonl", task__batch=spec["prompts"], task__temperature=1.0,
+            evaluation__kl_every=1, guard={"max_kl": 100.0},
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         driver.run(config.replace(output__dir=f"{folder}/run"))
         lines = RunDir(Path(folder) / "run").metrics()[1:]  # the first one warms up
     phases = {phase: [line["seconds"][phase] for line in lines] for phase in lines[0]["seconds"]}
     shares = [line["seconds"]["evaluate"] / line["seconds"]["total"] for line in lines]
     write(
-        spec, way="loop", seconds=phases["total"], phases=phases, evaluate_share=shares,
+        spec, way="loop", fresh=spec["fresh"], seconds=phases["total"], phases=phases, evaluate_share=shares,
         median_evaluate_share=statistics.median(shares), workers=spec["workers"],
         zero_variance=[line["zero_variance"] for line in lines], tokens=[line["tokens"] for line in lines],
     )  # fmt: skip

@@ -62,7 +62,13 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "flush_cache",
         "model_config",
         "tp_worker",
+        "get_new_batch_prefill",
+        "min_free_slots_delayer",
+        "waiting_queue",
+        "server_args",
     ),
+    ("srt/managers/min_free_slots_delayer.py", "MinFreeSlotsDelayer"): ("should_delay",),
+    ("srt/managers/schedule_batch.py", "ScheduleBatch"): ("batch_is_full",),
     ("srt/managers/tp_worker.py", "TpModelWorker"): ("model_runner",),
     ("srt/model_executor/model_runner.py", "ModelRunner"): ("init_lora_manager", "lora_manager", "model"),
     ("srt/configs/model_config.py", "ModelConfig"): ("hf_eos_token_id",),
@@ -126,6 +132,10 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
 
 PARAMETERS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("srt/managers/scheduler.py", "", "run_scheduler_process"): ("tp_rank",),
+    ("srt/managers/min_free_slots_delayer.py", "MinFreeSlotsDelayer", "should_delay"): (
+        "running_bs",
+        "num_allocatable_reqs",
+    ),
     ("srt/layers/sampler.py", "Sampler", "forward"): ("logits_output", "sampling_info"),
     ("srt/entrypoints/engine.py", "Engine", "generate"): ("rid",),
 }
