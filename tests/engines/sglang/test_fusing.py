@@ -68,8 +68,8 @@ class Multiplying(MLP):
 
 
 @pytest.fixture
-def backend(monkeypatch):
-    """Our backend on a CPU, in Triton's interpreter, with what it takes of SGLang made empty."""
+def backend_of(monkeypatch):
+    """Makes our backend on a CPU, in Triton's interpreter, with what it takes of SGLang made empty."""
 
     class Base:
         def __init__(self, *_):
@@ -88,8 +88,17 @@ def backend(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     from es_ray.engines.sglang.lora.backend import PopulationBackend
 
-    yield PopulationBackend(3, torch.device("cpu"))
+    def make(deterministic):
+        arguments = SimpleNamespace(enable_deterministic_inference=deterministic)
+        return PopulationBackend(3, torch.device("cpu"), server_args=arguments)
+
+    yield make
     sys.modules.pop("es_ray.engines.sglang.lora.backend")
+
+
+@pytest.fixture
+def backend(backend_of):
+    return backend_of(deterministic=False)
 
 
 def layer(backend, kind, activation, seed):
@@ -322,9 +331,35 @@ def untouched(model, name):
     return {layer for layer, module in modules if torch.equal(module.output, module.kept)}
 
 
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_products_of_a_high_rank_are_left_to_the_kernel_beside_the_base_product(
+    backend_of, deterministic, monkeypatch
+):
+    """Of rank 3 (nine rows of A for q, k, v), unless a row's bits must not depend on how many run with it."""
+    backend = backend_of(deterministic)
+    x, _, _, _, rows = case(1, GATE_UP, WIDTH, SLOTS, 3, DTYPE)
+    backend.batch_info = rows
+    model = Stack(backend, 3, {0, 1, 2}).install(backend)
+    calls = []
+    shrink = kernels.shrink
+    monkeypatch.setattr(
+        kernels, "shrink", lambda x, a, *more: (calls.append(a.shape[1]), shrink(x, a, *more))
+    )
+    few = model(x.clone())
+    assert calls == ([3, 3, 3] if deterministic else [9, 3, 9, 3, 9, 3])  # o's, and q, k, v's
+    monkeypatch.setattr(sys.modules[type(backend).__module__], "BESIDE_ROWS", 2)
+    calls.clear()
+    as_of_many = model(x.clone())
+    assert calls == [3, 3, 3]
+    if deterministic:
+        assert torch.equal(few, as_of_many)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
 @pytest.mark.parametrize("adapted", [{0, 1, 2}, {1}])
-def test_a_whole_model_answers_as_in_float64(backend, rank, adapted):
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_whole_model_answers_as_in_float64(backend_of, rank, adapted, deterministic):
+    backend = backend_of(deterministic)
     x, _, _, _, rows = case(1, GATE_UP, WIDTH, SLOTS, 3, DTYPE)
     backend.batch_info = rows
     model = Stack(backend, rank, adapted).install(backend)
@@ -342,8 +377,10 @@ def test_a_whole_model_answers_as_in_float64(backend, rank, adapted):
         backend_kernels(backend).shrink = original
     assert untouched(model, "o_proj") == untouched(model, "down_proj") == adapted
     assert untouched(model, "gate_up_proj") == adapted and not untouched(model, "qkv_proj")
-    # all other products with A came with the kernel that made their input
-    assert shrunk == [(3, rank, 48)] * len(adapted)
+    # all other products with A came with the kernel that made their input, if they are few
+    many = [] if deterministic else [rows_of_a for rows_of_a in (3 * rank, 2 * rank) if rows_of_a > 8]
+    beside = [(3, rows_of_a, WIDTH) for rows_of_a in many]
+    assert shrunk == [*beside[:1], (3, rank, 48), *beside[1:]] * len(adapted)
 
 
 def backend_kernels(backend):

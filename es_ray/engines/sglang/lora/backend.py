@@ -19,6 +19,9 @@ from es_ray.engines.sglang.lora.norm_kernels import Left
 
 BESIDE_ROWS = 128
 """Most rows for which A's products overlap the base product; with more, that needs all of the GPU."""
+MOST_IN_NORM = 8
+"""Most rows of the next A that a norm multiplies with where A's products can overlap the base product: of
+higher ranks one program for each row of a batch reads so much that it takes longer (benchmarks/NOTES.md)."""
 _REMEDY = "es-ray's LoRA kernels do not fit this model; set engine.sglang.lora_backend=csgmv for SGLang's"
 
 
@@ -43,8 +46,12 @@ class PopulationBackend(BaseLoRABackend):
 
     name = BACKEND
 
-    def __init__(self, max_loras_per_batch: int, device: torch.device, **_: Any) -> None:
+    def __init__(
+        self, max_loras_per_batch: int, device: torch.device, server_args: Any = None, **_: Any
+    ) -> None:
         super().__init__(max_loras_per_batch, device)
+        # their sums have another order than the norm's, so a row's bits would depend on how many rows run
+        self._all_in_norm = server_args is None or server_args.enable_deterministic_inference
         self._batches = LoraBatches(max_loras_per_batch, device)
         self._rows_per_request = 1
         self._stream = torch.cuda.Stream(device)
@@ -189,11 +196,14 @@ class PopulationBackend(BaseLoRABackend):
     ) -> Tensor | None:
         """RMSNorm of h and the residual, which gets their sum, with the product that was left; None if none.
 
-        next_a: A of the projection that reads the result; with it there is always something to do.
+        next_a: A of the projection that reads the result; its products are computed unless `begin` does it
+        as fast.
         """
         left, self._left_to_norm = self._left_to_norm, None
         if left is not None and left[0] is not h:
             raise RuntimeError(f"a norm did not receive a projection's output unchanged; {_REMEDY}")
+        if next_a is not None and not self._all_in_norm and h.shape[0] <= BESIDE_ROWS:
+            next_a = next_a if next_a.shape[1] <= MOST_IN_NORM else None  # `begin` starts the others
         if self.batch_info is None or (left is None and next_a is None) or h.shape[0] == 0:
             return None
         out, products = norm_kernels.norm(
