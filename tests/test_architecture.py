@@ -7,8 +7,8 @@ import es_ray
 
 PACKAGE = Path(es_ray.__file__).parent
 LAYERS = (
-    "cli", "driver", "callbacks", "exporting", "judge", "workers", "preparation", "doctor", "ray_cluster",
-    "runs", "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution", "config",
+    "__main__", "cli", "driver", "callbacks", "exporting", "judge", "workers", "preparation", "doctor",
+    "ray_cluster", "runs", "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution", "config",
     "interrupts", "garbage", "imports", "paths", "errors",
 )  # fmt: skip
 """From top to bottom, as in CONTRIBUTING.md."""

@@ -72,3 +72,12 @@ def test_the_message_that_a_task_exits_with_is_seen(tmp_path):
     lines = "def ending(): sys.exit('no data today')\nmain.main = ending"
     done = ended_after(lines, tmp_path, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "no data today\n")
+
+
+def test_the_package_run_as_a_module_is_the_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "es_ray", "run", "--set", "foo=1"],
+        capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("es-ray: foo: ") and done.stderr.count("\n") == 1
