@@ -8,8 +8,8 @@ import es_ray
 PACKAGE = Path(es_ray.__file__).parent
 LAYERS = (
     "__main__", "cli", "driver", "callbacks", "exporting", "judge", "workers", "preparation", "doctor",
-    "ray_cluster", "runs", "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution", "config",
-    "interrupts", "garbage", "imports", "paths", "errors",
+    "ray_cluster", "runs", "evaluation", "engines", "experiment", "models", "tasks", "lora", "evolution",
+    "config", "interrupts", "garbage", "imports", "paths", "errors",
 )  # fmt: skip
 """From top to bottom, as in CONTRIBUTING.md."""
 MOST_AT_THE_TOP = 10
