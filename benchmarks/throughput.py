@@ -33,7 +33,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # each engine's processes import it too
 
-from throughput_model import SHAPES, write_model  # noqa: E402
+from throughput_model import SHAPES, put_weights, write_model  # noqa: E402
 
 SETTINGS = (
     "prompts", "prompt_tokens", "tokens", "rounds", "sglang", "deterministic", "fresh", "tensor_parallel",
@@ -59,6 +59,9 @@ def main(
         str, typer.Option(help="Numbers of workers of the loop, one GPU each, separated by commas.")
     ] = "1",
     shape: Annotated[str, typer.Option(help=f"Shape of the model: {', '.join(SHAPES)}.")] = "qwen2.5-7b",
+    weights: Annotated[
+        Path | None, typer.Option(help="A model's folder of that shape, instead of random weights.")
+    ] = None,
     ways: Annotated[str, typer.Option(help=f"Ways, separated by commas: {', '.join(WAYS)}.")] = ",".join(
         WAYS
     ),
@@ -80,6 +83,8 @@ def main(
     lines.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), SHAPES[shape], prompts, prompt_tokens)
+        if weights is not None:
+            put_weights(Path(folder), weights)
         for way in chosen:
             numbers = [int(text) for text in members.split(",")]
             sizes = {"machine": [0], "growth": [max(numbers)]}.get(way, numbers)
@@ -88,7 +93,7 @@ def main(
             backends = kernels.split(",") if way in ("population", "merged") else ["es_ray"]
             for size, count, ranked, backend in itertools.product(sizes, counts, variants, backends):
                 rank, _, layers = ranked.partition(":")
-                given = {"load_format": "dummy", **json.loads(sglang)}
+                given = {"load_format": "dummy" if weights is None else "auto", **json.loads(sglang)}
                 spec = {
                     "way": way, "members": size, "prompts": prompts, "prompt_tokens": prompt_tokens,
                     "tokens": tokens, "rank": int(rank), "layers": layers, "kernels": backend,

@@ -1,6 +1,7 @@
 """A model folder in a real model's shape, without weights: `load_format: dummy` makes random ones."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,14 @@ def write_model(folder: Path, of: dict[str, Any], prompts: int, prompt_tokens: i
     written = [json.dumps(line) + "\n" for line in lines]
     (folder / "data.jsonl").write_text("".join(written[:prompts]))
     (folder / "batches.jsonl").write_text("".join(written))
+
+
+def put_weights(folder: Path, weights: Path) -> None:
+    """Give a model folder the weights, and the configuration, of a real model of its shape."""
+    for file in (weights / "config.json", *weights.glob("*.safetensors*")):
+        target = folder / file.name
+        target.unlink(missing_ok=True)
+        if file.name == "config.json":
+            shutil.copy(file, target)
+        else:
+            target.symlink_to(file.resolve())
