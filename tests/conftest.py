@@ -25,6 +25,7 @@ if shutil.which("nvidia-smi") is None:  # before Triton is imported: its kernels
 
 import pytest  # noqa: E402
 
+from tests.drivers import Drivers  # noqa: E402
 from tests.short_runs import SETTINGS, es_ray  # noqa: E402
 
 REAL_MODEL = "ES_RAY_REAL_MODEL"
@@ -92,6 +93,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(path=folder / "run", out=done.stdout, err=done.stderr)
+
+
+@pytest.fixture(scope="session")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
+    """`drivers("run", "--seed", 1, step=..., folder=...)`: a process that runs `es-ray`, and its end."""
+    drivers = Drivers(tmp_path_factory.mktemp("drivers"))
+    yield drivers
+    drivers.close()
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def test_it_resumes_to_the_same_bytes_and_replays_what_was_pruned(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_same_bytes_with_ray_workers(run, tmp_path):
+def test_the_same_bytes_with_ray_workers(cluster, run, tmp_path):
     """Workers do not need the rule's file: the driver takes the step."""
     in_process("run", *OPTIONS[1:], "--workers", 1, "--generations", 2, "--output", tmp_path / "ray")
     for generation in range(2):
