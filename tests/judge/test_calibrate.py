@@ -22,6 +22,7 @@ FEWER = ("--local", "--set", "task.max_new_tokens=8")
 def smaller(monkeypatch):
     """Fewer members and generations, to be done in seconds."""
     monkeypatch.setattr(ladder, "RUNGS", (0.01, 0.3, 1.0))
+    monkeypatch.setattr(ladder, "ANSWERS", 32)
     monkeypatch.setattr(ladder, "KL_PROMPTS", 1)
     monkeypatch.setattr(trials, "MOST_GENERATIONS", 4)
 
