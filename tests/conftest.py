@@ -17,7 +17,7 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "COLUMNS": "200",
-    # runs have a thread for each core, and so have those beside them: idle ones that spin take each other's time
+    # a run has a thread for each core, and so has the one beside it: they would spin in each other's time
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 for _name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "FORCE_COLOR", "RAY_ADDRESS", "TTY_COMPATIBLE"):
