@@ -22,7 +22,6 @@ FEWER = ("--local", "--set", "task.max_new_tokens=8")
 def smaller(monkeypatch):
     """Fewer members and generations, to be done in seconds."""
     monkeypatch.setattr(ladder, "RUNGS", (0.01, 0.3, 1.0))
-    monkeypatch.setattr(ladder, "ANSWERS", 32)
     monkeypatch.setattr(ladder, "KL_PROMPTS", 1)
     monkeypatch.setattr(trials, "MOST_GENERATIONS", 4)
 
@@ -62,7 +61,8 @@ def test_other_optimizers_keep_their_learning_rate(cli, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
-def test_of_a_random_model_nothing_is_recommended(cli, tmp_path, architecture):
+def test_of_a_random_model_nothing_is_recommended(cli, tmp_path, monkeypatch, architecture):
+    monkeypatch.setattr(ladder, "ANSWERS", 16)  # of which none is right
     model = small_model(tmp_path / "model", architecture)
     ended = cli("calibrate", *FEWER, "--model", model, "--output", tmp_path / "found", "--json")
     assert ended.code == 0, ended.err
