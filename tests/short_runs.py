@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from es_ray.cli.main import main
 
-POPULATION, GENERATIONS, MULTIPLIER, LEARNING_RATE, SHARD, TOKENS = 6, 4, 40.0, 0.05, 2, 12
+POPULATION, GENERATIONS, MULTIPLIER, LEARNING_RATE, SHARD, TOKENS = 6, 4, 40.0, 0.05, 2, 20
 SETTINGS = (
     "--population", str(POPULATION),
     "--generations", str(GENERATIONS),
