@@ -53,7 +53,7 @@ class Drivers:
         return Exited(code, self._out.read_text(), self._err.read_text())
 
     def close(self) -> None:
-        self._server.communicate(timeout=10)
+        self._server.communicate(timeout=60)
 
 
 def _faults(

@@ -147,6 +147,15 @@ def test_a_model_with_other_weights_is_refused(copied, tmp_path, cli):
     assert not (tmp_path / "a").exists()
 
 
+def test_torn_results_are_named(copied, tmp_path, cli):
+    file = copied / "test_results.json"
+    file.write_text(file.read_text()[:-30])
+    ended = cli("export", copied, "--output", tmp_path / "a", "--last")
+    assert ended.code == 1
+    assert ended.err == f"es-ray: {file}: torn or edited: it is no JSON\n"
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.fixture(scope="module")
 def port() -> int:
     """Where the hub is: huggingface_hub reads its address once, so all of them are there."""
