@@ -17,6 +17,8 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "COLUMNS": "200",
+    # a run has a thread for each core, and so has the one beside it: they would spin in each other's time
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 for _name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "FORCE_COLOR", "RAY_ADDRESS", "TTY_COMPATIBLE"):
     os.environ.pop(_name, None)
@@ -25,6 +27,7 @@ if shutil.which("nvidia-smi") is None:  # before Triton is imported: its kernels
 
 import pytest  # noqa: E402
 
+from tests.drivers import Drivers  # noqa: E402
 from tests.short_runs import SETTINGS, es_ray  # noqa: E402
 
 REAL_MODEL = "ES_RAY_REAL_MODEL"
@@ -92,6 +95,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(path=folder / "run", out=done.stdout, err=done.stderr)
+
+
+@pytest.fixture(scope="session")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
+    """`drivers("run", "--seed", 1, step=..., folder=...)`: a process that runs `es-ray`, and its end."""
+    drivers = Drivers(tmp_path_factory.mktemp("drivers"))
+    yield drivers
+    drivers.close()
 
 
 @pytest.fixture(scope="session")

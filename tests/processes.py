@@ -46,6 +46,18 @@ def ray_elsewhere() -> Iterator[tuple[int, str]]:
                 process.kill()
 
 
+def ray_here() -> Iterator[None]:
+    """A Ray of this process, which runs in it join; all that it started ends with it."""
+    import ray
+
+    before = set(offspring())  # of other tests
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    started = set(offspring()) - before
+    ray.shutdown()
+    assert_all_end(lambda: [*started])
+
+
 def offspring(*titles: str) -> list[psutil.Process]:
     """What descends from this process and lives; titles: only those whose command lines hold one of them."""
     found = []

@@ -16,7 +16,7 @@ from tests.small_models import edit_json
 GENERATIONS = 4
 OPTIONS = (
     "--local", "--preset", "general", "--population", 4, "--seed", 3, "--set", "evolution.noise.relative=0.5",
-    "--set", "engine.shard=2", "--set", "task.max_new_tokens=40", "--set", "output.plots_every=100",
+    "--set", "engine.shard=2", "--set", "task.max_new_tokens=16", "--set", "task.name=conciseness",
 )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
                 raise ValueError("too long")
             entries = json.loads(opened.read(length))
             entries.pop("__metadata__", None)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:  # other JSON than an object
             raise UserError(f"--merged: {file} cannot be read: it is no safetensors file, or torn") from error
     return 8 + length, entries
 

@@ -104,25 +104,34 @@ def test_a_callback_receives_all_events_in_order(config, finished):
     assert (log.run.parameters, log.run.modules, log.run.layers) == (9728, 28, 4)
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["on_run_start", "on_progress", "on_generation_end", "on_generation_recorded", "on_final_evaluation",
-     "on_run_end", "close"],
+METHODS = (
+    "on_run_start", "on_progress", "on_generation_end", "on_generation_recorded", "on_final_evaluation",
+    "on_run_end", "close",
 )  # fmt: skip
-def test_a_callback_that_raises_is_reported_once_and_ends_nothing(config, finished, warnings, method):
-    class Broken(Log):
-        pass
+
+
+def broken_in(method: str) -> Log:
+    """A callback of a class named for the method in which it raises."""
 
     def fail(self, *_):
         self.calls.append((method,))
         raise ValueError("no such tracker")
 
-    setattr(Broken, method, fail)
-    broken, other = Broken(), Log()
-    result = es_ray.run(config.replace(evolution__generations=1), callbacks=[broken, other])
-    (warning,) = [text for text in warnings if "callback" in text]
-    assert "Broken" in warning and "ValueError: no such tracker" in warning
-    assert [call[0] for call in broken.calls].count(method) == 1
+    return type(f"Broken_{method}_", (Log,), {method: fail})()
+
+
+def test_a_callback_that_raises_is_reported_once_and_ends_nothing(config, finished, warnings):
+    """One for each method, all in one run."""
+    broken, other = {method: broken_in(method) for method in METHODS}, Log()
+    result = es_ray.run(config.replace(evolution__generations=1), callbacks=[*broken.values(), other])
+    for method, callback in broken.items():
+        (warning,) = [text for text in warnings if f"callback Broken_{method}_ " in text]
+        assert "ValueError: no such tracker" in warning
+        assert [call[0] for call in callback.calls].count(method) == 1
+    assert len([text for text in warnings if "callback" in text]) == len(METHODS)
+    assert {call[0] for call in other.calls} == {
+        "start", "progress", "generation", "recorded", "final", "end", "close"
+    }  # fmt: skip
     assert other.calls[-1] == ("close",)
     files, wanted = (
         {name: file for name, file in evolved(run).items() if name.startswith("generations/0000/")}
@@ -200,7 +209,7 @@ def test_a_callback_cannot_change_what_others_see(config):
 
 def test_closing_the_pipe_that_reads_the_output_does_not_end_the_run(config, tmp_path):
     """`es-ray run | head -1`: the console is left out, the run is not."""
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (tmp_path / "config.yaml").write_text(config.replace(evolution__generations=1).to_yaml())
     words = command("run", "--config", tmp_path / "config.yaml", "--output", tmp_path / "run")
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline()

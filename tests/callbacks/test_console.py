@@ -14,7 +14,7 @@ from es_ray.judge.table import formatted
 from es_ray.paths import data_dir
 from es_ray.workers.pool import idle_workers
 from tests.listeners import listening
-from tests.short_runs import GENERATIONS, MULTIPLIER, POPULATION, SETTINGS, json_lines
+from tests.short_runs import GENERATIONS, MULTIPLIER, POPULATION, SETTINGS, TOKENS, json_lines
 
 WEIGHTS = {
     name: weight.astype(np.float64)
@@ -364,7 +364,7 @@ def test_from_python_it_prints_a_run_and_leaves_logging_as_it_was(finished, tmp_
         junk = [text for text in records if text != "look here"]
         assert records.count("look here") == 2
         assert len(junk) == 4 and junk[1].endswith(
-            "es-ray calibrate --task conciseness --set task.max_new_tokens=20"
+            f"es-ray calibrate --task conciseness --set task.max_new_tokens={TOKENS}"
         )
     finally:
         logger.removeHandler(mine)

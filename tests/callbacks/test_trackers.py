@@ -15,8 +15,9 @@ import pytest
 from es_ray.callbacks.tensorboard import TensorBoard, event_folder
 from es_ray.callbacks.tracked import GROUPS, configuration, configuration_text, numbers
 from es_ray.config import Config, differences, load
+from tests.drivers import Drivers
 from tests.judge.report.pages import add_generation, write_metrics
-from tests.short_runs import GENERATIONS, SETTINGS, es_ray, evolved, in_process, json_lines
+from tests.short_runs import GENERATIONS, SETTINGS, evolved, in_process, json_lines
 
 pytest.importorskip("tensorboard")
 pytest.importorskip("wandb")
@@ -61,9 +62,10 @@ es_ray.callbacks.wandb.FINISH_WITHIN = 2.0
 """
 """A server of W&B's that is gone once a run has begun."""
 OFFLINE = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+WITHOUT = dict.fromkeys(set(os.environ) - set(OFFLINE))
 
 
-def cut_and_resumed(plain: Path, folder: Path, number: signal.Signals) -> SimpleNamespace:
+def cut_and_resumed(drivers: Drivers, plain: Path, folder: Path, number: signal.Signals) -> SimpleNamespace:
     """A plain run's configuration with trackers: a signal ends it in a generation that its trackers have.
 
     It loses that generation and the one before, and goes on.
@@ -75,24 +77,25 @@ def cut_and_resumed(plain: Path, folder: Path, number: signal.Signals) -> Simple
     assert ended.returncode == -signal.SIGKILL or "KeyboardInterrupt" in ended.stderr, ended.stderr
     for lost in (CUT, KILLED_IN):
         (run / f"generations/{lost:04d}/DONE").unlink(missing_ok=True)
-    resumed = es_ray("run", "--resume", "--output", run, "--generations", TOTAL, env=OFFLINE)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "warning" not in resumed.stdout
+    again = ("run", "--resume", "--output", run, "--generations", TOTAL)
+    resumed = drivers(*again, environment=WITHOUT, plots=True)
+    assert resumed.code == 0, resumed.err
+    assert "warning" not in resumed.out
     return SimpleNamespace(path=run, lines=json_lines(run / "metrics.jsonl"))
 
 
 @pytest.fixture(scope="module")
-def interrupted(finished, tmp_path_factory) -> SimpleNamespace:
+def interrupted(drivers, finished, tmp_path_factory) -> SimpleNamespace:
     """Ended by Ctrl-C: killed with the driver, W&B's own process loses what it has not written yet."""
-    return cut_and_resumed(finished.path, tmp_path_factory.mktemp("interrupted"), signal.SIGINT)
+    return cut_and_resumed(drivers, finished.path, tmp_path_factory.mktemp("interrupted"), signal.SIGINT)
 
 
 @pytest.fixture(scope="module", params=["interrupted", pytest.param("killed", marks=pytest.mark.slow)])
-def tracked(request, finished, tmp_path_factory) -> SimpleNamespace:
+def tracked(request, drivers, finished, tmp_path_factory) -> SimpleNamespace:
     """Ended either way: TensorBoard's files are the driver's own."""
     if request.param == "interrupted":
         return request.getfixturevalue("interrupted")
-    return cut_and_resumed(finished.path, tmp_path_factory.mktemp("killed"), signal.SIGKILL)
+    return cut_and_resumed(drivers, finished.path, tmp_path_factory.mktemp("killed"), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -275,17 +278,17 @@ def test_secrets_are_not_recorded():
     assert configuration(config)["task.max_new_tokens"] == config.task.max_new_tokens
 
 
-def test_a_tracker_that_cannot_reach_its_server_is_a_warning(tmp_path):
-    env = OFFLINE | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    done = es_ray(
+def test_a_tracker_that_cannot_reach_its_server_is_a_warning(drivers, tmp_path):
+    away = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}
+    done = drivers(
         "run", "--local", *SETTINGS, "--generations", 1, "--output", tmp_path / "run",
         "--set", "output.plots_every=null",
-        "--set", "tracking.wandb={project: tiny, mode: online}", env=env | {"WANDB_INIT_TIMEOUT": "3"},
+        "--set", "tracking.wandb={project: tiny, mode: online}", environment=WITHOUT | away,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "the callback WeightsAndBiases failed and is left out from now on" in done.stdout
+    assert done.code == 0, done.err
+    assert "the callback WeightsAndBiases failed and is left out from now on" in done.out
     assert (tmp_path / "run/test_results.json").is_file()
-    assert "0" * 40 not in done.stdout + done.stderr
+    assert "0" * 40 not in done.out + done.err
 
 
 @pytest.mark.slow

@@ -1,24 +1,19 @@
 """`es-ray doctor` as users type it: this machine, and clusters with and without a token."""
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
-import re
 import secrets
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 from contextlib import contextmanager
 from importlib.metadata import version
 
 import pytest
 
-from tests.short_runs import command, es_ray
+from tests.short_runs import es_ray
 from tests.small_models import small_model
 
 CLUSTER = """
@@ -127,25 +122,6 @@ def test_a_model_that_no_engine_could_load_is_an_error(cli, tmp_path):
         assert ended.code == 1
         (line,) = [line for line in ended.out.splitlines() if line.startswith("error: ")]
         assert line.startswith(f"error: this machine: model {folder}: {words}")
-
-
-def test_it_fits_a_terminal_of_80_columns(tmp_path):
-    mine, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    process = subprocess.Popen(
-        command("doctor"), cwd=tmp_path, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    with open(mine, encoding="utf-8", errors="replace") as terminal:
-        lines = []
-        with contextlib.suppress(OSError):  # how a terminal ends
-            lines.extend(re.sub(r"\x1b\[[\d;]*m", "", line.rstrip()) for line in iter(terminal.readline, ""))
-    assert process.wait(60) == 0, lines
-    table = [line for line in lines if line.startswith(("│", "┃", "┌", "┏"))]
-    assert table
-    assert max(map(len, table)) <= 80
-    assert any(" MiB of weights" in line for line in table)
 
 
 ENGINE = """

@@ -7,8 +7,8 @@ import pytest
 from rich.cells import cell_len
 
 from es_ray.paths import data_dir
-from tests.short_runs import SETTINGS, command
-from tests.terminals import on_terminal
+from tests.short_runs import SETTINGS
+from tests.terminals import driver_on_terminal
 
 BORDERS = ("│", "┃", "┌", "┏", "├", "┡", "└")
 SHORT = ("run", "--local", *SETTINGS, "--generations", "1", "--population", "2", "--output", "run")
@@ -31,8 +31,8 @@ def test_a_file_gets_no_codes_of_a_terminal(arguments, terminal, finished, tmp_p
     assert "\r" not in done.out
 
 
-def test_what_a_run_shows_fits_80_columns(tmp_path):
-    code, text, lines = on_terminal(command(*SHORT), 80, cwd=tmp_path)
+def test_what_a_run_shows_fits_80_columns(drivers, tmp_path):
+    code, text, lines = driver_on_terminal(drivers, SHORT, 80, tmp_path)
     assert code == 0, text
     assert "\x1b[" in text
     assert any("completions" in line for line in lines)
@@ -64,7 +64,7 @@ def words(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("task", ["TellsNothingApart", pytest.param("NearlyNothing", marks=pytest.mark.slow)])
-def test_lines_on_a_terminal_are_broken_between_spaces_only(tmp_path, task, cli, monkeypatch):
+def test_lines_on_a_terminal_are_broken_between_spaces_only(drivers, tmp_path, task, cli, monkeypatch):
     """Notes, a long task, large and small rewards, why there was no step: word by word as in a file."""
     (tmp_path / "indifferent.py").write_text(INDIFFERENT)
     shutil.copy(data_dir() / "conciseness" / "train.jsonl", tmp_path / "train.jsonl")
@@ -74,7 +74,7 @@ def test_lines_on_a_terminal_are_broken_between_spaces_only(tmp_path, task, cli,
         *("--set", "evolution.noise.multiplier=60", "--set", "task.max_new_tokens=8"),
         *("--set", "output.plots_every=null"),
     ]
-    code, text, lines = on_terminal(command(*arguments, "--output", "on-screen"), 80, cwd=tmp_path)
+    code, text, lines = driver_on_terminal(drivers, (*arguments, "--output", "on-screen"), 80, tmp_path)
     assert code == 0, text
     monkeypatch.chdir(tmp_path)
     plain = cli(*arguments, "--output", "in-a-file")
@@ -88,15 +88,15 @@ def test_lines_on_a_terminal_are_broken_between_spaces_only(tmp_path, task, cli,
     assert all(any(path in line for path in paths) for line in alone), alone
 
 
-def test_what_evaluate_shows_fits_80_columns(finished, tmp_path):
-    code, text, lines = on_terminal(command("evaluate", finished.path), 80, cwd=tmp_path)
+def test_what_evaluate_shows_fits_80_columns(drivers, finished, tmp_path):
+    code, text, lines = driver_on_terminal(drivers, ("evaluate", finished.path), 80, tmp_path)
     assert code == 0, text
     assert any("What is the" in line for line in table(lines))
     assert max(map(cell_len, lines)) <= 80
 
 
-def test_the_table_of_doctor_fits_80_columns(tmp_path):
-    code, text, lines = on_terminal(command("doctor"), 80, cwd=tmp_path)
+def test_the_table_of_doctor_fits_80_columns(drivers, tmp_path):
+    code, text, lines = driver_on_terminal(drivers, ("doctor",), 80, tmp_path)
     assert code == 0, text
-    assert any("weights" in line for line in table(lines))
+    assert any(" MiB of weights" in line for line in table(lines))
     assert max(map(cell_len, table(lines))) <= 80

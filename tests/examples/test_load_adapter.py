@@ -2,10 +2,13 @@
 
 import json
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+
+import pytest
 
 from tests.docs.pages import ROOT, blocks
 from tests.short_runs import TOKENS
@@ -46,8 +49,9 @@ def test_the_answers_are_those_that_the_run_recorded(finished, tmp_path, monkeyp
     ]
 
 
-def test_another_base_model_is_the_one_that_is_read(finished, tmp_path):
+def test_another_base_model_is_the_one_that_is_read(finished, tmp_path, monkeypatch):
     adapter = finished.path / "generations/0003/adapter"
-    done = load(tmp_path, adapter, "?", "--base", tmp_path / "nowhere")
-    assert done.returncode != 0
-    assert "nowhere" in done.stderr
+    nowhere = tmp_path / "nowhere"
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(adapter), "?", "--base", str(nowhere)])
+    with pytest.raises((OSError, ValueError), match=str(nowhere)):
+        runpy.run_path(str(SCRIPT), run_name="__main__")

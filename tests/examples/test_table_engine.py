@@ -42,7 +42,7 @@ def test_the_reward_rises_to_that_of_the_short_answers(run):
         assert example["completion"] in ANSWERS[example["prompt"]]
 
 
-def test_a_ray_worker_loads_it_and_gives_the_same_bytes(run, tmp_path):
+def test_a_ray_worker_loads_it_and_gives_the_same_bytes(cluster, run, tmp_path):
     in_process("run", "--workers", 1, *OPTIONS, "--output", tmp_path / "ray")
     assert evolved(tmp_path / "ray") == evolved(run)
     assert {line["workers"] for line in json_lines(tmp_path / "ray/metrics.jsonl")} == {1}

@@ -58,7 +58,7 @@ def test_its_metrics_are_in_every_file_and_table(run, cli):
     assert f"{results['base']['words']:.2f}" in evaluated.out and "exact" not in evaluated.out
 
 
-def test_ray_workers_load_it_too(run, tmp_path):
+def test_ray_workers_load_it_too(cluster, run, tmp_path):
     folder = run.parent
     settings = ("run", "--task", EXAMPLE, *files(folder), *SETTINGS, "--workers", 1)
     in_process(*settings, "--output", tmp_path / "ray")

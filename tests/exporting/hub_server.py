@@ -105,9 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub_server(token: str) -> Iterator[SimpleNamespace]:
+def hub_server(token: str, port: int) -> Iterator[SimpleNamespace]:
     """A running one: its url, what it has, files by name; private, the calls."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
     hub = SimpleNamespace(
         url=f"http://127.0.0.1:{server.server_port}",
         token=token,

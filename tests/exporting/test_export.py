@@ -1,9 +1,10 @@
 """`es-ray export` and `es_ray.export`: what is exported, what is refused, and the hub."""
 
 import json
-import os
 import shutil
+import socket
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from peft import AutoPeftModelForCausalLM
 
 import es_ray
 from es_ray.paths import data_dir
+from tests.drivers import Drivers, Exited
 from tests.exporting.edited import edit_states
 from tests.exporting.hub_server import hub_server
 from tests.plain_peft import adapted_model, logits, tokenizer_of
+from tests.short_runs import TOKENS, tensors
 from tests.short_runs import command as command_line
-from tests.short_runs import es_ray as command
-from tests.short_runs import in_process, tensors
 from tests.small_models import edit_json
 
 TOKEN = "hf_" + "a" * 34
@@ -79,24 +80,23 @@ def test_plain_peft_loads_the_adapter(finished, tmp_path):
     assert torch.equal(logits(model, ids), wanted)
 
 
-def test_the_merged_bundled_model_answers_as_the_run_recorded(tmp_path):
-    """The centre's answers in test_results.json, from a model that knows nothing of es-ray or PEFT."""
+def test_the_merged_bundled_model_answers_as_the_run_recorded(finished, tmp_path):
+    """The best member's answers in test_results.json, from a model that knows nothing of es-ray or PEFT."""
     from transformers import AutoModelForCausalLM
 
     from tests.plain_peft import answer
 
-    run = tmp_path / "run"
-    in_process("run", "--local", "--generations", 25, "--output", run)
-    results = json.loads((run / "test_results.json").read_text())
-    exported = es_ray.export(run, tmp_path / "m", last=True, merged=True)
+    results = json.loads((finished.path / "test_results.json").read_text())
+    exported = es_ray.export(finished.path, tmp_path / "m", best=True, merged=True)
     assert exported.agreement.same == exported.agreement.tokens
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
     tokenizer, stop_ids = tokenizer_of(tmp_path / "m"), model.generation_config.eos_token_id
     stop_ids = stop_ids if isinstance(stop_ids, list) else [stop_ids]
     answers = [
-        answer(model, tokenizer, example["prompt"], 64, stop_ids) for example in results["centre"]["examples"]
+        answer(model, tokenizer, example["prompt"], TOKENS, stop_ids)
+        for example in results["best"]["examples"]
     ]
-    assert answers == [example["completion"] for example in results["centre"]["examples"]]
+    assert answers == [example["completion"] for example in results["best"]["examples"]]
     assert answers != [example["completion"] for example in results["base"]["examples"]]
 
 
@@ -147,26 +147,56 @@ def test_a_model_with_other_weights_is_refused(copied, tmp_path, cli):
     assert not (tmp_path / "a").exists()
 
 
-def pushed(hub, run: Path, output: Path, *options: object, token: str = TOKEN):
-    """The command with a hub of its own: a process, as huggingface_hub reads these once."""
-    env = os.environ | {
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": token,
-    }
-    return command("export", run, "--output", output, "--last", *options, env=env)
+def test_torn_results_are_named(copied, tmp_path, cli):
+    file = copied / "test_results.json"
+    file.write_text(file.read_text()[:-30])
+    ended = cli("export", copied, "--output", tmp_path / "a", "--last")
+    assert ended.code == 1
+    assert ended.err == f"es-ray: {file}: torn or edited: it is no JSON\n"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """Where the hub is: huggingface_hub reads its address once, so all of them are there."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def exporting(port, tmp_path_factory) -> Iterator[Drivers]:
+    """Processes that know this hub."""
+    drivers = Drivers(
+        tmp_path_factory.mktemp("exporting"),
+        HF_ENDPOINT=f"http://127.0.0.1:{port}",
+        HF_HUB_OFFLINE="0",
+        HF_HUB_DISABLE_XET="1",
+        HF_HOME=str(tmp_path_factory.mktemp("hf")),
+    )
+    yield drivers
+    drivers.close()
+
+
+@pytest.fixture
+def pushed(exporting) -> Callable[..., Exited]:
+    """`pushed(run, output, *options)`: the command, with a token."""
+
+    def export(run: Path, output: Path, *options: object, token: str = TOKEN) -> Exited:
+        arguments = ("export", run, "--output", output, "--last", *options)
+        return exporting(*arguments, environment={"HF_TOKEN": token})
+
+    return export
 
 
 @pytest.mark.parametrize("kind", [["--merged"], ["--base", "owner/tiny"]])
-def test_what_the_hub_receives_is_the_folder(finished, tmp_path, kind):
-    with hub_server(TOKEN) as hub:
-        done = pushed(hub, finished.path, tmp_path / "m", *kind, "--push-to-hub", "tiny-concise", "--private")
-    assert done.returncode == 0, done.stderr
-    assert f"pushed to {hub.url}/someone/tiny-concise" in done.stdout
+def test_what_the_hub_receives_is_the_folder(finished, tmp_path, port, pushed, kind):
+    with hub_server(TOKEN, port) as hub:
+        done = pushed(finished.path, tmp_path / "m", *kind, "--push-to-hub", "tiny-concise", "--private")
+    assert done.code == 0, done.err
+    assert f"pushed to {hub.url}/someone/tiny-concise" in done.out
     assert hub.files == {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
     assert hub.private is True
-    assert TOKEN not in done.stdout + done.stderr
+    assert TOKEN not in done.out + done.err
     matter = yaml.safe_load(hub.card.split("---\n")[1])
     assert matter["library_name"] == ("transformers" if kind == ["--merged"] else "peft")
     if kind != ["--merged"]:  # others have no folder of this machine
@@ -177,8 +207,8 @@ def test_what_the_hub_receives_is_the_folder(finished, tmp_path, kind):
 @pytest.mark.parametrize(
     "kind", [pytest.param(["--merged"], marks=pytest.mark.slow), ["--base", "owner/tiny"]]
 )
-def test_weights_of_an_earlier_push_are_replaced(finished, tmp_path, kind):
-    with hub_server(TOKEN) as hub:
+def test_weights_of_an_earlier_push_are_replaced(finished, tmp_path, port, pushed, kind):
+    with hub_server(TOKEN, port) as hub:
         others = {"notes.md": b"mine", ".gitattributes": b""}
         earlier = (
             "adapter_config.json",
@@ -189,39 +219,35 @@ def test_weights_of_an_earlier_push_are_replaced(finished, tmp_path, kind):
             "pytorch_model.bin",
         )
         hub.files |= others | dict.fromkeys(earlier, b"of an earlier push")
-        done = pushed(hub, finished.path, tmp_path / "m", *kind, "--push-to-hub", "owner/it")
-        assert done.returncode == 0, done.stderr
+        done = pushed(finished.path, tmp_path / "m", *kind, "--push-to-hub", "owner/it")
+        assert done.code == 0, done.err
     assert hub.files == others | {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
 
 
 @pytest.mark.parametrize("has_changed", [True, False])
-def test_a_model_of_the_hub_is_merged_only_if_it_has_the_evolved_weights(copied, tmp_path, has_changed):
+def test_a_model_of_the_hub_is_merged_only_if_it_has_the_evolved_weights(
+    copied, tmp_path, port, pushed, has_changed
+):
     """Its weights are not on this machine until they are merged."""
+    name = f"owner/{'other' if has_changed else 'same'}"  # which is downloaded once
     config = yaml.safe_load((copied / "config.yaml").read_text())
-    config["model"]["path"] = "owner/tiny"
+    config["model"]["path"] = name
     (copied / "config.yaml").write_text(yaml.safe_dump(config))
-    with hub_server(TOKEN) as hub:
+    with hub_server(TOKEN, port) as hub:
         hub.files |= {
             file.name: file.read_bytes() for file in (data_dir() / "tiny_chat").iterdir() if file.is_file()
         }
         if has_changed:
             weights = hub.files["model.safetensors"]
             hub.files["model.safetensors"] = weights[:-4] + bytes(4)
-        env = os.environ | {
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": TOKEN,
-            "HF_HOME": str(tmp_path / "hf"),
-        }
-        done = command("export", copied, "--output", tmp_path / "m", "--merged", "--last", env=env)
+        done = pushed(copied, tmp_path / "m", "--merged")
     if has_changed:
-        assert done.returncode == 1, done.stdout
-        assert "other weights: model.safetensors differs" in done.stderr
+        assert done.code == 1, done.out
+        assert "other weights: model.safetensors differs" in done.err
         assert not (tmp_path / "m").exists()
     else:
-        assert done.returncode == 0, done.stderr
-        assert "merged into owner/tiny" in done.stdout
+        assert done.code == 0, done.err
+        assert f"merged into {name}" in done.out
 
 
 def test_a_mount_point_is_refused_before_anything_is_computed(finished, tmp_path):
@@ -238,16 +264,16 @@ def test_a_mount_point_is_refused_before_anything_is_computed(finished, tmp_path
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_hub_that_refuses_leaves_the_folder_and_one_line(finished, tmp_path):
+def test_a_hub_that_refuses_leaves_the_folder_and_one_line(finished, tmp_path, port, pushed):
     options = ("--base", "owner/tiny", "--push-to-hub", "me/tiny")
-    with hub_server(TOKEN) as hub:
-        refused = pushed(hub, finished.path, tmp_path / "a", *options, token="hf_" + "b" * 34)
+    with hub_server(TOKEN, port) as hub:
+        refused = pushed(finished.path, tmp_path / "a", *options, token="hf_" + "b" * 34)
         assert not hub.files
-    unreachable = pushed(hub, finished.path, tmp_path / "b", *options)  # it has stopped
+    unreachable = pushed(finished.path, tmp_path / "b", *options)  # it has stopped
     for done, words in ((refused, ("401", "HF_TOKEN")), (unreachable, ("--push-to-hub me/tiny",))):
-        assert done.returncode == 1
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert all(word in done.stderr for word in words)
-        assert "hf_" not in done.stderr
-    assert "Traceback" not in unreachable.stderr
+        assert done.code == 1
+        assert len(done.err.splitlines()) == 1, done.err
+        assert all(word in done.err for word in words)
+        assert "hf_" not in done.err
+    assert "Traceback" not in unreachable.err
     assert same(tmp_path / "a", tmp_path / "b")

@@ -1,25 +1,16 @@
 """Small runs of real drivers that are quick enough to be broken at every step."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.faults.drivers import Drivers
+from tests.drivers import Drivers
 from tests.short_runs import evolved
 from tests.small_models import small_model
 
 GENERATIONS = 3
-
-
-@pytest.fixture(scope="session")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
-    """`drivers("run", "--seed", 1, step=..., folder=...)`: a process that runs `es-ray`, and its end."""
-    drivers = Drivers(tmp_path_factory.mktemp("drivers"))
-    yield drivers
-    drivers.close()
 
 
 @pytest.fixture(scope="session")

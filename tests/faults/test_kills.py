@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.drivers import Drivers
 from tests.faults.conftest import Reference, undisturbed
-from tests.faults.drivers import Drivers
 
 
 def finish(drivers: Drivers, run: Path, start: Sequence[object]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.short_runs import es_ray, evolved, in_process, json_lines
+from tests.short_runs import evolved, in_process, json_lines
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table_engine.py"
 GENERATIONS = 6
@@ -154,11 +154,11 @@ def test_a_replay_of_such_updates_is_close_and_says_so(pruned, runs, rebuild):
     assert set(json.loads(ended.out)) == {"adapter", "generation", "index", "base"}
 
 
-def test_evaluate_warns_once_and_not_into_its_json(pruned):
-    done = es_ray("evaluate", pruned, "--generation", 3, "--json")
-    assert done.returncode == 0, done.stderr
-    assert_one_warning(done.stderr, pruned)
-    assert list(json.loads(done.stdout))[:4] == ["base", "centre", "best", "selected"]
+def test_evaluate_warns_once_and_not_into_its_json(drivers, pruned):
+    done = drivers("evaluate", pruned, "--generation", 3, "--json")
+    assert done.code == 0, done.err
+    assert_one_warning(done.err, pruned)
+    assert list(json.loads(done.out))[:4] == ["base", "centre", "best", "selected"]
 
 
 def test_an_exact_engines_replay_says_nothing(runs, rebuild):

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from es_ray.runs.run_dir import RunDir
 from es_ray.workers.worker import Worker
 from tests import plain_peft
 from tests.merged_reference import Reference
-from tests.short_runs import command, es_ray, evolved, in_process, json_lines
+from tests.short_runs import es_ray, evolved, in_process, json_lines
 from tests.small_models import STOP_IDS, small_model
 
 POPULATION, GENERATIONS = 6, 6
@@ -180,16 +179,15 @@ def test_two_workers_give_the_same_bytes(options, run, tmp_path):
     assert evolved(tmp_path / "run") == evolved(run)
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(options, run, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(drivers, options, run, tmp_path):
+    """Killed before it names generation 3 complete: after a checkpoint, and samples of the base model."""
     arguments = ("run", *options, "--local", "--generations", GENERATIONS, "--output", tmp_path / "run")
-    with subprocess.Popen(
-        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 240
-        while not (folder(tmp_path / "run", 2) / "DONE").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+    steps = tmp_path / "steps"
+    whole = drivers(*arguments[:-1], tmp_path / "whole", folder=tmp_path / "whole", trace=steps)
+    assert whole.code == 0, whole.err
+    step = steps.read_text().splitlines().index("os.rename generations/.0003")
+    assert drivers(*arguments, folder=tmp_path / "run", step=step).code == -signal.SIGKILL
+    assert not folder(tmp_path / "run", 3).exists() and (folder(tmp_path / "run", 2) / "DONE").exists()
     in_process("run", "--resume", "--output", tmp_path / "run")
     assert evolved(tmp_path / "run") == evolved(run)
 

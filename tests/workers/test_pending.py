@@ -37,16 +37,6 @@ class InTurn(Conciseness):
 """
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray for the module: a run in this process joins it."""
-    import ray
-
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 def config_of(tmp_path, name: str, workers: int) -> Config:
     (tmp_path / "in_turn.py").write_text(TASK)
     return Config().replace(

@@ -28,16 +28,6 @@ class Slow(Conciseness):
 """
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray for the module: a run in this process joins it."""
-    import ray
-
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_progress_moves_within_a_shard_and_never_back(cluster, tmp_path, workers):
     """Two shards, so anything but three values comes from within them."""

@@ -15,16 +15,6 @@ from tests.short_runs import es_ray as run_es_ray
 from tests.small_models import small_model
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray for the module: a run in this process joins it."""
-    import ray
-
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 def workers(run: Path) -> set[str]:
     """The processes that answered in a run."""
     files = run.glob("generations/*/population.jsonl")

@@ -602,7 +602,7 @@ def test_processes_end_with_a_parent_that_is_killed(script, tmp_path, body):
 @pytest.mark.parametrize("way", ["thread", "loop"])
 def test_a_breakpoint_in_a_reward_waits_for_its_user(script, tmp_path, monkeypatch, way):
     monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)  # an earlier Ray here sets its own
-    timeout = 2.0
+    timeout = 1.0
     program = script("if example.target == 1: breakpoint()\nreturn 1.0", way, timeout)
     said = tmp_path / "said"
     with said.open("w") as file:
@@ -614,7 +614,7 @@ def test_a_breakpoint_in_a_reward_waits_for_its_user(script, tmp_path, monkeypat
         assert process.poll() is None, said.read_text()
         time.sleep(0.05)
     for answer in ("p example.target + 41\n", "n\n", "c\n"):  # each is waited for beyond the timeout
-        time.sleep(timeout + 0.5)
+        time.sleep(timeout + 0.3)
         assert process.poll() is None, said.read_text()
         process.stdin.write(answer)
         process.stdin.flush()

@@ -18,16 +18,6 @@ FACTORS = (0.5, 1.0, 4.0)
 MEMBERS = [Candidate(2 * at + side, ("train",), f) for at, f in enumerate(FACTORS) for side in (0, 1)]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray for the module, which pools join."""
-    import ray
-
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 def evaluated(tmp_path, workers: int, kill: bool = False):
     """Outcomes and KLs of MEMBERS; kill: the worker of the first shard, once it has answered."""
     sets = ["lora.form=b", "evolution.noise.relative=0.2", "engine.shard=2", "task.max_new_tokens=12"]

@@ -40,16 +40,6 @@ class Broken(Conciseness):
 TRAIN = [example["prompt"] for example in json_lines(Conciseness.train)]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray for the module: a run in this process joins it."""
-    import ray
-
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 class BrokenTask:
     """A task file whose reward fails on one example, from when generation 0 is recorded until repaired."""
 

@@ -26,16 +26,6 @@ def reward(example, completion, away):
 HELPERS = "VERSION = {version}\ndef length(text):\n    return -len(text) / 100\n"
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray for the module: a run in this process joins it."""
-    import ray
-
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 def configured(folder: Path, output: Path, workers: int, generations: int) -> es_ray.Config:
     name = f"task.name={folder}/reward.py:reward"
     sets = [value for flag, value in zip(SETTINGS, SETTINGS[1:], strict=False) if flag == "--set"]

@@ -24,19 +24,6 @@ pytestmark = pytest.mark.faults
 FAULTY = Path(__file__).parent / "faulty"
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray for the module: a run in this process joins it."""
-    import ray
-
-    before = set(offspring())  # of other tests
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    started = set(offspring()) - before
-    ray.shutdown()
-    assert_all_end(lambda: [*started])
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(drawn_plots) -> Iterator[None]:
     """A run in this process ends with its actors and its plots' process; Ray's idle processes are Ray's."""

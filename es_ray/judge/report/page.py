@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,13 +50,17 @@ def write_report(run: RunDir, path: Path | None = None) -> Path:
 
 def rendered(run: RunDir) -> str:
     """The HTML of a run's report."""
-    folder = str(Path(__file__).parent)
-    templates = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, finalize=shown,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     # the page names paths, and may be read from anywhere
-    return templates.get_template(TEMPLATE).render(_content(RunDir(run.path.resolve())))
+    return _templates().get_template(TEMPLATE).render(_content(RunDir(run.path.resolve())))
+
+
+@cache
+def _templates() -> Environment:
+    """They are compiled once: that takes longer than a page."""
+    return Environment(
+        loader=FileSystemLoader(str(Path(__file__).parent)), autoescape=True, undefined=StrictUndefined,
+        finalize=shown, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ from es_ray.engines.sglang.ipc.shm_vector import ShmVector
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=[1, 1024, 5001, 3 * 2**20 + 7])
+SIZES = (1, 1024, 5001, 3 * 2**20 + 7)
+
+
+@pytest.fixture(params=SIZES)
 def shared(request):
     made = ShmVector.create(request.param)
     yield made
@@ -27,19 +30,24 @@ def theta(shared, seed=0):
     return np.random.default_rng(seed).normal(size=shared._size).astype(np.float32)
 
 
-def read_there(name, size, checksum, queue):
-    other = ShmVector.open(name, size)
-    queue.put(other.read(checksum, CPU).numpy().tobytes())
-    other.close()
+def read_there(sent, queue):
+    for name, size, checksum in sent:
+        other = ShmVector.open(name, size)
+        queue.put(other.read(checksum, CPU).numpy().tobytes())
+        other.close()
 
 
-def test_a_vector_arrives_in_another_process(shared):
-    sent = theta(shared)
+def test_vectors_arrive_in_another_process():
+    """Of all sizes in one: it takes seconds to start."""
+    vectors = [ShmVector.create(size) for size in SIZES]
+    written = [(each.name, each._size, each.write(theta(each))) for each in vectors]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=read_there, args=(shared.name, len(sent), shared.write(sent), queue))
+    process = context.Process(target=read_there, args=(written, queue))
     process.start()
-    assert queue.get(timeout=60) == sent.tobytes()
+    for each in vectors:
+        assert queue.get(timeout=60) == theta(each).tobytes()
+        each.close()
     process.join()
 
 

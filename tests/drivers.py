@@ -1,6 +1,6 @@
-"""Real driver processes by the hundred: each is a fork of one that has imported everything.
+"""Real processes that run `es-ray`, by the hundred: each is a fork of one that has imported everything.
 
-`python -m tests.faults.drivers` takes a JSON line for each driver on standard input, runs it, and answers
+`python -m tests.drivers` takes a JSON line for each driver on standard input, runs it, and answers
 with how it ended. It has no threads, as a fork would lack them.
 """
 
@@ -24,25 +24,36 @@ class Exited:
 
 
 class Drivers:
-    """Starts drivers, one after the other."""
+    """Starts drivers, one after the other; environment: for what is read as a package is imported."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, **environment: str) -> None:
         self._out, self._err = scratch / "out", scratch / "err"
         self._server = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", __name__],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
-    def __call__(self, *arguments: object, **faults: object) -> Exited:
-        """Run `es-ray` with the arguments and wait for its end; faults: see `_faults`."""
+    def __call__(self, *arguments: object, **options: object) -> Exited:
+        """Run `es-ray` with the arguments and wait for its end.
+
+        options: see `_faults`; cwd; environment, where None is for what shall not be in it; terminal: the
+        name of one that takes the place of the three standard files.
+        """
         assert self._server.stdin and self._server.stdout
-        request = {"arguments": [*map(str, arguments)], "out": str(self._out), "err": str(self._err)} | faults
+        self._out.write_text("")
+        self._err.write_text("")
+        files = {"out": str(self._out), "err": str(self._err)}
+        request = {"arguments": [*map(str, arguments)], **files, **options}
         self._server.stdin.write(json.dumps(request, default=str) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())
         return Exited(code, self._out.read_text(), self._err.read_text())
 
     def close(self) -> None:
-        self._server.communicate(timeout=10)
+        self._server.communicate(timeout=60)
 
 
 def _faults(
@@ -64,11 +75,26 @@ def _faults(
         injection.signal_before_step(Path(folder), step, number, None if trace is None else Path(trace))
 
 
-def _driver(arguments: list[str], out: str, err: str, **faults) -> None:
+def _driver(
+    arguments: list[str],
+    out: str,
+    err: str,
+    cwd: str = ".",
+    environment: dict[str, str | None] | None = None,
+    terminal: str | None = None,
+    **faults,
+) -> None:
     from es_ray.cli.main import main
 
-    for file, handle in ((out, 1), (err, 2)):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
+    os.chdir(cwd)
+    for name, value in (environment or {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    files = {1: out, 2: err} if terminal is None else dict.fromkeys(range(3), terminal)
+    for handle, file in files.items():
+        os.dup2(os.open(file, os.O_RDWR | os.O_NOCTTY), handle)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # one in the background ignores it
     _faults(**faults)
     sys.argv = ["es-ray", *arguments]
