@@ -1,6 +1,7 @@
 """From the configuration as requested to the one that runs: `auto` resolved, paths made absolute."""
 
 import logging
+import math
 from pathlib import Path
 
 from es_ray.config import BUNDLED, Config
@@ -55,7 +56,8 @@ def resolve_config(config: Config, resume: bool = False) -> Config:
     values["evolution__optimizer"] = absolute(config.evolution.optimizer)
     if isinstance(config.tracking.tensorboard, str):  # a resumed run may be started elsewhere
         values["tracking__tensorboard"] = str(Path(config.tracking.tensorboard).expanduser().resolve())
-    return config.replace(**values)
+    resolved = config.replace(**values)
+    return resolved.replace(engine__processes=_processes(resolved, spec))
 
 
 def _engine(config: Config) -> tuple[str, EngineSpec]:
@@ -91,6 +93,24 @@ def _threads(config: Config, spec: EngineSpec) -> int:
     if elsewhere or spec.gpus(config.engine, _gpus() > 0):
         return 1
     return physical_cores()
+
+
+def _processes(config: Config, spec: EngineSpec) -> int:
+    """In how many processes a run generates: as many as it has shards, where there are cores for it."""
+    wanted, threads = config.engine.processes, config.engine.threads
+    possible = spec.processes and config.cluster.workers == 0 and config.lora.form != "merged" and not _gpus()
+    if not possible:
+        if wanted not in ("auto", 1):
+            log.info(
+                "engine.processes: 1 instead of %s, which is for transformers on a CPU without Ray, "
+                "in other forms than merged",
+                wanted,
+            )
+        return 1
+    if wanted != "auto" or threads == "auto":
+        return 1 if wanted == "auto" else wanted
+    shards = math.ceil((config.evolution.population + 1) / config.engine.shard)
+    return max(1, min(physical_cores() // threads, shards))
 
 
 def _recorded_threads(config: Config, resume: bool) -> int | None:
