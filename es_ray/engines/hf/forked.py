@@ -4,6 +4,7 @@ Threads would not do: between two products a step is Python, and while one threa
 other waits (benchmarks/NOTES.md).
 """
 
+import atexit
 import gc
 import multiprocessing
 import signal
@@ -36,6 +37,7 @@ class ForkedCopy:
         )
         self._process.start()
         its_end.close()
+        atexit.register(self.close)  # it ignores the signal by which multiprocessing would end it
         self._asked: tuple[list[Vector], Perturbation, list[Row]] | None = None
 
     def begin(self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]) -> bool:
@@ -62,6 +64,7 @@ class ForkedCopy:
 
     def close(self) -> None:
         """End the copy."""
+        atexit.unregister(self.close)
         self._connection.close()
         self._process.kill()
         self._process.join()
