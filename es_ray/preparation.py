@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from pathlib import Path
 
 from es_ray.config import BUNDLED, Config
@@ -97,20 +98,20 @@ def _threads(config: Config, spec: EngineSpec) -> int:
 
 def _processes(config: Config, spec: EngineSpec) -> int:
     """In how many processes a run generates: as many as it has shards, where there are cores for it."""
-    wanted, threads = config.engine.processes, config.engine.threads
-    possible = spec.processes and config.cluster.workers == 0 and config.lora.form != "merged" and not _gpus()
-    if not possible:
+    wanted = config.engine.processes
+    here = spec.processes and config.cluster.workers == 0 and not _gpus() and sys.platform == "linux"
+    if not here or config.lora.form == "merged" or config.engine.threads != 1:
         if wanted not in ("auto", 1):
             log.info(
-                "engine.processes: 1 instead of %s, which is for transformers on a CPU without Ray, "
-                "in other forms than merged",
+                "engine.processes: 1 instead of %s, which is for transformers on a CPU under Linux without "
+                "Ray, with engine.threads 1 and in other forms than merged",
                 wanted,
             )
         return 1
-    if wanted != "auto" or threads == "auto":
-        return 1 if wanted == "auto" else wanted
+    if wanted != "auto":
+        return wanted
     shards = math.ceil((config.evolution.population + 1) / config.engine.shard)
-    return max(1, min(physical_cores() // threads, shards))
+    return min(physical_cores(), shards)
 
 
 def _recorded_threads(config: Config, resume: bool) -> int | None:

@@ -1,5 +1,6 @@
 """From the requested configuration to the one that runs."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,8 +120,9 @@ def test_auto_threads_are_one_beside_a_gpu_and_on_another_machine(monkeypatch):
         ({}, 2),  # 31 candidates are two shards
         ({"engine__shard": 8}, 4),
         ({"engine__shard": 2}, 6),
-        ({"engine__threads": 3, "engine__shard": 2}, 2),
-        ({"engine__threads": "auto"}, 1),  # all cores are taken
+        ({"engine__threads": 3, "engine__shard": 2}, 1),  # OpenMP's threads are not copied by a fork
+        ({"engine__threads": 3, "engine__processes": 2}, 1),
+        ({"engine__threads": "auto"}, 1),
         ({"cluster__workers": 2}, 1),
         ({"lora": {"form": "merged"}}, 1),
     ],
@@ -128,10 +130,13 @@ def test_auto_threads_are_one_beside_a_gpu_and_on_another_machine(monkeypatch):
 def test_auto_processes_are_as_many_as_there_are_cores_and_shards_for(given, processes, monkeypatch):
     monkeypatch.setattr("es_ray.preparation.physical_cores", lambda: 6)
     monkeypatch.setattr("es_ray.preparation._gpus", lambda: 0)
+    monkeypatch.setattr(sys, "platform", "linux")
     config = Config().replace(
         **{"engine__kind": "transformers", "engine__threads": 1, "engine__processes": "auto"} | given
     )
     assert resolve_config(config).engine.processes == processes
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert resolve_config(config).engine.processes == 1
 
 
 def test_processes_are_one_beside_a_gpu_and_for_an_engine_that_has_no_others(here, monkeypatch, caplog):

@@ -72,7 +72,7 @@ class EngineConfig(Section):
     shard: candidates that a worker is given at once; rows: completions that an engine makes at once, which
     may be fewer than those of a shard; threads: CPU threads of an engine, auto: this machine's cores,
     whatever the number of workers; processes: in which a run of the transformers engine without Ray and GPU
-    generates, a shard in each at the same time, auto: as many as the cores have threads for.
+    generates under Linux with threads 1, a shard in each at the same time, auto: as many as there are cores.
     """
 
     kind: str = "auto"

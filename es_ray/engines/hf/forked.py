@@ -8,6 +8,7 @@ import atexit
 import gc
 import multiprocessing
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -113,12 +114,14 @@ def forked_copies(config: Config, generate: Generate) -> list[ForkedCopy]:
     """The copies that `engine.processes` asks for beside this process.
 
     None in a Ray worker, where workers are the processes; in form `merged`, where an engine changes the
-    weights; and where threads run here, whose locks a copy would find locked for ever. config: resolved.
+    weights; where threads run here, whose locks a copy would find locked for ever; with several threads of
+    an engine, as those of OpenMP are not copied and it would wait for them; and elsewhere than under Linux,
+    where not all libraries bear a fork. config: resolved.
     """
     wanted = config.engine.processes
     if wanted == "auto" or config.cluster.workers != 0 or config.lora.form == "merged":
         return []
-    if threading.active_count() > 1:
+    if config.engine.threads != 1 or threading.active_count() > 1 or sys.platform != "linux":
         return []
     return [ForkedCopy(generate) for _ in range(wanted - 1)]
 
