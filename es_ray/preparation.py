@@ -1,6 +1,8 @@
 """From the configuration as requested to the one that runs: `auto` resolved, paths made absolute."""
 
 import logging
+import math
+import sys
 from pathlib import Path
 
 from es_ray.config import BUNDLED, Config
@@ -55,7 +57,8 @@ def resolve_config(config: Config, resume: bool = False) -> Config:
     values["evolution__optimizer"] = absolute(config.evolution.optimizer)
     if isinstance(config.tracking.tensorboard, str):  # a resumed run may be started elsewhere
         values["tracking__tensorboard"] = str(Path(config.tracking.tensorboard).expanduser().resolve())
-    return config.replace(**values)
+    resolved = config.replace(**values)
+    return resolved.replace(engine__processes=_processes(resolved, spec))
 
 
 def _engine(config: Config) -> tuple[str, EngineSpec]:
@@ -91,6 +94,24 @@ def _threads(config: Config, spec: EngineSpec) -> int:
     if elsewhere or spec.gpus(config.engine, _gpus() > 0):
         return 1
     return physical_cores()
+
+
+def _processes(config: Config, spec: EngineSpec) -> int:
+    """In how many processes a run generates: as many as it has shards, where there are cores for it."""
+    wanted = config.engine.processes
+    here = spec.processes and config.cluster.workers == 0 and not _gpus() and sys.platform == "linux"
+    if not here or config.lora.form == "merged" or config.engine.threads != 1:
+        if wanted not in ("auto", 1):
+            log.info(
+                "engine.processes: 1 instead of %s, which is for transformers on a CPU under Linux without "
+                "Ray, with engine.threads 1 and in other forms than merged",
+                wanted,
+            )
+        return 1
+    if wanted != "auto":
+        return wanted
+    shards = math.ceil((config.evolution.population + 1) / config.engine.shard)
+    return min(physical_cores(), shards)
 
 
 def _recorded_threads(config: Config, resume: bool) -> int | None:

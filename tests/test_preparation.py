@@ -1,5 +1,6 @@
 """From the requested configuration to the one that runs."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,43 @@ def test_auto_threads_are_one_beside_a_gpu_and_on_another_machine(monkeypatch):
     assert resolved("transformers", 2, "head.example:6379").engine.threads == 1
     monkeypatch.setattr("es_ray.preparation._gpus", lambda: 1)
     assert resolved("transformers").engine.threads == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "processes"),
+    [
+        ({}, 2),  # 31 candidates are two shards
+        ({"engine__shard": 8}, 4),
+        ({"engine__shard": 2}, 6),
+        ({"engine__threads": 3, "engine__shard": 2}, 1),  # OpenMP's threads are not copied by a fork
+        ({"engine__threads": 3, "engine__processes": 2}, 1),
+        ({"engine__threads": "auto"}, 1),
+        ({"cluster__workers": 2}, 1),
+        ({"lora": {"form": "merged"}}, 1),
+    ],
+)
+def test_auto_processes_are_as_many_as_there_are_cores_and_shards_for(given, processes, monkeypatch):
+    monkeypatch.setattr("es_ray.preparation.physical_cores", lambda: 6)
+    monkeypatch.setattr("es_ray.preparation._gpus", lambda: 0)
+    monkeypatch.setattr(sys, "platform", "linux")
+    config = Config().replace(
+        **{"engine__kind": "transformers", "engine__threads": 1, "engine__processes": "auto"} | given
+    )
+    assert resolve_config(config).engine.processes == processes
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert resolve_config(config).engine.processes == 1
+
+
+def test_processes_are_one_beside_a_gpu_and_for_an_engine_that_has_no_others(here, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    config = Config().replace(engine__kind="own.py:PLAIN", engine__threads=1, engine__processes="auto")
+    assert resolve_config(config).engine.processes == 1
+    monkeypatch.setattr("es_ray.preparation._gpus", lambda: 1)
+    config = config.replace(engine__kind="transformers", cluster__workers=0)
+    assert resolve_config(config).engine.processes == 1
+    assert "engine.processes" not in caplog.text
+    assert resolve_config(config.replace(engine__processes=3)).engine.processes == 1
+    assert "engine.processes: 1 instead of 3" in caplog.text
 
 
 def test_a_resumed_run_keeps_the_threads_that_were_recorded(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
-PAUSE = 5.0
+PAUSE = 10.0
 """Least seconds between two plots: drawing a thousand short generations would cost more than the run."""
 RECENT, OLDER = 10, 30
 """Plots that are kept: the latest ones, and about this many older ones, evenly spread."""

@@ -23,7 +23,7 @@ def requested(
     workers, address = flags["cluster.workers"], flags["cluster.address"]
     if local:
         _refuse_beside_local(workers, address, sets)
-        flags = {**flags, "cluster.workers": 0}
+        flags = {**flags, "cluster.workers": 0, "engine.processes": 1}
         sets = [*sets, "cluster.address=null"]
     config = load(file, preset, sets, flags)
     if address is not None and workers is None and config.cluster.workers == 0:
@@ -33,14 +33,16 @@ def requested(
 
 def _refuse_beside_local(workers: int | None, address: str | None, sets: Sequence[str]) -> None:
     """Raise UserError for another place on the same command line; a configuration file may name one."""
-    cluster = as_tree(sets).get("cluster")
-    given = Config.parse({} if cluster is None else {"cluster": cluster}).cluster
+    tree = as_tree(sets)
+    given = Config.parse({key: tree[key] for key in ("cluster", "engine") if tree.get(key) is not None})
     wanted = {
         "--workers": workers,
         "--address": address,
-        "--set cluster.workers": given.workers not in (0, "auto"),
-        "--set cluster.address": given.address is not None,
+        "--set cluster.workers": given.cluster.workers not in (0, "auto"),
+        "--set cluster.address": given.cluster.address is not None,
     }
     for name, value in wanted.items():
         if value:
             raise UserError(f"--local: runs without Ray; leave out {name}")
+    if given.engine.processes not in (1, "auto"):
+        raise UserError("--local: runs in one process; leave out --set engine.processes")

@@ -30,6 +30,7 @@ RESUMABLE = (
     "engine.sglang.mem_fraction_static",
     "engine.shard",
     "engine.threads",
+    "engine.processes",
 )
 """Keys that a resumed run may change; all of a section where the name ends with a dot."""
 CHANGE_BYTES = ("engine.shard", "engine.threads")

@@ -71,18 +71,20 @@ class EngineConfig(Section):
 
     shard: candidates that a worker is given at once; rows: completions that an engine makes at once, which
     may be fewer than those of a shard; threads: CPU threads of an engine, auto: this machine's cores,
-    whatever the number of workers.
+    whatever the number of workers; processes: in which a run of the transformers engine without Ray and GPU
+    generates under Linux with threads 1, a shard in each at the same time, auto: as many as there are cores.
     """
 
     kind: str = "auto"
     shard: Count = 16
     rows: Count | Literal["auto"] = "auto"
     threads: Count | Literal["auto"] = "auto"
+    processes: Count | Literal["auto"] = 1
     deterministic: bool = False
     tensor_parallel: Count = 1
     sglang: dict[str, Any] = {}
 
-    @field_validator("rows", "threads", mode="before")
+    @field_validator("rows", "threads", "processes", mode="before")
     @classmethod
     def _count_or_auto(cls, value: object) -> object:
         if value != "auto" and not (isinstance(value, int) and value >= 1):

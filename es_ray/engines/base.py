@@ -103,6 +103,15 @@ class Engine(ABC):
     """
 
     info: EngineInfo
+    beside: int = 0
+    """Batches that it generates beside the one it is asked for, if it is told of them by `begin`."""
+
+    def begin(self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]) -> bool:
+        """Begin with rows for which `generate` is called later, beside others; whether it has.
+
+        The same objects are given then. Nothing depends on it but the time.
+        """
+        return False
 
     @abstractmethod
     def generate(

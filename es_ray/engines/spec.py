@@ -54,6 +54,7 @@ class EngineSpec:
     exact_replay: whether its noise sums have the bits of `Perturbation.noise_sum`, so that a pruned state can
     be computed again to the byte; where not, states are never pruned.
     log_probs: whether it gives log-probabilities; without them evaluation.kl_every measures nothing.
+    processes: whether it generates in `engine.processes` at a time, on a CPU and without Ray.
     """
 
     name: str
@@ -68,3 +69,4 @@ class EngineSpec:
     needs_shm: bool = False
     exact_replay: bool = True
     log_probs: bool = True
+    processes: bool = False

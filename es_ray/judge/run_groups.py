@@ -21,8 +21,8 @@ from es_ray.runs.run_dir import RunDir
 
 SEED: Final = "evolution.seed"
 IGNORED: Final = (
-    "output.", "cluster.", "tracking.", "engine.threads", "engine.rows", "engine.shard", "task.timeout",
-    "task.processes",
+    "output.", "cluster.", "tracking.", "engine.threads", "engine.rows", "engine.shard", "engine.processes",
+    "task.timeout", "task.processes",
 )  # fmt: skip
 """Sections and keys that say where and in which portions a run is computed, not what is: a machine with other
 cores has others of them, and other batches change no more than how sums are rounded."""

@@ -22,8 +22,9 @@ class LocalPool(Pool):
 
     @property
     def where(self) -> str:
-        """In the driver's process."""
-        return "in this process"
+        """In the driver's process, and in how many the engine generates."""
+        beside = 0 if self._worker is None else self._worker.beside
+        return f"in this process, batches in {beside + 1}" if beside else "in this process"
 
     def start(self) -> EngineInfo:
         """Load the engine."""
@@ -59,6 +60,7 @@ class LocalPool(Pool):
         for number, call in enumerate(calls):
             last = number == len(calls) - 1
             try:
+                self._begin(shared, calls[number : number + 1 + self._worker.beside])
                 pending.add(number, getattr(self._worker, call.method)(*shared, *call.arguments))
                 collect(0 if last else MOST_PENDING)
             except ScoreError as error:  # it names its candidate
@@ -66,3 +68,10 @@ class LocalPool(Pool):
             except (EvaluationError, UserError) as error:  # bad input, but a run has begun
                 raise RunError(f"{call.about}: {error}") from error
         return results
+
+    def _begin(self, shared: tuple[Any, ...], calls: Sequence[Call]) -> None:
+        """Have the engine begin with calls that follow the first of these, beside it."""
+        assert self._worker is not None
+        for call in calls[1:]:
+            if call.method == calls[0].method == "evaluate":
+                self._worker.begin(*shared, *call.arguments)

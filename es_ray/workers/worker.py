@@ -106,6 +106,25 @@ class Worker:
 
         return UnscoredShard(self, self._scorer.pending(), outcome)
 
+    @property
+    def beside(self) -> int:
+        """Shards that may begin beside the one that is evaluated."""
+        return self._engine.beside
+
+    def begin(
+        self,
+        centres: Mapping[int, Vector],
+        perturbation: Perturbation,
+        batch: Batch,
+        generation: int,
+        candidates: list[list[Any]],
+    ) -> None:
+        """Begin, if the engine can, with a shard that `evaluate` is given later: arguments as there."""
+        starts = tuple(centres)
+        places = self._places(Shard.of(generation, candidates), starts, batch, perturbation.noise)
+        rows = [self._row(place) for place in places[: self._rows_at_once]]
+        self._engine.begin([centres[start] for start in starts], perturbation, rows)
+
     def kl(
         self,
         centres: Mapping[int, Vector],

@@ -166,6 +166,7 @@ PLACES = [
     ("--local --set cluster.address=auto", "--local", "leave out --set cluster.address"),
     ('--local --set cluster={"workers":2}', "--local", "leave out --set cluster.workers"),
     ('--local --set cluster={"address":"auto"}', "--local", "leave out --set cluster.address"),
+    ("--local --set engine.processes=2", "--local", "leave out --set engine.processes"),
     ("--local --set cluster=5", "cluster", "5"),
     ("--local --set cluster.workers=many", "cluster.workers", "many"),
     ("--local --set cluster", "--set cluster", "section.key=value"),

@@ -22,8 +22,10 @@ from es_ray.engines.base import (
     Row,
     Variant,
 )
+from es_ray.engines.hf.allocator import keep_freed_memory
 from es_ray.engines.hf.cpu_dtype import multiplies_in
 from es_ray.engines.hf.decoding import decode
+from es_ray.engines.hf.forked import forked_copies
 from es_ray.engines.hf.log_probs import NonFiniteLogits, continuation_log_probs
 from es_ray.engines.hf.output_layer import prepare_output_layer
 from es_ray.engines.hf.population_linear import PopulationAdapters
@@ -56,6 +58,8 @@ class TransformersEngine(Engine):
     def _load(self, experiment: Experiment) -> None:
         config = experiment.config
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            keep_freed_memory()
         source = experiment.source
         dtype = config.model.dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
         logging.disable_progress_bar()  # one per engine would clutter the terminal
@@ -84,8 +88,17 @@ class TransformersEngine(Engine):
         self._adapters = PopulationAdapters(self._model, names, self._layout.scaling)
         self._merged = _merged_centre(weights, experiment) if self._layout.form == "merged" else None
         prepare_output_layer(self._model)
+        # the last step: a copy has what there is by now
+        self._copies = forked_copies(config, self._generate) if device == "cpu" else []
+        self.beside = len(self._copies)
 
-    @torch.inference_mode()
+    def begin(self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]) -> bool:
+        """See Engine: in a copy of this process, if one has nothing to do."""
+        given = (centres, perturbation, rows)
+        return any(copy.has_begun(*given) for copy in self._copies) or any(
+            copy.begin(*given) for copy in self._copies
+        )
+
     def generate(
         self,
         centres: Sequence[Vector],
@@ -96,6 +109,21 @@ class TransformersEngine(Engine):
         on_completion: OnCompletion | None = None,
     ) -> list[Completion]:
         """Completions of the rows, in their order, as one batch; in form `merged` one for each centre."""
+        begun = [copy for copy in self._copies if copy.has_begun(centres, perturbation, rows)]
+        if begun and not log_probs:
+            return begun[0].collect(on_completion)
+        return self._generate(centres, perturbation, rows, log_probs=log_probs, on_completion=on_completion)
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        centres: Sequence[Vector],
+        perturbation: Perturbation,
+        rows: Sequence[Row],
+        *,
+        log_probs: bool = False,
+        on_completion: OnCompletion | None = None,
+    ) -> list[Completion]:
         found: dict[int, Completion] = {}
         for numbers in self._batches(centres, perturbation, rows):
             asked = [rows[number] for number in numbers]
@@ -156,6 +184,8 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         """Drop the model and restore the process's settings."""
+        for copy in self._copies:
+            copy.close()
         del self._model, self._adapters, self._merged
         self._restore_settings()
         if torch.cuda.is_available():

@@ -31,4 +31,4 @@ def check(config: Config, hosted: bool) -> None:
         )
 
 
-SPEC = EngineSpec("transformers", load, gpus, check=check)
+SPEC = EngineSpec("transformers", load, gpus, check=check, processes=True)
