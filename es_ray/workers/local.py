@@ -60,7 +60,7 @@ class LocalPool(Pool):
         for number, call in enumerate(calls):
             last = number == len(calls) - 1
             try:
-                self._begin(shared, calls[number : number + 1 + self._worker.beside])
+                self._begin(shared, calls, number)
                 pending.add(number, getattr(self._worker, call.method)(*shared, *call.arguments))
                 collect(0 if last else MOST_PENDING)
             except ScoreError as error:  # it names its candidate
@@ -69,9 +69,14 @@ class LocalPool(Pool):
                 raise RunError(f"{call.about}: {error}") from error
         return results
 
-    def _begin(self, shared: tuple[Any, ...], calls: Sequence[Call]) -> None:
-        """Have the engine begin with calls that follow the first of these, beside it."""
+    def _begin(self, shared: tuple[Any, ...], calls: Sequence[Call], number: int) -> None:
+        """Have the engine begin with calls that follow the number-th, beside it.
+
+        One in so many is left for this process, which would else only wait for the others.
+        """
         assert self._worker is not None
-        for call in calls[1:]:
-            if call.method == calls[0].method == "evaluate":
+        beside = self._worker.beside
+        for later in range(number + 1, min(number + 1 + beside, len(calls))):
+            call = calls[later]
+            if later % (beside + 1) and call.method == calls[number].method == "evaluate":
                 self._worker.begin(*shared, *call.arguments)

@@ -1,7 +1,15 @@
-"""A run without Ray whose engine generates in two processes."""
+"""A run without Ray whose engine generates in several processes."""
+
+import threading
 
 import pytest
 
+from es_ray.config import load
+from es_ray.engines.hf.engine import TransformersEngine
+from es_ray.evaluation import Candidate
+from es_ray.experiment import Experiment
+from es_ray.preparation import resolve_config
+from es_ray.workers import open_pool
 from tests.processes import Command
 from tests.short_runs import command, es_ray, evolved, json_lines
 
@@ -27,6 +35,28 @@ def test_two_processes_give_the_bytes_of_one(alone, tmp_path):
     assert "in this process, batches in 2" in done.stdout
     assert evolved(tmp_path / "run") == alone
     assert {line["workers"] for line in json_lines(tmp_path / "run" / "metrics.jsonl")} == {1}
+
+
+@pytest.mark.parametrize(("processes", "here"), [(1, 6), (2, 3), (3, 2), (6, 1)])
+def test_each_process_generates_its_share_of_the_shards(processes, here, monkeypatch, tmp_path):
+    generate, calls = TransformersEngine._generate, []
+
+    def counted(*arguments, **named):
+        calls.append(arguments)  # of this process: the copies have lists of their own
+        return generate(*arguments, **named)
+
+    monkeypatch.setattr(TransformersEngine, "_generate", counted)
+    monkeypatch.setattr(threading, "active_count", lambda: 1)  # of a test runner
+    sets = ["engine.shard=1", "task.max_new_tokens=4", "cluster.workers=0", f"engine.processes={processes}"]
+    experiment = Experiment(resolve_config(load(sets=sets)).replace(output__dir=str(tmp_path / "run")))
+    with open_pool(experiment.config, experiment.workload) as pool:
+        info = pool.start()
+        strategy = experiment.strategy(info.mean_abs, info.frobenius)
+        members = [Candidate(index) for index in range(6)]
+        theta, batch = strategy.initial_theta(), experiment.batch(0)
+        for _ in range(2):
+            pool.evaluate(theta, strategy.perturbation, 0, members, batch)
+    assert len(calls) == 2 * here
 
 
 @pytest.mark.parametrize("how", ["ctrl_c", "terminate", "kill"])
