@@ -7,21 +7,25 @@ other waits (benchmarks/NOTES.md).
 import atexit
 import gc
 import multiprocessing
+import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Final
 
 from es_ray.config import Config
 from es_ray.engines.base import Completion, OnCompletion, Row
-from es_ray.errors import EvaluationError, RemoteTraceback
+from es_ray.errors import EvaluationError, RemoteTraceback, RunError
 from es_ray.evolution.perturbation import Perturbation, Vector
 
 Generate = Callable[..., list[Completion]]
 """As `Engine.generate`."""
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""A terminal sends them to all processes: a copy ignores them, and the parent decides."""
 
 
 class ForkedCopy:
@@ -36,9 +40,11 @@ class ForkedCopy:
         self._process = context.Process(
             target=_serve, args=(its_end, self._connection, generate), name="es-ray-batches", daemon=True
         )
-        self._process.start()
-        its_end.close()
-        atexit.register(self.close)  # it ignores the signal by which multiprocessing would end it
+        self._owner = os.getpid()
+        with _signals_blocked():  # in the copy too: it ignores them from its first moment
+            self._process.start()
+            its_end.close()
+            atexit.register(self.close)  # it ignores the signal by which multiprocessing would end it
         self._asked: tuple[list[Vector], Perturbation, list[Row]] | None = None
 
     def begin(self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]) -> bool:
@@ -46,7 +52,7 @@ class ForkedCopy:
         if self._asked is not None:
             if self._same_centres(centres, perturbation):
                 return False
-            self._receive(None)  # of a call that has failed: nobody will collect it
+            self._drop()
         self._asked = list(centres), perturbation, list(rows)
         self._send(self._asked)
         return True
@@ -64,11 +70,13 @@ class ForkedCopy:
         return self._receive(on_completion)
 
     def close(self) -> None:
-        """End the copy."""
-        atexit.unregister(self.close)
+        """End the copy. Does nothing in another fork of this process: that does not own it."""
+        if os.getpid() != self._owner:
+            return
         self._connection.close()
         self._process.kill()
         self._process.join()
+        atexit.unregister(self.close)
         self._process.close()
 
     def _same_centres(self, centres: Sequence[Vector], perturbation: Perturbation) -> bool:
@@ -87,21 +95,30 @@ class ForkedCopy:
             raise self._death() from None
 
     def _receive(self, on_completion: OnCompletion | None) -> list[Completion]:
-        while True:
-            try:
-                kind, *content = self._connection.recv()
-            except (EOFError, ConnectionResetError):
-                raise self._death() from None
-            if kind == "completion":
-                if on_completion is not None:
-                    on_completion(*content)
-                continue
-            self._asked = None
-            if kind == "batch":
-                found: list[Completion] = content[0]
-                return found
-            error, trace = content
-            raise error from RemoteTraceback(trace)
+        kind, *content = self._message()
+        while kind == "completion":
+            if on_completion is not None:
+                on_completion(*content)
+            kind, *content = self._message()
+        self._asked = None
+        if kind == "batch":
+            found: list[Completion] = content[0]
+            return found
+        error, trace = content
+        raise error from RemoteTraceback(trace)
+
+    def _drop(self) -> None:
+        """Leave what a call that has failed had begun, its error too: nobody will collect it."""
+        while self._message()[0] == "completion":
+            pass
+        self._asked = None
+
+    def _message(self) -> tuple[Any, ...]:
+        try:
+            message: tuple[Any, ...] = self._connection.recv()
+        except (EOFError, OSError):  # the latter if it ended within a message
+            raise self._death() from None
+        return message
 
     def _death(self) -> EvaluationError:
         self._process.join()
@@ -115,20 +132,43 @@ def forked_copies(config: Config, generate: Generate) -> list[ForkedCopy]:
 
     None in a Ray worker, where workers are the processes; in form `merged`, where an engine changes the
     weights; where threads run here, whose locks a copy would find locked for ever; with several threads of
-    an engine, as those of OpenMP are not copied and it would wait for them; and elsewhere than under Linux,
-    where not all libraries bear a fork. config: resolved.
+    an engine, as those of OpenMP are not copied and it would wait for them; in a worker of a
+    `multiprocessing.Pool`, which may have no children; and elsewhere than under Linux, where not all
+    libraries bear a fork. Raises RunError if the system refuses another process. config: resolved.
     """
     wanted = config.engine.processes
     if wanted == "auto" or config.cluster.workers != 0 or config.lora.form == "merged":
         return []
     if config.engine.threads != 1 or threading.active_count() > 1 or sys.platform != "linux":
         return []
-    return [ForkedCopy(generate) for _ in range(wanted - 1)]
+    if multiprocessing.current_process().daemon:
+        return []
+    copies: list[ForkedCopy] = []
+    try:
+        while len(copies) < wanted - 1:
+            copies.append(ForkedCopy(generate))
+    except BaseException as error:
+        for copy in copies:
+            copy.close()
+        if isinstance(error, OSError):
+            said = f"engine.processes: {wanted}, but the system refuses another process: {error.strerror}"
+            raise RunError(said) from error
+        raise
+    return copies
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, parents_end: Connection, generate: Generate) -> None:
     """Generate what is asked, until the parent ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all: the parent decides
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     gc.freeze()
     gc.enable()  # which may have rested while the parent started
@@ -136,7 +176,7 @@ def _serve(connection: Connection, parents_end: Connection, generate: Generate) 
     try:
         while True:
             _answer(connection, generate, connection.recv())
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, OSError):  # the parent has ended, perhaps within a message
         return
 
 
