@@ -20,7 +20,6 @@ class Scheduler:
         self.running = SimpleNamespace(reqs=[], batch_is_full=False)
         self.read: list[int] = []  # rows of each pass over prompts
         self.moved: list[int] = []  # rows that ran in each decoding step
-        self.before_step: list[bool] = []  # whether a pass went before each step
 
     def get_new_batch_prefill(self, running) -> list[int] | None:
         if running.batch_is_full or not self.waiting_queue:
