@@ -3,7 +3,8 @@
 Whenever a row ends, SGLang starts another one, in a pass over its prompt in which no running row moves on.
 With 512 rows of some ten tokens that is a pass after every step, which costs several times what the step
 does (benchmarks/NOTES.md). Here so many rows are awaited that a pass pays. SGLang has a setting for it,
-min_free_slots_delay, but of four rows at most, and it holds back the last rows of the first filling as well.
+min_free_slots_delay, but in 0.5.17 of four rows at most, and it holds back the last rows of the first
+filling as well.
 """
 
 import functools
