@@ -79,4 +79,7 @@ class LocalPool(Pool):
         for later in range(number + 1, min(number + 1 + beside, len(calls))):
             call = calls[later]
             if later % (beside + 1) and call.method == calls[number].method == "evaluate":
-                self._worker.begin(*shared, *call.arguments)
+                try:
+                    self._worker.begin(*shared, *call.arguments)
+                except (EvaluationError, UserError) as error:
+                    raise RunError(f"{call.about}: {error}") from error

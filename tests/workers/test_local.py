@@ -1,12 +1,14 @@
 """A run without Ray whose engine generates in several processes."""
 
+import json
 import threading
 
 import pytest
 
 from es_ray.config import load
 from es_ray.engines.hf.engine import TransformersEngine
-from es_ray.evaluation import Candidate
+from es_ray.errors import RunError
+from es_ray.evaluation import CENTRE, Candidate
 from es_ray.experiment import Experiment
 from es_ray.preparation import resolve_config
 from es_ray.workers import open_pool
@@ -57,6 +59,19 @@ def test_each_process_generates_its_share_of_the_shards(processes, here, monkeyp
         for _ in range(2):
             pool.evaluate(theta, strategy.perturbation, 0, members, batch)
     assert len(calls) == 2 * here
+
+
+def test_an_error_of_a_shard_that_begins_beside_another_names_its_own_members(monkeypatch, tmp_path):
+    monkeypatch.setattr(threading, "active_count", lambda: 1)  # of a test runner
+    (tmp_path / "test.jsonl").write_text(json.dumps({"prompt": "why " * 5000, "target": "so"}))
+    sets = ["engine.shard=1", "cluster.workers=0", "engine.processes=2", f"task.test={tmp_path}/test.jsonl"]
+    experiment = Experiment(resolve_config(load(sets=sets)).replace(output__dir=str(tmp_path / "run")))
+    with open_pool(experiment.config, experiment.workload) as pool:
+        info = pool.start()
+        strategy = experiment.strategy(info.mean_abs, info.frobenius)
+        asked = [Candidate(0), Candidate(CENTRE, ("test",))]
+        with pytest.raises(RunError, match=r"^the centre of generation 0: .*\d tokens"):
+            pool.evaluate(strategy.initial_theta(), strategy.perturbation, 0, asked, experiment.batch(0))
 
 
 @pytest.mark.parametrize("how", ["ctrl_c", "terminate", "kill"])
