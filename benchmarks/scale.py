@@ -61,6 +61,7 @@ class LightWorker:
     """Answers like a Worker, without a model."""
 
     info = LIGHT
+    beside = 0
 
     def evaluate(
         self,

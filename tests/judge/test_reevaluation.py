@@ -28,8 +28,8 @@ def own(tmp_path, monkeypatch) -> Path:
 def recorded(kind: str, **values) -> Config:
     """A run on somebody's cluster."""
     return load().replace(
-        engine__kind=kind, engine__shard=5, engine__rows=64, engine__threads=2, cluster__workers=4,
-        cluster__address="auto", cluster__heartbeat=7.0, **values,
+        engine__kind=kind, engine__shard=5, engine__rows=64, engine__threads=2, engine__processes=1,
+        cluster__workers=4, cluster__address="auto", cluster__heartbeat=7.0, **values,
     )  # fmt: skip
 
 
