@@ -104,12 +104,12 @@ class Engine(ABC):
 
     info: EngineInfo
     beside: int = 0
-    """Batches that it generates beside the one it is asked for, if it is told of them by `begin`."""
+    """How many more batches it can generate in parallel, each handed to `begin` first."""
 
     def begin(self, centres: Sequence[Vector], perturbation: Perturbation, rows: Sequence[Row]) -> bool:
-        """Begin with rows for which `generate` is called later, beside others; whether it has.
+        """Start on rows in the background; returns whether it did.
 
-        The same objects are given then. Nothing depends on it but the time.
+        `generate` is called for them later, with the same objects. Only the time depends on it.
         """
         return False
 
