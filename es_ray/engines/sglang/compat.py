@@ -49,12 +49,14 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "run_scheduler_process_func",
         "collective_rpc",
         "load_lora_adapter_from_tensors",
-        "generate",
+        "async_generate",
+        "loop",
         "freeze_gc",
         "get_all_child_pids",
         "shutdown",
         "tokenizer_manager",
     ),
+    ("srt/entrypoints/engine.py", ""): ("kill_process_tree",),
     ("srt/managers/tokenizer_manager.py", "TokenizerManager"): ("_wait_one_response",),
     ("srt/managers/scheduler.py", ""): ("run_scheduler_process",),
     ("srt/managers/scheduler.py", "Scheduler"): (
@@ -137,7 +139,7 @@ PARAMETERS: dict[tuple[str, str, str], tuple[str, ...]] = {
         "num_allocatable_reqs",
     ),
     ("srt/layers/sampler.py", "Sampler", "forward"): ("logits_output", "sampling_info"),
-    ("srt/entrypoints/engine.py", "Engine", "generate"): ("rid",),
+    ("srt/entrypoints/engine.py", "Engine", "async_generate"): ("rid",),
 }
 """Parameters that must exist, by file, class (or none) and function."""
 

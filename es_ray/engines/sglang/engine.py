@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Row, Variant
 from es_ray.engines.merged_centre import MergedCentre
-from es_ray.engines.sglang import compat, lifecycle, requests
+from es_ray.engines.sglang import compat, lifecycle, parts, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
 from es_ray.engines.sglang.finished_requests import FinishedRequests
 from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights, most_updates
@@ -232,13 +232,13 @@ class SGLangEngine(Engine):
         """
         ends = None if self.ignore_stop else self.stop_ids
         arguments = requests.arguments(rows, slot_of, new_tokens or self.max_new_tokens, ends)
-        call = partial(self._engine.generate, **arguments, **options)
+        call = partial(parts.generate, self._engine, **arguments, **options)
         return call() if on_output is None else self._finished.outputs(call, len(rows), on_output)
 
     def close(self) -> None:
         """Stop SGLang's processes and wait until their GPU memory is free."""
         self._watchdog.stop()
-        self._client.close()  # first: SGLang's shutdown ends every child, Python's own helpers among them
+        self._client.close()
         self._engine.shutdown()
 
     def _generate(

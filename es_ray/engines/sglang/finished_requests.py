@@ -8,7 +8,7 @@ from es_ray.engines.sglang.requests import OnOutput, Output
 
 
 class FinishedRequests:
-    """Listens to an engine's tokenizer manager, as `Engine.generate` returns all outputs of a call together.
+    """Listens to an engine's tokenizer manager, as SGLang's calls return all of their outputs together.
 
     SGLang waits for each request in `TokenizerManager._wait_one_response`: an asynchronous generator which
     yields the output of a request that is not streamed once, when it has finished.
@@ -28,7 +28,7 @@ class FinishedRequests:
     def outputs(
         self, call: Callable[..., list[dict[str, Any]]], count: int, on_output: OnOutput
     ) -> list[dict[str, Any]]:
-        """What `call(rid=...)`, an `Engine.generate` of `count` requests, returns; raises what on_output did.
+        """What `call(rid=...)` returns, which generates `count` requests; raises what on_output did.
 
         After an exception in on_output it is not called again, and the exception is raised when the call
         returns: SGLang would go on with the other requests, beside those of the next call.

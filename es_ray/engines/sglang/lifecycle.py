@@ -1,5 +1,7 @@
 """Starting an `sglang.Engine`, and noticing its end."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
@@ -7,13 +9,17 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from es_ray.engines.sglang.failures import reason, tail
 from es_ray.engines.sglang.ipc import scheduler_process
 from es_ray.engines.sglang.ipc.scheduler_host import Options
 from es_ray.errors import RunError
+
+if TYPE_CHECKING:
+    import psutil
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +41,22 @@ def start(arguments: dict[str, Any], options: Options) -> Any:
 
     Call it from the main thread only.
     """
+    import psutil
     from sglang.srt.entrypoints.engine import Engine
 
     class PopulationEngine(Engine):
         run_scheduler_process_func = staticmethod(functools.partial(scheduler_process.run, options=options))
 
+        def shutdown(self) -> None:
+            started = getattr(self, "_scheduler_init_result", None)
+            with killing_only([] if started is None else self.get_all_child_pids()):
+                super().shutdown()
+
+    before = psutil.Process().children(recursive=True)
     try:
         return PopulationEngine(**arguments, custom_sigquit_handler=ignore_sigquit)
     except (Exception, SystemExit) as error:
-        kill_children()
+        kill([child for child in psutil.Process().children(recursive=True) if child not in before])
         cause = reason(tail(Path(options.log_file))) or f"{type(error).__name__}: {error}"
         raise RunError(f"SGLang did not start: {cause} (its log: {options.log_file})") from error
 
@@ -64,15 +77,38 @@ def log_file() -> str:
     return str(folder / f"sglang-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log")
 
 
-def kill_children() -> None:
-    """Kill what this process started, and wait for it, so that the GPU's memory is free."""
+@contextlib.contextmanager
+def killing_only(pids: Sequence[int]) -> Iterator[None]:
+    """Within it `Engine.shutdown` kills these processes and what they started.
+
+    SGLang's kills every child of this process: those of another engine, or of a user's script.
+    """
+    import psutil
+    from sglang.srt.entrypoints import engine
+
+    def kill_these(*args: Any, **kwargs: Any) -> None:
+        found: list[psutil.Process] = []
+        for pid in pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                found += [*process.children(recursive=True), process]
+        kill(found)
+
+    original, engine.kill_process_tree = engine.kill_process_tree, kill_these
+    try:
+        yield
+    finally:
+        engine.kill_process_tree = original
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes, and wait for them, so that the GPU's memory is free."""
     import psutil
 
-    children = psutil.Process().children(recursive=True)
-    for child in children:
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(children, timeout=30)
+            process.kill()
+    psutil.wait_procs(processes, timeout=30)
 
 
 class ProcessWatchdog:

@@ -17,7 +17,10 @@ def field_names(file: Path, owner: str) -> set[str]:
 
 
 def defined_names(file: Path, owner: str) -> set[str]:
-    """What a module defines, or a class: methods, class attributes, and what is assigned to `self`."""
+    """What a module defines or imports from others, or what a class defines.
+
+    Of a class: methods, attributes, and what is assigned to `self`.
+    """
     if not owner:
         return {name for node in _body(file) for name in _defined(node)}
     names: set[str] = set()
@@ -44,7 +47,7 @@ def parameter_names(file: Path, owner: str, function: str) -> set[str]:
     return {
         argument.arg
         for node in body
-        if isinstance(node, ast.FunctionDef) and node.name == function
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == function
         for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
     }
 
@@ -52,6 +55,8 @@ def parameter_names(file: Path, owner: str, function: str) -> set[str]:
 def _defined(node: ast.stmt) -> Iterator[str]:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield node.name
+    elif isinstance(node, ast.ImportFrom):
+        yield from (name.asname or name.name for name in node.names)
     elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         yield node.target.id
     elif isinstance(node, ast.Assign):

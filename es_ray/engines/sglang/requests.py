@@ -20,7 +20,7 @@ OnOutput = Callable[[int, Output], None]
 def arguments(
     rows: Sequence[Row], slot_of: SlotOf, new_tokens: int, stop_ids: Collection[int] | None
 ) -> dict[str, Any]:
-    """Arguments of `sglang.Engine.generate` for the rows; stop_ids: None for rows of full length."""
+    """Arguments of `sglang.Engine.async_generate` for the rows; stop_ids: None for rows of full length."""
     common: dict[str, Any] = {"max_new_tokens": new_tokens}
     if stop_ids is not None:  # SchedulerHost removed the model's own from SGLang
         common["stop_token_ids"] = sorted(stop_ids)

@@ -5,6 +5,7 @@ ours does. tests/gpu has the real one.
 """
 
 import asyncio
+import itertools
 import zlib
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -114,8 +115,8 @@ class FakeTokenizerManager:
         yield output
 
     async def outputs(self, rids: list[str], outputs: list[dict]) -> list[dict]:
-        self.states = dict(zip(rids, outputs, strict=True))
-        self.running = set(rids)
+        self.states.update(zip(rids, outputs, strict=True))
+        self.running.update(rids)
         waiters = [self._wait_one_response(SimpleNamespace(rid=rid)) for rid in rids]
         if self.eager:
             self.states = {}
@@ -127,11 +128,13 @@ class FakeEngine:
 
     def __init__(self, ranks: int, options: Options | None = None, eager: bool = False) -> None:
         self.busy = 0
+        self.loop = asyncio.new_event_loop()
         self.tokenizer_manager = FakeTokenizerManager(eager)
+        self.serial = itertools.count()
         self.calls: list[str] = []
         """The calls to the scheduler."""
         self.requests: list[dict] = []
-        """The arguments of every `generate`."""
+        """The arguments of every `async_generate`."""
         self.abort: str | None = None
         self.managers = [FakeManager(rank, ranks) for rank in range(ranks)]
         self.hosts = []
@@ -167,9 +170,9 @@ class FakeEngine:
         pass
 
     def shutdown(self):
-        pass
+        self.loop.close()
 
-    def generate(
+    async def async_generate(
         self,
         input_ids,
         sampling_params,
@@ -198,9 +201,9 @@ class FakeEngine:
                     for n, token in enumerate(tokens)
                 ]
             outputs.append({"output_ids": tokens, "meta_info": meta})
-        rids = rid or [f"request {number}" for number in range(count)]
+        rids = rid or [f"request {next(self.serial)}" for _ in range(count)]
         assert len(set(rids)) == count
-        return asyncio.run(self.tokenizer_manager.outputs(rids, outputs))
+        return await self.tokenizer_manager.outputs(rids, outputs)
 
     def log_prob(self, context: Sequence[int], token: int, name: str | None) -> float:
         logits = self._logits(context, name)

@@ -10,6 +10,7 @@ from es_ray.config import Config
 from es_ray.engines.base import BASE, CENTRE, Row, Sampling, Variant
 from es_ray.engines.sglang import compat, lifecycle
 from es_ray.engines.sglang import engine as engine_module
+from es_ray.engines.sglang import parts as parts_module
 from es_ray.engines.sglang.arguments import adapter_name
 from es_ray.engines.sglang.engine import SGLangEngine
 from es_ray.errors import EvaluationError
@@ -195,6 +196,50 @@ def test_a_row_is_reported_when_it_is_complete_while_others_run(engine):
     assert len(set(lengths)) > 2
     assert [lengths[n] for n in running] == sorted(lengths)  # shorter ones are reported first
     assert sorted(running.values()) == list(range(len(asked)))  # each while the longer ones run
+
+
+def test_many_rows_are_asked_for_in_several_calls_at_the_same_time(engine, monkeypatch):
+    asked = rows(*MANY)
+    sampled = [row._replace(sampling=Sampling(n)) for n, row in enumerate(asked[:4])]
+    whole = engine.generate(CENTRES, PERTURBATION, [*asked, *sampled], log_probs=True)
+    continued = [completion.token_ids for completion in whole[: len(asked)]]
+    scores = engine.log_probs(CENTRES, PERTURBATION, asked, continued)
+    engine.fake.requests.clear()
+    monkeypatch.setattr(parts_module, "REQUESTS", 3)
+    running = {}
+    manager = engine.fake.tokenizer_manager
+    parts = engine.generate(
+        CENTRES,
+        PERTURBATION,
+        [*asked, *sampled],
+        log_probs=True,
+        on_completion=lambda n, c: running.update({n: len(manager.running)}),
+    )
+    assert [len(request["lora_path"]) for request in engine.fake.requests] == [3, 3, 3, 3, 2, 3, 1]
+    assert [len(request["sampling_params"]) for request in engine.fake.requests[5:]] == [3, 1]
+    assert max(running.values()) == len(asked) - 1  # the first one is complete while all others run
+    for mine, right in zip(parts, whole, strict=True):
+        assert mine.token_ids == right.token_ids
+        assert np.array_equal(mine.log_probs, right.log_probs)
+    again = engine.log_probs(CENTRES, PERTURBATION, asked, continued)
+    assert all(np.array_equal(mine, right) for mine, right in zip(again, scores, strict=True))
+
+
+def test_a_call_that_fails_among_several_is_raised_when_the_others_have_ended(engine, monkeypatch):
+    monkeypatch.setattr(parts_module, "REQUESTS", 3)
+    asked = rows(*(Variant(n, 1) for n in range(4)))
+    real = engine.fake.async_generate
+
+    async def refusing(input_ids, **arguments):
+        if len(input_ids) == 2:  # the last part
+            raise ValueError("input is too long")
+        return await real(input_ids, **arguments)
+
+    monkeypatch.setattr(engine.fake, "async_generate", refusing)
+    with pytest.raises(ValueError, match="too long"):
+        engine.generate(CENTRES, PERTURBATION, asked)
+    assert len(engine.fake.requests) == 2
+    assert not engine.fake.tokenizer_manager.running
 
 
 def test_an_exception_for_a_row_is_raised_when_the_others_are_complete_too(engine):

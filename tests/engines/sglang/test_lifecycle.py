@@ -1,12 +1,16 @@
-"""Failures and their causes; SGLang itself needs a GPU, and is tested in tests/gpu."""
+"""Failures, their causes, and what is killed; SGLang itself needs a GPU, and is tested in tests/gpu."""
 
+import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from es_ray.engines.sglang import lifecycle
 from es_ray.engines.sglang.failures import reason, tail
 from es_ray.engines.sglang.lifecycle import DIED
+from es_ray.errors import RunError
 
 OUT_OF_MEMORY = """Traceback (most recent call last):
   File "model_runner.py", line 1, in load
@@ -68,3 +72,60 @@ def test_a_dead_engine_ends_its_process_before_it_would_end_itself(tmp_path, sto
     else:
         assert done.returncode == DIED
         assert "died: out of GPU memory" in done.stdout
+
+
+def sleeper() -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+@pytest.fixture
+def sglang(monkeypatch):
+    """`sglang.srt.entrypoints.engine` with SGLang's way of ending: each child of this process is killed."""
+    psutil = pytest.importorskip("psutil")
+    module = ModuleType("sglang.srt.entrypoints.engine")
+
+    def kill_process_tree(pid, include_parent=True, wait_timeout=None):
+        for child in psutil.Process(pid).children(recursive=True):
+            child.kill()
+
+    class Engine:
+        def __init__(self, fails: bool = False, custom_sigquit_handler=None) -> None:
+            self.process = sleeper()
+            module.started.append(self.process)
+            if fails:
+                raise RuntimeError("no room")
+            self._scheduler_init_result = SimpleNamespace(all_child_pids=[self.process.pid])
+
+        def get_all_child_pids(self):
+            return self._scheduler_init_result.all_child_pids
+
+        def shutdown(self):
+            module.kill_process_tree(os.getpid(), include_parent=False, wait_timeout=60)
+
+    module.started = []
+    module.kill_process_tree, module.Engine = kill_process_tree, Engine
+    for name in ("sglang", "sglang.srt", "sglang.srt.entrypoints"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys.modules["sglang.srt.entrypoints"], "engine", module, raising=False)
+    yield module
+    for process in module.started:
+        process.kill()
+
+
+def test_an_engine_ends_its_own_processes_alone(sglang, tmp_path):
+    options = SimpleNamespace(log_file=str(tmp_path / "log"))
+    users = sleeper()
+    first, second = lifecycle.start({}, options), lifecycle.start({}, options)
+    try:
+        first.shutdown()
+        assert first.process.poll() is not None
+        assert second.process.poll() is None and users.poll() is None
+        with pytest.raises(RunError, match="SGLang did not start: RuntimeError: no room"):
+            lifecycle.start({"fails": True}, options)
+        assert sglang.started[-1].poll() is not None
+        assert second.process.poll() is None and users.poll() is None
+        second.shutdown()
+        assert second.process.poll() is not None and users.poll() is None
+    finally:
+        users.kill()
