@@ -1,9 +1,14 @@
 """Work on long vectors piece by piece: each fits a core's cache, and several threads share them."""
 
+import bisect
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -29,3 +34,20 @@ def in_pieces(size: int, work: Callable[[int, int], T]) -> list[T]:
     with ThreadPoolExecutor(threads, "pieces") as pool:
         found = list(pool.map(some, (starts[at : at + each] for at in range(0, len(starts), each))))
     return [result for results in found for result in results]
+
+
+def joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """A new vector of the parts, one after the other."""
+    stops = list(itertools.accumulate(map(len, parts)))
+    found = np.empty(stops[-1], dtype=np.float32)
+
+    def fill(start: int, stop: int) -> None:
+        number = bisect.bisect_right(stops, start)
+        while start < stop:
+            end = min(stop, stops[number])
+            first = stops[number] - len(parts[number])
+            found[start:end] = parts[number][start - first : end - first]
+            start, number = end, number + 1
+
+    in_pieces(len(found), fill)
+    return found

@@ -20,6 +20,7 @@ from es_ray.evaluation import Candidate, Outcomes, Shard
 from es_ray.evaluation.base_samples import BaseSample
 from es_ray.evaluation.kl import KlPrompts, kl_of
 from es_ray.evolution.perturbation import Perturbation, Vector
+from es_ray.evolution.pieces import joined
 from es_ray.tasks.batches import Batch, Workload
 
 log = logging.getLogger(__name__)
@@ -259,9 +260,7 @@ class Pool(ABC):
             Call("noise_sum", [generation, start, min(start + size, perturbation.size)], about)
             for start in range(0, perturbation.size, size)
         ]
-        return np.concatenate(
-            self._map((perturbation, advantages), calls, lambda call: None, lambda rows: None)
-        )
+        return joined(self._map((perturbation, advantages), calls, lambda call: None, lambda rows: None))
 
 
 def _kl_call(prompts: KlPrompts, generation: int) -> Call:

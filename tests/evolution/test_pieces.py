@@ -6,7 +6,7 @@ import pytest
 from es_ray.evolution.noise import Noise
 from es_ray.evolution.optimizers import Adam, Momentum, Sgd
 from es_ray.evolution.perturbation import Perturbation, PiecewiseConstant
-from es_ray.evolution.pieces import PIECE, THREADS, in_pieces
+from es_ray.evolution.pieces import PIECE, THREADS, in_pieces, joined
 from es_ray.evolution.strategy import THETA, Strategy, distance
 
 LARGE = 9 * THREADS * PIECE + 77
@@ -19,6 +19,16 @@ def test_pieces_follow_each_other_and_cover_all(size):
     assert [start for start, _ in found] == [0, *(stop for _, stop in found)][: len(found)]
     assert (found[-1][1] if found else 0) == size
     assert all(0 < stop - start <= PIECE for start, stop in found)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[5], [1, 2, 3], [PIECE, PIECE], [1, PIECE - 1, 3 * PIECE + 1, 0, 7], [LARGE // 3] * 3]
+)
+@pytest.mark.parametrize("cores", [1, 64])
+def test_parts_are_joined_in_their_order(sizes, cores, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    parts = [np.random.default_rng(n).normal(size=size).astype(np.float32) for n, size in enumerate(sizes)]
+    assert joined(parts).tobytes() == np.concatenate(parts).tobytes()
 
 
 def test_an_error_in_a_piece_is_the_callers():
