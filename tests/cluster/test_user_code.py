@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -63,7 +64,14 @@ def raylet(*arguments: object, hidden: Path | None = None) -> Iterator[None]:
         process.wait(timeout=60)
 
 
-def test_a_reward_reaches_a_node_that_cannot_see_its_file(tmp_path):
+@pytest.fixture
+def ray_files() -> Iterator[str]:
+    """A head's own files: in /tmp/ray it would leave its address to whoever asks for this machine's cluster."""
+    with TemporaryDirectory(prefix="ray") as folder:  # a short path, for sockets
+        yield folder
+
+
+def test_a_reward_reaches_a_node_that_cannot_see_its_file(tmp_path, ray_files):
     if reason := missing():
         pytest.skip(reason)
     folder, run = tmp_path / "mine", tmp_path / "run"
@@ -75,7 +83,13 @@ def test_a_reward_reaches_a_node_that_cannot_see_its_file(tmp_path):
     data = folder / "data.jsonl"
     address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
-    head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+    head = (
+        "--head",
+        f"--port={port}",
+        "--num-cpus=0",
+        "--include-dashboard=false",
+        f"--temp-dir={ray_files}",
+    )
     with raylet(*head):
         until(lambda: alive(address) == 1, 60)
         with raylet(f"--address={address}", "--num-cpus=2", hidden=folder):
