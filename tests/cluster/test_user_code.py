@@ -66,7 +66,7 @@ def raylet(*arguments: object, hidden: Path | None = None) -> Iterator[None]:
 
 @pytest.fixture
 def ray_files() -> Iterator[str]:
-    """A head's own files: in /tmp/ray it would leave its address to whoever asks for this machine's cluster."""
+    """A head's own folder: in /tmp/ray it would leave its address to whoever asks for any cluster here."""
     with TemporaryDirectory(prefix="ray") as folder:  # a short path, for sockets
         yield folder
 
