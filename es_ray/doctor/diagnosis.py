@@ -96,6 +96,8 @@ def _wanted(config: Config, ports: dict[int, str], files: Sequence[str] = ()) ->
         "files": [str(Path(file).expanduser().resolve()) for file in files],
         "ports": ports,
         "packages": [package.name for package in engine_packages(config.engine.kind)],
+        # a run on this machine alone starts a Ray that offers no others
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES") if _alone(config) else None,
     }
 
 

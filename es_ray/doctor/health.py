@@ -78,9 +78,9 @@ def _gpus_of(node: NodeReport, wanted: bool) -> Iterator[Finding]:
     elif cuda is not None and report["cuda"] is not None and _major(report["cuda"]) < _major(cuda):
         what = f"its driver supports CUDA up to {report['cuda']}, torch {torch} needs {cuda}"
         yield error(node.name, what, "update the NVIDIA driver, or install a torch for an older CUDA")
-    for number, gpu in enumerate(report["found"]):
+    for gpu in report["found"]:
         if gpu["free"] is not None and gpu["free"] < FREE_GPU * gpu["total"]:
-            what = f"GPU {number} has {gpu['free'] / GIB:.1f} of {gpu['total'] / GIB:.1f} GiB free"
+            what = f"GPU {gpu['index']} has {gpu['free'] / GIB:.1f} of {gpu['total'] / GIB:.1f} GiB free"
             yield warning(node.name, what, "find out with nvidia-smi what uses the rest, and end it")
 
 

@@ -24,7 +24,7 @@ from es_ray.doctor.ports import ray_servers
 
 PACKAGES = ("es-ray", "ray", "torch", "transformers", "tokenizers", "peft", "numpy")
 """Packages that every run needs; engines may need others."""
-GPU_KEYS = ("name", "driver", "total", "free")
+GPU_KEYS = ("index", "uuid", "name", "driver", "total", "free")
 NVIDIA_SMI_SECONDS = 15
 
 
@@ -49,11 +49,12 @@ def examine(wanted: dict[str, Any]) -> dict[str, Any]:
     """Everything about this node.
 
     wanted: `model` ({kind: bundled | folder | hub, path, revision}), `files`, paths that the workers read,
-    `ports`, where the cluster's HTTP servers should listen, and `packages`, as for `software`.
+    `ports`, where the cluster's HTTP servers should listen, `packages`, as for `software`, and `visible_gpus`,
+    as for `gpus`.
     """
     return software(wanted["packages"]) | {
         "host": socket.gethostname(),
-        "gpus": gpus(),
+        "gpus": gpus(wanted["visible_gpus"]),
         "memory": memory(),
         "disk": {tempfile.gettempdir(): space(tempfile.gettempdir())},
         "shm": space("/dev/shm"),
@@ -88,13 +89,16 @@ def _cuda_of_torch() -> str | None:
     return found.group(1) if found else None
 
 
-def gpus() -> dict[str, Any]:
-    """NVIDIA's GPUs ({name, driver, total, free}), the newest CUDA that their driver supports, or why not."""
+def gpus(visible: str | None = None) -> dict[str, Any]:
+    """NVIDIA's GPUs ({index, name, driver, total, free}), the newest CUDA that their driver supports, or why not.
+
+    visible: the value of CUDA_VISIBLE_DEVICES if only these count; a process of Ray's has one of its own.
+    """
     if shutil.which("nvidia-smi") is None:
         return {"found": [], "cuda": None, "problem": "nvidia-smi is not installed"}
     query = [
         "nvidia-smi",
-        "--query-gpu=name,driver_version,memory.total,memory.free",
+        "--query-gpu=index,uuid,name,driver_version,memory.total,memory.free",
         "--format=csv,noheader,nounits",
     ]
     try:
@@ -109,8 +113,33 @@ def gpus() -> dict[str, Any]:
         said = " ".join((done.stdout + done.stderr).split())[:200]
         return {"found": [], "cuda": None, "problem": f"nvidia-smi fails: {said}"}
     rows = [dict(zip(GPU_KEYS, line.split(", "), strict=True)) for line in done.stdout.splitlines()]
-    found = [row | {key: _mebibytes(row[key]) for key in ("total", "free")} for row in rows]
+    rows = rows if visible is None else _visible(rows, visible)
+    found = [
+        {
+            "index": int(row["index"]),
+            "name": row["name"],
+            "driver": row["driver"],
+            "total": _mebibytes(row["total"]),
+            "free": _mebibytes(row["free"]),
+        }
+        for row in rows
+    ]
     return {"found": found, "cuda": _cuda_of_driver(), "problem": None}
+
+
+def _visible(rows: list[dict[str, str]], visible: str) -> list[dict[str, str]]:
+    """The GPUs that CUDA shows, in its order: those named before the first name that is none's."""
+    if "MIG-" in visible:
+        return rows  # parts of GPUs, which are not listed here
+    found = []
+    for name in visible.split(","):
+        named = [
+            r for r in rows if r["index"] == name or (name.startswith("GPU-") and r["uuid"].startswith(name))
+        ]
+        if not named:
+            break
+        found += named
+    return found
 
 
 def _mebibytes(text: str) -> int | None:

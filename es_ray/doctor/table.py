@@ -102,8 +102,8 @@ def _versions(node: NodeReport, titles: Mapping[str, str]) -> list[str]:
 def _gpus(node: NodeReport) -> list[str]:
     report = node.facts["gpus"]
     lines = [
-        f"{number}: {gpu['name']}, {_number(gpu['free'], 'GiB')} of {_number(gpu['total'], 'GiB')} GiB free"
-        for number, gpu in enumerate(report["found"])
+        f"{gpu['index']}: {gpu['name']}, {_number(gpu['free'], 'GiB')} of {_number(gpu['total'], 'GiB')} GiB free"
+        for gpu in report["found"]
     ]
     if report["found"]:
         lines.append(f"driver {report['found'][0]['driver']}, CUDA {report['cuda'] or '?'}")

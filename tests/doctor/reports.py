@@ -6,7 +6,7 @@ from typing import Any
 from es_ray.doctor.report import NodeReport
 
 GIB = 1 << 30
-GPU = {"name": "NVIDIA H100", "driver": "570.1", "total": 80 * GIB, "free": 79 * GIB}
+GPU = {"index": 0, "name": "NVIDIA H100", "driver": "570.1", "total": 80 * GIB, "free": 79 * GIB}
 FACTS: dict[str, Any] = {
     "versions": {
         "python": "3.11.7", "es-ray": "0.1.0", "ray": "2.60.0", "torch": "2.9.1+cu128", "sglang": "0.5.17",

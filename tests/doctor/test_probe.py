@@ -20,15 +20,29 @@ def nvidia_smi(tmp_path, monkeypatch):
 
 def test_gpus_are_read_with_their_memory_in_bytes(nvidia_smi):
     nvidia_smi(
-        "echo 'NVIDIA H100 80GB HBM3, 570.86.15, 81559, 81072'\necho 'NVIDIA GB10, 580.95, [N/A], [N/A]'"
+        "echo '0, GPU-1f, NVIDIA H100 80GB HBM3, 570.86.15, 81559, 81072'\n"
+        "echo '1, GPU-2e, NVIDIA GB10, 580.95, [N/A], [N/A]'"
     )
     found = probe.gpus()
     assert found["problem"] is None
     assert found["found"] == [
-        {"name": "NVIDIA H100 80GB HBM3", "driver": "570.86.15",
+        {"index": 0, "name": "NVIDIA H100 80GB HBM3", "driver": "570.86.15",
          "total": 81559 * 2**20, "free": 81072 * 2**20},
-        {"name": "NVIDIA GB10", "driver": "580.95", "total": None, "free": None},
+        {"index": 1, "name": "NVIDIA GB10", "driver": "580.95", "total": None, "free": None},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [
+        (None, [0, 1, 2]), ("2", [2]), ("2,0", [2, 0]), ("GPU-2e", [1]), ("GPU-3d,GPU-1f", [2, 0]), ("", []),
+        ("-1", []), ("1,7,0", [1]), ("MIG-4c", [0, 1, 2]),
+    ],
+)  # fmt: skip
+def test_gpus_that_cuda_hides_do_not_count(nvidia_smi, visible, indices):
+    lines = [f"{n}, GPU-{n + 1}{'fed'[n]}a4, NVIDIA H100, 570.1, 81559, 81072" for n in range(3)]
+    nvidia_smi("\n".join(f"echo '{line}'" for line in lines))
+    assert [gpu["index"] for gpu in probe.gpus(visible)["found"]] == indices
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def shown(width: int, driver, *nodes, packages=PACKAGES) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-EIGHT = {"found": [GPU] * 8, "cuda": "12.8", "problem": None}
+EIGHT = {"found": [GPU | {"index": n} for n in range(8)], "cuda": "12.8", "problem": None}
 NODES = [node("gpu-node-1.example.internal", offers=8, gpus=EIGHT), node("n2")]
 
 
