@@ -49,8 +49,8 @@ def examine(wanted: dict[str, Any]) -> dict[str, Any]:
     """Everything about this node.
 
     wanted: `model` ({kind: bundled | folder | hub, path, revision}), `files`, paths that the workers read,
-    `ports`, where the cluster's HTTP servers should listen, `packages`, as for `software`, and `visible_gpus`,
-    as for `gpus`.
+    `ports`, where the cluster's HTTP servers should listen, `packages`, as for `software`, and
+    `visible_gpus`, as for `gpus`.
     """
     return software(wanted["packages"]) | {
         "host": socket.gethostname(),
@@ -90,8 +90,9 @@ def _cuda_of_torch() -> str | None:
 
 
 def gpus(visible: str | None = None) -> dict[str, Any]:
-    """NVIDIA's GPUs ({index, name, driver, total, free}), the newest CUDA that their driver supports, or why not.
+    """NVIDIA's GPUs, the newest CUDA that their driver supports, or why there are none.
 
+    Each is {index, name, driver, total, free}; index: as nvidia-smi counts.
     visible: the value of CUDA_VISIBLE_DEVICES if only these count; a process of Ray's has one of its own.
     """
     if shutil.which("nvidia-smi") is None:
@@ -133,9 +134,8 @@ def _visible(rows: list[dict[str, str]], visible: str) -> list[dict[str, str]]:
         return rows  # parts of GPUs, which are not listed here
     found = []
     for name in visible.split(","):
-        named = [
-            r for r in rows if r["index"] == name or (name.startswith("GPU-") and r["uuid"].startswith(name))
-        ]
+        is_uuid = name.startswith("GPU-")  # or its beginning
+        named = [row for row in rows if row["index"] == name or (is_uuid and row["uuid"].startswith(name))]
         if not named:
             break
         found += named

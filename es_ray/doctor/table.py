@@ -102,7 +102,8 @@ def _versions(node: NodeReport, titles: Mapping[str, str]) -> list[str]:
 def _gpus(node: NodeReport) -> list[str]:
     report = node.facts["gpus"]
     lines = [
-        f"{gpu['index']}: {gpu['name']}, {_number(gpu['free'], 'GiB')} of {_number(gpu['total'], 'GiB')} GiB free"
+        f"{gpu['index']}: {gpu['name']}, "
+        f"{_number(gpu['free'], 'GiB')} of {_number(gpu['total'], 'GiB')} GiB free"
         for gpu in report["found"]
     ]
     if report["found"]:
