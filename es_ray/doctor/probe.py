@@ -92,7 +92,7 @@ def _cuda_of_torch() -> str | None:
 def gpus(visible: str | None = None) -> dict[str, Any]:
     """NVIDIA's GPUs, the newest CUDA that their driver supports, or why there are none.
 
-    Each is {index, name, driver, total, free}; index: as nvidia-smi counts.
+    Each is {index, name, driver, total, free}; index: as nvidia-smi counts, and CUDA where all are of a kind.
     visible: the value of CUDA_VISIBLE_DEVICES if only these count; a process of Ray's has one of its own.
     """
     if shutil.which("nvidia-smi") is None:
@@ -129,17 +129,23 @@ def gpus(visible: str | None = None) -> dict[str, Any]:
 
 
 def _visible(rows: list[dict[str, str]], visible: str) -> list[dict[str, str]]:
-    """The GPUs that CUDA shows, in its order: those named before the first name that is none's."""
+    """The GPUs that CUDA shows: those before the first name that is none's; none if one is repeated."""
     if "MIG-" in visible:
         return rows  # parts of GPUs, which are not listed here
     found = []
-    for name in visible.split(","):
-        is_uuid = name.startswith("GPU-")  # or its beginning
-        named = [row for row in rows if row["index"] == name or (is_uuid and row["uuid"].startswith(name))]
-        if not named:
+    for name in map(str.strip, visible.split(",")):
+        named = [row for row in rows if _is_called(row, name)]
+        if len(named) != 1:
             break
         found += named
-    return found
+    return [] if any(found.count(row) > 1 for row in found) else found
+
+
+def _is_called(row: dict[str, str], name: str) -> bool:
+    """Whether that is its number or the beginning of its UUID."""
+    if name.isdecimal():
+        return int(row["index"]) == int(name)
+    return name.startswith("GPU-") and row["uuid"].startswith(name)
 
 
 def _mebibytes(text: str) -> int | None:

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,10 @@ def in_pieces(size: int, work: Callable[[int, int], T]) -> list[T]:
     return [result for results in found for result in results]
 
 
-def joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """A new vector of the parts, one after the other."""
+def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """A new vector of the parts, one after the other; there is at least one."""
     stops = list(itertools.accumulate(map(len, parts)))
-    found = np.empty(stops[-1], dtype=np.float32)
+    found = np.empty(stops[-1], dtype=np.result_type(*parts))
 
     def fill(start: int, stop: int) -> None:
         number = bisect.bisect_right(stops, start)

@@ -67,7 +67,8 @@ def raylet(*arguments: object, hidden: Path | None = None) -> Iterator[None]:
 @pytest.fixture
 def ray_files() -> Iterator[str]:
     """A head's own folder: in /tmp/ray it would leave its address to whoever asks for any cluster here."""
-    with TemporaryDirectory(prefix="ray") as folder:  # a short path, for sockets
+    # a short path, for sockets
+    with TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield folder
 
 

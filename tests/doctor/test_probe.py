@@ -2,7 +2,9 @@
 
 import pytest
 
+from es_ray.config import Config
 from es_ray.doctor import probe
+from es_ray.doctor.diagnosis import diagnose
 
 
 @pytest.fixture
@@ -36,7 +38,8 @@ def test_gpus_are_read_with_their_memory_in_bytes(nvidia_smi):
     ("visible", "indices"),
     [
         (None, [0, 1, 2]), ("2", [2]), ("2,0", [2, 0]), ("GPU-2e", [1]), ("GPU-3d,GPU-1f", [2, 0]), ("", []),
-        ("-1", []), ("1,7,0", [1]), ("MIG-4c", [0, 1, 2]),
+        ("-1", []), ("1,7,0", [1]), ("0, 1", [0, 1]), (" 01", [1]), ("0,0", []), ("0,1,0", []), ("GPU-", []),
+        ("GPU-1f,GPU-1fa", []), ("x", []), ("MIG-4c", [0, 1, 2]),
     ],
 )  # fmt: skip
 def test_gpus_that_cuda_hides_do_not_count(nvidia_smi, visible, indices):
@@ -56,6 +59,19 @@ def test_a_driver_that_does_not_work_is_said_to_be_one(nvidia_smi, monkeypatch, 
     monkeypatch.setattr(probe, "NVIDIA_SMI_SECONDS", 0.5)
     nvidia_smi(script)
     assert probe.gpus() == {"found": [], "cuda": None, "problem": problem}
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 2), ("1", 1)])
+def test_a_run_on_this_machine_has_the_gpus_that_cuda_shows(nvidia_smi, monkeypatch, visible, count):
+    nvidia_smi("echo '0, GPU-1f, H100, 570.1, 81559, 1000'\necho '1, GPU-2e, H100, 570.1, 81559, 81072'")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    else:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = diagnose(Config(), 5.0)
+    assert found.driver.gpus == count
+    full = [finding for finding in found.findings if "GPU 0 has" in finding.what]
+    assert len(full) == (visible is None)  # what others do on a GPU that this process does not see
 
 
 def test_a_machine_without_nvidia_smi_has_none(monkeypatch, tmp_path):

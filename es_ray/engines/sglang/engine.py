@@ -66,7 +66,7 @@ class SGLangEngine(Engine):
             self._client.close()
             raise
         self._finished = FinishedRequests(self._engine.tokenizer_manager)
-        self._watchdog = lifecycle.ProcessWatchdog(self._engine.get_all_child_pids(), self._log_file)
+        self._watchdog = lifecycle.ProcessWatchdog(self._engine.processes, self._log_file)
         self.write_seconds: float | None = None
         """Seconds that the last writing of adapters took inside the scheduler."""
         self.digests: dict[Variant, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 DIED = 70
 """Exit code of a worker's process after its engine has died."""
+GONE_SECONDS = 60.0
+"""Seconds within which killed processes should be gone."""
+_SHUTDOWN = threading.Lock()
+"""Held while one engine ends: what is changed for it is SGLang's module."""
 
 
 def ignore_sigquit(signum: int, frame: Any) -> None:
@@ -39,26 +44,34 @@ def ignore_sigquit(signum: int, frame: Any) -> None:
 def start(arguments: dict[str, Any], options: Options) -> Any:
     """Start an `sglang.Engine` whose scheduler has our hooks; raises RunError with the cause.
 
-    Call it from the main thread only.
+    Its `shutdown` ends its own processes alone. Call this from the main thread only.
     """
     import psutil
     from sglang.srt.entrypoints.engine import Engine
 
     class PopulationEngine(Engine):
         run_scheduler_process_func = staticmethod(functools.partial(scheduler_process.run, options=options))
+        processes: list[psutil.Process] = []
 
         def shutdown(self) -> None:
-            started = getattr(self, "_scheduler_init_result", None)
-            with killing_only([] if started is None else self.get_all_child_pids()):
+            # once: SGLang calls it again when Python exits, and by then the pids may be others'
+            processes, self.processes = self.processes, []
+            with killing_only(processes):
                 super().shutdown()
 
-    before = psutil.Process().children(recursive=True)
+    before = set(multiprocessing.active_children())
     try:
-        return PopulationEngine(**arguments, custom_sigquit_handler=ignore_sigquit)
-    except (Exception, SystemExit) as error:
-        kill([child for child in psutil.Process().children(recursive=True) if child not in before])
+        engine = PopulationEngine(**arguments, custom_sigquit_handler=ignore_sigquit)
+        engine.processes = [psutil.Process(pid) for pid in engine.get_all_child_pids()]
+    except BaseException as error:
+        # an interrupt as well: multiprocessing waits at Python's exit for what is left of these
+        started = {child.pid for child in multiprocessing.active_children() if child not in before}
+        kill([child for child in psutil.Process().children() if child.pid in started])
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
         cause = reason(tail(Path(options.log_file))) or f"{type(error).__name__}: {error}"
         raise RunError(f"SGLang did not start: {cause} (its log: {options.log_file})") from error
+    return engine
 
 
 def gpu_memory() -> int | None:
@@ -78,37 +91,42 @@ def log_file() -> str:
 
 
 @contextlib.contextmanager
-def killing_only(pids: Sequence[int]) -> Iterator[None]:
+def killing_only(processes: Sequence[psutil.Process]) -> Iterator[None]:
     """Within it `Engine.shutdown` kills these processes and what they started.
 
     SGLang's kills every child of this process: those of another engine, or of a user's script.
     """
-    import psutil
     from sglang.srt.entrypoints import engine
 
-    def kill_these(*args: Any, **kwargs: Any) -> None:
-        found: list[psutil.Process] = []
-        for pid in pids:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                found += [*process.children(recursive=True), process]
-        kill(found)
-
-    original, engine.kill_process_tree = engine.kill_process_tree, kill_these
-    try:
-        yield
-    finally:
-        engine.kill_process_tree = original
+    with _SHUTDOWN:
+        original = engine.kill_process_tree
+        engine.kill_process_tree = lambda *args, **kwargs: kill(processes)
+        try:
+            yield
+        finally:
+            engine.kill_process_tree = original
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:
-    """Kill processes, and wait for them, so that the GPU's memory is free."""
+    """Kill processes and what they started, and wait for them, so that the GPU's memory is free.
+
+    It reaps none of them, which is left to multiprocessing.
+    """
     import psutil
 
+    killed = []
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
+            killed += [*process.children(recursive=True), process]
+    for process in killed:
+        with contextlib.suppress(psutil.Error):  # gone, or another by now
             process.kill()
-    psutil.wait_procs(processes, timeout=30)
+    deadline = time.monotonic() + GONE_SECONDS
+    while left := [process.pid for process in killed if running(process)]:
+        if time.monotonic() > deadline:
+            log.warning("SGLang's processes %s did not end within %d s", left, GONE_SECONDS)
+            return
+        time.sleep(0.02)
 
 
 class ProcessWatchdog:
@@ -117,8 +135,8 @@ class ProcessWatchdog:
     To the pool a Ray actor that ends this way is a lost worker, noticed at once and replaced.
     """
 
-    def __init__(self, pids: list[int], log_file: str) -> None:
-        self._pids = pids
+    def __init__(self, processes: Sequence[psutil.Process], log_file: str) -> None:
+        self._processes = processes
         self._log_file = log_file
         self._stopped = threading.Event()
         threading.Thread(target=self._poll, name="es-ray-process-watchdog", daemon=True).start()
@@ -129,7 +147,7 @@ class ProcessWatchdog:
 
     def _poll(self) -> None:
         while not self._stopped.wait(POLL_SECONDS):
-            dead = [pid for pid in self._pids if not running(pid)]
+            dead = [process.pid for process in self._processes if not running(process)]
             if dead and not self._stopped.is_set():
                 cause = reason(tail(Path(self._log_file)))
                 print(
@@ -139,11 +157,11 @@ class ProcessWatchdog:
                 os._exit(DIED)
 
 
-def running(pid: int) -> bool:
+def running(process: psutil.Process) -> bool:
     """Whether a process is alive; a zombie is not."""
     import psutil
 
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
         return False

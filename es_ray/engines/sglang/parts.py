@@ -1,10 +1,11 @@
 """Many requests as several calls to SGLang at the same time.
 
-SGLang makes the objects of all requests of a call, 0.1 to 0.3 ms each, and sends them to its scheduler
-together. With parts the scheduler runs the first ones meanwhile (benchmarks/NOTES.md).
+SGLang prepares all requests of a call, and sends them to its scheduler together. With parts the scheduler
+runs the first ones while others are prepared (benchmarks/NOTES.md).
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +15,15 @@ REQUESTS: Final = 256
 
 def generate(engine: Any, **arguments: Any) -> list[dict[str, Any]]:
     """What `sglang.Engine.generate` returns for these arguments; raises what the first part to fail does."""
-    found: list[dict[str, Any]] = engine.loop.run_until_complete(_in_parts(engine, arguments))
+    task = engine.loop.create_task(_in_parts(engine, arguments))
+    try:
+        found: list[dict[str, Any]] = engine.loop.run_until_complete(task)
+    except BaseException:
+        if not task.done():  # an interrupt: nothing of this call may go on in the next one
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                engine.loop.run_until_complete(task)
+        raise
     return found
 
 
@@ -31,7 +40,8 @@ def parts(arguments: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
 
 async def _in_parts(engine: Any, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     calls = [engine.async_generate(**part) for part in parts(arguments, REQUESTS)]
-    # an exception is raised when all have ended: the others' requests would run beside those of the next call
+    # an exception is raised when all parts have ended: the others' requests would run beside the next call's.
+    # of the part that fails SGLang itself does not wait for the rest
     found: list[dict[str, Any]] = []
     for outputs in await asyncio.gather(*calls, return_exceptions=True):
         if isinstance(outputs, BaseException):

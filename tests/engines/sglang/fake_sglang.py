@@ -131,6 +131,8 @@ class FakeEngine:
         self.loop = asyncio.new_event_loop()
         self.tokenizer_manager = FakeTokenizerManager(eager)
         self.serial = itertools.count()
+        self.cancelled = 0
+        """How many calls of `async_generate` were cancelled."""
         self.calls: list[str] = []
         """The calls to the scheduler."""
         self.requests: list[dict] = []
@@ -163,8 +165,7 @@ class FakeEngine:
     def load_lora_adapter_from_tensors(self, name, tensors, config):
         return SimpleNamespace(success=name in ADAPTERS and not tensors, error_message="unknown")
 
-    def get_all_child_pids(self):
-        return []
+    processes = ()
 
     def freeze_gc(self):
         pass
@@ -203,7 +204,11 @@ class FakeEngine:
             outputs.append({"output_ids": tokens, "meta_info": meta})
         rids = rid or [f"request {next(self.serial)}" for _ in range(count)]
         assert len(set(rids)) == count
-        return await self.tokenizer_manager.outputs(rids, outputs)
+        try:
+            return await self.tokenizer_manager.outputs(rids, outputs)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
 
     def log_prob(self, context: Sequence[int], token: int, name: str | None) -> float:
         logits = self._logits(context, name)

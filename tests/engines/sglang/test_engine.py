@@ -181,6 +181,20 @@ def test_rows_are_reported_once_each_and_an_exception_ends_the_call(engine):
     assert len(engine.fake.requests) == 1
 
 
+def test_an_interrupted_call_leaves_nothing_to_the_next_one(engine, monkeypatch):
+    asked = rows(*(Variant(n, 1) for n in range(4)))
+    whole = engine.generate(CENTRES, PERTURBATION, asked)
+    monkeypatch.setattr(parts_module, "REQUESTS", 3)
+
+    def stop(number, completion):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(CENTRES, PERTURBATION, asked, on_completion=stop)
+    assert engine.generate(CENTRES, PERTURBATION, asked) == whole
+    assert engine.fake.cancelled == 2  # the calls that had not been interrupted themselves
+
+
 def test_a_row_is_reported_when_it_is_complete_while_others_run(engine):
     asked = rows(*(Variant(n, 1) for n in range(4)))
     lengths = [len(c.token_ids) for c in engine.generate(CENTRES, PERTURBATION, asked)]

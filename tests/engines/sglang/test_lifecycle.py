@@ -1,10 +1,13 @@
 """Failures, their causes, and what is killed; SGLang itself needs a GPU, and is tested in tests/gpu."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
+import psutil
 import pytest
 
 from es_ray.engines.sglang import lifecycle
@@ -49,10 +52,10 @@ def test_the_tail_of_a_long_log(tmp_path):
 
 
 WATCHED = """
-import subprocess, sys, time
+import psutil, subprocess, sys, time
 from es_ray.engines.sglang.lifecycle import ProcessWatchdog
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep({lives})"])
-watch = ProcessWatchdog([child.pid], {log!r})
+watch = ProcessWatchdog([psutil.Process(child.pid)], {log!r})
 if {stopped}: watch.stop()
 time.sleep(8)
 """
@@ -60,7 +63,6 @@ time.sleep(8)
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_dead_engine_ends_its_process_before_it_would_end_itself(tmp_path, stopped):
-    pytest.importorskip("psutil")
     log = tmp_path / "log"
     log.write_text(OUT_OF_MEMORY)
     code = WATCHED.format(lives=0.5, log=str(log), stopped=stopped)
@@ -74,6 +76,24 @@ def test_a_dead_engine_ends_its_process_before_it_would_end_itself(tmp_path, sto
         assert "died: out of GPU memory" in done.stdout
 
 
+class Started:
+    """A process of SGLang's, as multiprocessing starts them, with one that it started itself."""
+
+    def __init__(self) -> None:
+        reads, writes = multiprocessing.Pipe(duplex=False)
+        self.process = multiprocessing.get_context("fork").Process(target=self.work, args=(writes,))
+        self.process.start()
+        self.child = psutil.Process(reads.recv())
+
+    @staticmethod
+    def work(writes) -> None:
+        writes.send(sleeper().pid)
+        time.sleep(60)
+
+    def running(self) -> list[bool]:
+        return [self.process.is_alive(), lifecycle.running(self.child)]
+
+
 def sleeper() -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 
@@ -81,7 +101,6 @@ def sleeper() -> subprocess.Popen:
 @pytest.fixture
 def sglang(monkeypatch):
     """`sglang.srt.entrypoints.engine` with SGLang's way of ending: each child of this process is killed."""
-    psutil = pytest.importorskip("psutil")
     module = ModuleType("sglang.srt.entrypoints.engine")
 
     def kill_process_tree(pid, include_parent=True, wait_timeout=None):
@@ -89,15 +108,14 @@ def sglang(monkeypatch):
             child.kill()
 
     class Engine:
-        def __init__(self, fails: bool = False, custom_sigquit_handler=None) -> None:
-            self.process = sleeper()
-            module.started.append(self.process)
-            if fails:
-                raise RuntimeError("no room")
-            self._scheduler_init_result = SimpleNamespace(all_child_pids=[self.process.pid])
+        def __init__(self, fails=None, custom_sigquit_handler=None) -> None:
+            self.started = Started()
+            module.started.append(self.started)
+            if fails is not None:
+                raise fails
 
         def get_all_child_pids(self):
-            return self._scheduler_init_result.all_child_pids
+            return [self.started.process.pid]
 
         def shutdown(self):
             module.kill_process_tree(os.getpid(), include_parent=False, wait_timeout=60)
@@ -109,23 +127,76 @@ def sglang(monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(sys.modules["sglang.srt.entrypoints"], "engine", module, raising=False)
     yield module
-    for process in module.started:
-        process.kill()
+    assert module.kill_process_tree is kill_process_tree
+    for started in module.started:
+        started.process.kill()
+        started.child.kill()
 
 
-def test_an_engine_ends_its_own_processes_alone(sglang, tmp_path):
-    options = SimpleNamespace(log_file=str(tmp_path / "log"))
-    users = sleeper()
+@pytest.fixture
+def users():
+    """A process of a user's script."""
+    process = sleeper()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def options(tmp_path):
+    return SimpleNamespace(log_file=str(tmp_path / "log"))
+
+
+def test_an_engine_ends_its_own_processes_alone(sglang, users, options):
     first, second = lifecycle.start({}, options), lifecycle.start({}, options)
-    try:
-        first.shutdown()
-        assert first.process.poll() is not None
-        assert second.process.poll() is None and users.poll() is None
-        with pytest.raises(RunError, match="SGLang did not start: RuntimeError: no room"):
-            lifecycle.start({"fails": True}, options)
-        assert sglang.started[-1].poll() is not None
-        assert second.process.poll() is None and users.poll() is None
-        second.shutdown()
-        assert second.process.poll() is not None and users.poll() is None
-    finally:
-        users.kill()
+    first.shutdown()
+    assert first.started.running() == [False, False]
+    assert second.started.running() == [True, True] and users.poll() is None
+    second.shutdown()
+    assert second.started.running() == [False, False] and users.poll() is None
+
+
+def test_an_engine_that_ends_twice_kills_nobody_else(sglang, users, options):
+    """SGLang ends it again when Python exits, when its processes' numbers may be those of others."""
+    engine = lifecycle.start({}, options)
+    engine.shutdown()
+    engine.started.process = SimpleNamespace(pid=users.pid, kill=lambda: None)
+    engine.shutdown()
+    assert users.poll() is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no room"), SystemExit(1), KeyboardInterrupt()])
+def test_a_failed_or_interrupted_start_leaves_none_of_its_processes_and_those_of_others(
+    sglang, users, options, error
+):
+    other = lifecycle.start({}, options)
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else RunError
+    with pytest.raises(expected) as caught:
+        lifecycle.start({"fails": error}, options)
+    if expected is RunError:
+        assert str(caught.value).startswith(f"SGLang did not start: {type(error).__name__}: {error} (its log")
+    assert sglang.started[-1].running() == [False, False]
+    assert other.started.running() == [True, True] and users.poll() is None
+    other.shutdown()
+
+
+def test_processes_that_do_not_end_are_not_waited_for_without_end(monkeypatch, caplog):
+    class Stuck:
+        """A process that the kernel keeps, as it does while a driver holds it."""
+
+        pid = 7
+
+        def children(self, recursive):
+            return []
+
+        def kill(self):
+            pass
+
+        def is_running(self):
+            return True
+
+        def status(self):
+            return "disk-sleep"
+
+    monkeypatch.setattr(lifecycle, "GONE_SECONDS", 0.1)
+    lifecycle.kill([Stuck()])
+    assert caplog.messages == ["SGLang's processes [7] did not end within 0 s"]
