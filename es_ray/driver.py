@@ -222,9 +222,13 @@ def step(
             theta, strategy.perturbation, generation, candidates, batch, listeners.on_progress, kl
         )
 
+    def drifts() -> dict[str, float]:
+        return pool.drifts(theta, strategy.perturbation)
+
     with ThreadPoolExecutor(1, "drift") as beside:  # the driver has nothing to do while workers evaluate
         drift = None if watch is None else beside.submit(watch.adapter_drift, theta)
-        outcomes = agreed(pool, evaluate, experiment.config.cluster.max_attempts)
+        measure = drifts if watch is not None and strategy.perturbation.fresh else None
+        outcomes, merged_drift = agreed(pool, evaluate, measure, experiment.config.cluster.max_attempts)
     evaluated = time.perf_counter()
 
     rewards = outcomes.members["reward"].copy()
@@ -241,7 +245,8 @@ def step(
         "learning_rate": strategy.learning_rate_at(generation, state),
     }
     if watch is not None and drift is not None:
-        metrics |= watch.observe(pool, theta, outcomes, metrics, drift.result())
+        moved = drift.result() if merged_drift is None else merged_drift
+        metrics |= watch.observe(outcomes, metrics, moved)
     rollback = None if watch is None else watch.rollback(state)
     if rollback is None:
         after = next_state(pool, strategy, state, generation, advantages)

@@ -1,7 +1,6 @@
 """The results of all shards of an evaluation, as the driver and its files need them."""
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +22,8 @@ class Outcomes:
 
     def __init__(self, parts: Sequence[ShardOutcome], kl: float | None = None) -> None:
         self.kl = kl
-        self._weights = {part.worker: part.weights for part in parts}
+        self.weights = {part.worker: part.weights for part in parts}
+        """A hash of each worker's weights in form `merged`: answers of different ones cannot be compared."""
         # np.concatenate is slow at finding that all have the same fields
         self._summaries = np.frombuffer(
             b"".join(part.summaries.tobytes() for part in parts), dtype=SUMMARY_DTYPE
@@ -42,22 +42,6 @@ class Outcomes:
         own = self._summaries["generation"] == OWN
         members = np.flatnonzero((indices >= 0) & (splits == SPLITS.index("train")) & own)
         self._members = members[np.argsort(indices[members], kind="stable")]
-
-    def differing_workers(self) -> list[str]:
-        """Workers whose merged weights differ from those of most workers, after the same updates.
-
-        Their answers cannot be compared. Raises RunError if weights differ and no majority has the same.
-        """
-        count = Counter(self._weights.values())
-        if len(count) < 2:
-            return []
-        (usual, workers), *_ = count.most_common()
-        if workers <= len(self._weights) / 2:
-            raise RunError(
-                f"the weights of {' and '.join(self._weights)} differ, after the same updates: memory may be "
-                "damaged; resume with more workers, which shows whose, or on other machines"
-            )
-        return [worker for worker, weights in self._weights.items() if weights != usual]
 
     def answered_by(self, workers: Collection[str]) -> int:
         """How many members these workers answered for."""

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from es_ray.evaluation import CENTRE, Candidate, Outcomes
 from es_ray.evaluation.kl import MOST_PROMPTS, KlPrompts, kl_key
 from es_ray.evolution.perturbation import Vector
@@ -67,24 +65,13 @@ class Watch:
             return None
         return relative_drift(self.experiment.layout, theta, self.norms)
 
-    def observe(
-        self,
-        pool: Pool,
-        theta: NDArray[Any],
-        outcomes: Outcomes,
-        metrics: Mapping[str, Any],
-        drift: float | None,
-    ) -> dict[str, Any]:
+    def observe(self, outcomes: Outcomes, metrics: Mapping[str, Any], drift: float | None) -> dict[str, Any]:
         """What the generation's line says besides: kl, drift, verdicts.
 
-        pool: knows the drift of merged weights; theta: the centre that the generation starts from; metrics:
-        its line so far; drift: that centre's `adapter_drift`.
+        metrics: its line so far; drift: of the centre that it starts from.
         """
         key = kl_key(self.experiment.config.lora.form)
         found: dict[str, Any] = {} if outcomes.kl is None else {key: outcomes.kl}
-        perturbation = self.strategy.perturbation
-        if perturbation.fresh:
-            drift = pool.drift(theta, perturbation)
         if drift is not None:
             found["drift"] = drift
         return found | {"verdicts": self.guard.judge({**metrics, **found}, outcomes)}

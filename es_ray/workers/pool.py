@@ -3,7 +3,6 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -207,26 +206,11 @@ class Pool(ABC):
             found.append(prompts if prompts.samples is not None else replace(prompts, samples=made[key]))
         return found
 
-    def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> float:
-        """Of a merged centre: see `Engine.drift`. Each worker is asked; what most say counts.
-
-        Raises RunError if they differ and no majority says the same.
-        """
-        found = self._from_all("drift", [], "the drift of the centre", (centre, perturbation), self.workers)
-        drift, said = Counter(value for _, value in found).most_common(1)[0]
-        differing = " and ".join(sorted({worker for worker, value in found if value != drift}))
-        if differing and said <= len(found) / 2:
-            raise RunError(
-                f"{', '.join(sorted({worker for worker, _ in found}))} measure different drifts of the same "
-                "centre: memory may be damaged; resume with more workers, which shows whose, or on other "
-                "machines"
-            )
-        if differing:
-            log.warning(
-                "%s measures another drift of the centre than most workers: its memory may be damaged",
-                differing,
-            )
-        return drift
+    def drifts(self, centre: NDArray[np.float64], perturbation: Perturbation) -> dict[str, float]:
+        """Of a merged centre: `Engine.drift` of each worker, by its name."""
+        return dict(
+            self._from_all("drift", [], "the drift of the centre", (centre, perturbation), self.workers)
+        )
 
     def change(
         self, centre: NDArray[np.float64], perturbation: Perturbation, number: int

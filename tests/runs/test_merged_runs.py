@@ -266,16 +266,20 @@ SPEC = replace(USUAL, name="damaged", load=DamagedEngine)
 
 
 @pytest.mark.slow
-def test_a_worker_whose_weights_differ_is_replaced(options, run, tmp_path):
-    """Three Ray workers, the memory of one of which is damaged: named, stopped, and nothing of it is used."""
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_worker_whose_weights_differ_is_replaced(options, run, tmp_path, workers):
+    """The memory of a Ray worker is damaged: it is named, stopped, and nothing of it is used.
+
+    Of two workers that answer, two of three among them, both are, as nobody knows which is the one.
+    """
     (tmp_path / "damaged.py").write_text(f"MARK = {str(tmp_path / 'mark')!r}\n{DAMAGED}")
     engine = f"{tmp_path / 'damaged.py'}:SPEC"
-    done = es_ray("run", *options, "--engine", engine, "--workers", 3, "--address", "local",
+    done = es_ray("run", *options, "--engine", engine, "--workers", workers, "--address", "local",
                   "--generations", GENERATIONS, "--output", tmp_path / "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     damaged = (tmp_path / "mark").read_text()
     said = " ".join((done.stdout + done.stderr).split())
-    assert re.search(rf"the weights of \S+/{damaged} differ from those of most workers", said)
+    assert re.search(rf"the weights of [^:]*/{damaged}\b[^:]* differ\b", said)
     assert evolved(tmp_path / "run") == evolved(run)
     lines = json_lines(tmp_path / "run/metrics.jsonl")
     assert sum(line["redispatched"] for line in lines) > 0
