@@ -22,8 +22,10 @@ class Outcomes:
 
     def __init__(self, parts: Sequence[ShardOutcome], kl: float | None = None) -> None:
         self.kl = kl
-        self.weights = {part.worker: part.weights for part in parts}
-        """A hash of each worker's weights in form `merged`: answers of different ones cannot be compared."""
+        self.weights: dict[str, set[int | None]] = {}
+        """Hashes of each worker's weights in form `merged`: answers of different ones cannot be compared."""
+        for part in parts:
+            self.weights.setdefault(part.worker, set()).add(part.weights)
         # np.concatenate is slow at finding that all have the same fields
         self._summaries = np.frombuffer(
             b"".join(part.summaries.tobytes() for part in parts), dtype=SUMMARY_DTYPE

@@ -4,7 +4,7 @@ import logging
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import NamedTuple
 
 from es_ray.errors import RunError
@@ -36,10 +36,10 @@ class Disagreement(NamedTuple):
         return cls(differing if known else list(same), known)
 
 
-def in_weights(weights: Mapping[str, int | None]) -> Disagreement | None:
-    """By each worker's hash of its weights."""
-    ((usual, _),) = Counter(weights.values()).most_common(1)
-    return Disagreement.of({worker: found == usual for worker, found in weights.items()})
+def in_weights(weights: Mapping[str, Set[int | None]]) -> Disagreement | None:
+    """By each worker's hash of its weights; one that changed meanwhile has several, and differs."""
+    ((usual, _),) = Counter(map(frozenset, weights.values())).most_common(1)
+    return Disagreement.of({worker: found == usual and len(found) == 1 for worker, found in weights.items()})
 
 
 def in_drifts(drifts: Mapping[str, float]) -> Disagreement | None:

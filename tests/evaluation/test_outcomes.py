@@ -126,5 +126,5 @@ def test_it_knows_the_workers_their_weights_and_how_many_members_they_answered_f
     outcomes = Outcomes(
         [of_worker("a", 0, 7), of_worker("b", 1, 8), of_worker("a", 2, 7), of_worker("c", 3, None)]
     )
-    assert outcomes.weights == {"a": 7, "b": 8, "c": None}
+    assert outcomes.weights == {"a": {7}, "b": {8}, "c": {None}}
     assert outcomes.answered_by(["b"]) == 1 and outcomes.answered_by(["a", "c"]) == 3

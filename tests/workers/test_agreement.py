@@ -22,7 +22,12 @@ from es_ray.workers.agreement import agreed, in_drifts, in_weights
     ],
 )
 def test_those_differ_whose_weights_most_do_not_have(weights, found):
-    assert in_weights(weights) == found
+    assert in_weights({worker: {each} for worker, each in weights.items()}) == found
+
+
+def test_a_worker_whose_weights_change_within_a_generation_differs():
+    assert in_weights({"a": {7}, "b": {7, 8}, "c": {7}}) == (["b"], True)
+    assert in_weights({"a": {7, 8}}) == (["a"], False)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,7 @@ class Outcomes:
     """Of a generation in which workers with these weights answered."""
 
     def __init__(self, **weights: int) -> None:
-        self.weights = weights
+        self.weights = {worker: {each} for worker, each in weights.items()}
 
     def answered_by(self, workers):
         return 10 * len(workers)
