@@ -62,13 +62,16 @@ def test_commands_that_look_leave_a_live_run_alone(store, tmp_path, cli):
 def test_two_commands_fetch_one_after_the_other(store, tmp_path):
     run = write_run(tmp_path / "run", range(40))
     copied(store, run)
-    found: list[dict[str, bytes]] = []
-    threads = [threading.Thread(target=lambda: found.append(files(fetch(url(store))))) for _ in range(4)]
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(fetch(url(store)))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [files(run)] * 4
+    assert found == [here(store)] * 4
+    assert files(here(store)) == files(
+        run
+    )  # only now: others fetch into the folder beside one that has ended
 
 
 def test_on_the_first_machine_again_generations_are_those_of_the_second(store, tmp_path):
