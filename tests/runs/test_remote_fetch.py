@@ -69,9 +69,8 @@ def test_two_commands_fetch_one_after_the_other(store, tmp_path):
     for thread in threads:
         thread.join()
     assert found == [here(store)] * 4
-    assert files(here(store)) == files(
-        run
-    )  # only now: others fetch into the folder beside one that has ended
+    # not before: while others fetch, the folder has their parts
+    assert files(here(store)) == files(run)
 
 
 def test_on_the_first_machine_again_generations_are_those_of_the_second(store, tmp_path):
