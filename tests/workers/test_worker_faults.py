@@ -263,9 +263,14 @@ def test_a_reward_that_always_blocks_stops_the_run(tmp_path):
 
 
 def test_a_start_that_takes_too_long_is_an_error(tmp_path):
-    # a start is timed from its first heartbeat: those must be frequent, or it is over by then
-    deadlines = ("--set", "cluster.start_timeout=0.05", "--set", "cluster.max_attempts=2",
-                 "--set", "cluster.heartbeat=8")  # fmt: skip
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom dataclasses import replace\n\n"
+        "from es_ray.engines.hf.spec import SPEC as USUAL\n\n\n"
+        "def load(experiment):\n    time.sleep(3600)\n\n\n"
+        "SPEC = replace(USUAL, name='slow', load=load)\n"
+    )
+    deadlines = ("--set", "cluster.start_timeout=2", "--set", "cluster.max_attempts=2",
+                 "--set", "cluster.heartbeat=8", "--engine", f"{tmp_path / 'slow.py'}:SPEC")  # fmt: skip
     done = faulty_run(tmp_path, "", *deadlines)
     assert done.code == 1, done.err
     assert "2 workers in a row failed to start" in done.err.splitlines()[-1]
