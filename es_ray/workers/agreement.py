@@ -79,7 +79,7 @@ def agreed(
             text = f"the weights of {names} differ, after the same updates: a worker's"
             advice = "resume with more workers, which shows whose, or on other machines"
         if attempt < attempts:
-            log.warning("%s memory may be damaged; replaced, and the generation is evaluated again", text)
-            pool.redispatched += outcomes.answered_by(found.workers)
             pool.replace(found.workers)
+            pool.redispatched += outcomes.answered_by(found.workers)
+            log.warning("%s memory may be damaged; replaced, and the generation is evaluated again", text)
     raise RunError(f"{text} memory may be damaged; {advice}")

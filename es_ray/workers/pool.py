@@ -91,8 +91,14 @@ class Pool(ABC):
         """Stop the workers."""
 
     def replace(self, workers: Collection[str]) -> None:
-        """Stop workers of these names, none of which is at work; others take their places."""
-        raise RunError(f"this pool cannot replace {', '.join(workers)}")
+        """Stop workers of these names, none of which is at work; others take their places.
+
+        Raises RunError where there are no others: in this process, whose only worker differs from itself.
+        """
+        raise RunError(
+            f"the weights of {', '.join(workers)} changed within a generation: its memory may be damaged, "
+            "and the run has no other worker; resume on another machine"
+        )
 
     @abstractmethod
     def _map(

@@ -4,8 +4,10 @@ import math
 
 import pytest
 
+from es_ray.config import Config
 from es_ray.errors import RunError
 from es_ray.workers.agreement import agreed, in_drifts, in_weights
+from es_ray.workers.local import LocalPool
 
 
 @pytest.mark.parametrize(
@@ -100,3 +102,11 @@ def test_a_difference_without_end_stops_the_run(outcomes, words):
     with pytest.raises(RunError, match=words):
         agreed(pool, lambda: outcomes, None, 2)
     assert len(pool.replaced) == 2
+
+
+def test_one_worker_in_this_process_cannot_be_replaced(caplog):
+    outcomes = Outcomes()
+    outcomes.weights = {"host/1": {7, 8}}
+    with pytest.raises(RunError, match="of host/1 changed within a generation: .*no other worker; resume on"):
+        agreed(LocalPool(Config(), None), lambda: outcomes, None, 3)
+    assert not caplog.messages
