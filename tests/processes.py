@@ -38,12 +38,19 @@ def ray_elsewhere() -> Iterator[tuple[int, str]]:
         assert head.stdout is not None
         yield head.pid, head.stdout.readline().strip()
     finally:
-        left = psutil.Process(head.pid).children(recursive=True)
-        head.kill()
-        head.wait()
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        lose_machine_of(head)
+
+
+def lose_machine_of(command: subprocess.Popen[str]) -> None:
+    """SIGKILL to a command and to all that it started, which has ended on return and writes nothing more."""
+    left = psutil.Process(command.pid).children(recursive=True)
+    command.kill()
+    command.wait()
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(left, timeout=60)
+    assert not alive
 
 
 def ray_here() -> Iterator[None]:
