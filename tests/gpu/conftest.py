@@ -18,6 +18,11 @@ def sglang_settings(**more: Any) -> dict[str, Any]:
     return {"mem_fraction_static": 0.4, **json.loads(os.environ.get("ES_RAY_SGLANG", "{}")), **more}
 
 
+def lost_workers(messages: str) -> int:
+    """How many workers a run says it lost: with a call, or between two, when no member is evaluated again."""
+    return messages.count("a worker lost with") + messages.count("an idle worker is dropped")
+
+
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Write down what a test measured."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from es_ray.engines.sglang import compat
-from tests.gpu.conftest import sglang_settings
+from tests.gpu.conftest import lost_workers, sglang_settings
 from tests.gpu.test_sglang_gpu import wait_for
 from tests.short_runs import command, json_lines
 
@@ -77,7 +77,7 @@ def test_a_killed_scheduler_and_a_killed_actor_change_no_reward(tmp_path, report
         workers=GPUS, seconds_to_go_on=went_on, redispatched=lost, active=[line["workers"] for line in lines],
         said=[line for line in messages.read_text().splitlines() if "worker" in line][:12],
     )  # fmt: skip
-    assert lost >= 1
+    assert lost_workers(messages.read_text()) == 2
     assert kept(stormy) == kept(calm)
     assert json.loads((stormy / "test_results.json").read_text()) == json.loads(
         (calm / "test_results.json").read_text()

@@ -2,8 +2,8 @@
 
 `Engine` starts its scheduler with a function that a subclass may set: ours is `run`. In the new process it
 adds `es_ray_call` to `Scheduler`, registers our LoRA backend, keeps LoRA out of layers that are not adapted,
-shortens what the host does in each step, lets prompts wait for a pass that pays, fits the tiles of
-batch-invariant products to the rows, and then runs SGLang's own function.
+shortens what the host does in each step, lets prompts wait for a pass that pays, makes deterministic
+inference cheaper, and then runs SGLang's own function.
 """
 
 import inspect
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from es_ray.engines.sglang import decode_results, invariant_products, refill
+from es_ray.engines.sglang import decode_results, deterministic, refill
 from es_ray.engines.sglang.finite_logits import check_logits
 from es_ray.engines.sglang.ipc.merged_host import reserve_memory
 from es_ray.engines.sglang.ipc.scheduler_host import Options, SchedulerHost
@@ -45,7 +45,7 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     check_logits()
     decode_results.shorten()
     refill.wait_for_rows()
-    invariant_products.fit_tiles()
+    deterministic.cheapen()
     # log-probabilities at temperature 1 for any sampling; its environment variable may be read already
     sampler.SGLANG_RETURN_ORIGINAL_LOGPROB = True
     run_scheduler_process(*args, **kwargs)

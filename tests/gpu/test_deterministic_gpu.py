@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from es_ray.engines.sglang import compat
-from es_ray.engines.sglang.invariant_products import KERNEL, FittingTiles, same_bits
+from es_ray.engines.sglang.deterministic import KERNEL, TILES, FittingTiles, same_bits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,7 +35,7 @@ def products(monkeypatch):
 def test_all_tiles_give_the_same_bits(dtype):
     from sglang.srt.batch_invariant_ops import batch_invariant_ops
 
-    assert same_bits(getattr(batch_invariant_ops, KERNEL), dtype)
+    assert same_bits(getattr(batch_invariant_ops, KERNEL), dtype) == list(TILES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,0 +1,142 @@
+"""What makes `engine.deterministic` cheaper, in the scheduler's process.
+
+So that a row's bits do not depend on how many rows run, SGLang multiplies with a Triton kernel whose tiles
+are always 128 rows x 128 outputs, or 256 in float16: with few rows, a projection with 3,584 outputs keeps 28
+of an H200's 132 multiprocessors at work. But each entry is summed along the inner dimension in one order
+whatever the tile, so that other tiles give the same bits; this is tested on the GPU before they are used.
+With DeepGEMM installed, bfloat16 does not come to this kernel.
+
+Its Triton attention cuts contexts into splits of 256 tokens. It starts programs for as many as the longest
+context that the model allows has, 128 of each row of Qwen2.5's, nearly all of them for nothing. Here splits
+are longer: a population has rows enough for a GPU.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+KERNEL: Final = "matmul_kernel_persistent"
+ARGUMENTS: Final = ("a_ptr", "b_ptr", "c_ptr", "bias_ptr", "M", "N", "K")
+"""The first arguments of SGLang's kernel, some of which are read here."""
+SPLIT_TOKENS: Final = 4096
+"""Tokens of a context in one split of the attention, unless the environment says otherwise: SGLang's default
+without `engine.deterministic` is 8 splits, that of 32,768 tokens."""
+_SPLIT_VARIABLE = "SGLANG_TRITON_DECODE_SPLIT_TILE_SIZE"
+
+
+class Tile(NamedTuple):
+    """What one program computes at a time, rows x outputs; `inner` products of each entry in a step.
+
+    cost: the time of one tile on one multiprocessor, relative to the others, where memory does not limit it;
+    measured on an H200 in bfloat16 (benchmarks/NOTES.md).
+    """
+
+    rows: int
+    outputs: int
+    inner: int
+    warps: int
+    stages: int
+    cost: float
+
+    def arguments(self) -> dict[str, int]:
+        """As the arguments of SGLang's kernel."""
+        return {
+            "BLOCK_SIZE_M": self.rows,
+            "BLOCK_SIZE_N": self.outputs,
+            "BLOCK_SIZE_K": self.inner,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
+    def number(self, rows: int, outputs: int) -> int:
+        """How many tiles a product of so many rows and outputs has."""
+        return -(-rows // self.rows) * -(-outputs // self.outputs)
+
+
+REFERENCE: Final = Tile(128, 128, 128, 8, 3, 2.65)
+"""SGLang's tile for bfloat16, with twice as much in a step."""
+TILES: Final = (
+    Tile(16, 64, 128, 4, 5, 0.6),
+    Tile(64, 64, 128, 4, 5, 1.0),
+    Tile(64, 128, 128, 4, 4, 1.45),
+    REFERENCE,
+    Tile(128, 256, 64, 8, 3, 4.7),
+)
+
+
+def best_tile(tiles: Sequence[Tile], rows: int, outputs: int, processors: int) -> Tile:
+    """The tile with which a product takes the least time, in rounds of one tile for each multiprocessor."""
+    return min(tiles, key=lambda tile: -(-tile.number(rows, outputs) // processors) * tile.cost)
+
+
+class FittingTiles:
+    """SGLang's kernel, launched with the tile that fits a product instead of the one it is asked for.
+
+    kernel: SGLang's. usable: which tiles it has in a dtype, all of the same bits.
+    """
+
+    def __init__(self, kernel: Any, usable: Callable[[Any, torch.dtype], Sequence[Tile]]) -> None:
+        self._kernel = kernel
+        self._usable = functools.cache(functools.partial(usable, kernel))
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return functools.partial(self._launch, grid)
+
+    def _launch(self, grid: Any, *given: Any, **named: Any) -> Any:
+        a, rows, outputs = given[0], given[4], given[5]
+        if a.dtype in (torch.float16, torch.bfloat16):
+            tiles = self._usable(a.dtype)
+            named |= best_tile(tiles, rows, outputs, named["NUM_SMS"]).arguments()
+        return self._kernel[grid](*given, **named)
+
+
+def same_bits(kernel: Any, dtype: torch.dtype) -> list[Tile]:
+    """The tiles with which SGLang's kernel computes the reference's bits on this GPU; warns of others.
+
+    The inner dimension is no multiple of any tile's, so that the last step is a part of one.
+    """
+    rows, outputs, inner = 255, 512, 1288
+    random = torch.Generator().manual_seed(0)  # of its own: the sampler's stays as it is
+    a, b = (torch.randn(size, inner, generator=random).to("cuda", dtype) for size in (rows, outputs))
+    right = _product(kernel, a, b.t(), REFERENCE)
+    same = [tile for tile in TILES if torch.equal(_product(kernel, a, b.t(), tile), right)]
+    if len(same) < len(TILES):
+        log.warning(
+            "of %d tiles for products of %s, %d have the same bits here", len(TILES), dtype, len(same)
+        )
+    return same
+
+
+def _product(kernel: Any, a: Tensor, b: Tensor, tile: Tile) -> Tensor:
+    """A times b by SGLang's kernel."""
+    (rows, inner), outputs = a.shape, b.shape[1]
+    out = torch.empty(rows, outputs, device=a.device, dtype=a.dtype)
+    count = tile.number(rows, outputs)
+    kernel[(count,)](
+        a, b, out, None, rows, outputs, inner, *a.stride(), *b.stride(), *out.stride(),
+        NUM_SMS=count, A_LARGE=False, B_LARGE=False, C_LARGE=False, HAS_BIAS=False, GROUP_SIZE_M=8,
+        **tile.arguments(),
+    )  # fmt: skip
+    return out
+
+
+def cheapen() -> None:
+    """Give SGLang's attention longer splits, and its products fitting tiles if its kernel is the one known.
+
+    Nothing without `engine.deterministic` uses either.
+    """
+    os.environ.setdefault(_SPLIT_VARIABLE, str(SPLIT_TOKENS))
+    from sglang.srt.batch_invariant_ops import batch_invariant_ops
+
+    kernel = getattr(batch_invariant_ops, KERNEL, None)
+    if tuple(getattr(kernel, "arg_names", ())[: len(ARGUMENTS)]) != ARGUMENTS:
+        log.warning("SGLang's batch-invariant product is not the one known: its own tiles are used")
+        return
+    setattr(batch_invariant_ops, KERNEL, FittingTiles(kernel, same_bits))
