@@ -105,8 +105,8 @@ def same_bits(kernel: Any, dtype: torch.dtype) -> list[Tile]:
     rows, outputs, inner = 255, 512, 1288
     random = torch.Generator().manual_seed(0)  # of its own: the sampler's stays as it is
     a, b = (torch.randn(size, inner, generator=random).to("cuda", dtype) for size in (rows, outputs))
-    right = _product(kernel, a, b.t(), REFERENCE)
-    same = [tile for tile in TILES if torch.equal(_product(kernel, a, b.t(), tile), right)]
+    right = product(kernel, a, b.t(), REFERENCE)
+    same = [tile for tile in TILES if torch.equal(product(kernel, a, b.t(), tile), right)]
     if len(same) < len(TILES):
         log.warning(
             "of %d tiles for products of %s, %d have the same bits here", len(TILES), dtype, len(same)
@@ -114,14 +114,14 @@ def same_bits(kernel: Any, dtype: torch.dtype) -> list[Tile]:
     return same
 
 
-def _product(kernel: Any, a: Tensor, b: Tensor, tile: Tile) -> Tensor:
-    """A times b by SGLang's kernel."""
+def product(kernel: Any, a: Tensor, b: Tensor, tile: Tile) -> Tensor:
+    """A times B, [rows, inner] and [inner, outputs], by SGLang's kernel with this tile."""
     (rows, inner), outputs = a.shape, b.shape[1]
     out = torch.empty(rows, outputs, device=a.device, dtype=a.dtype)
-    count = tile.number(rows, outputs)
-    kernel[(count,)](
+    processors = torch.cuda.get_device_properties(a.device).multi_processor_count
+    kernel[(min(processors, tile.number(rows, outputs)),)](
         a, b, out, None, rows, outputs, inner, *a.stride(), *b.stride(), *out.stride(),
-        NUM_SMS=count, A_LARGE=False, B_LARGE=False, C_LARGE=False, HAS_BIAS=False, GROUP_SIZE_M=8,
+        NUM_SMS=processors, A_LARGE=False, B_LARGE=False, C_LARGE=False, HAS_BIAS=False, GROUP_SIZE_M=8,
         **tile.arguments(),
     )  # fmt: skip
     return out
