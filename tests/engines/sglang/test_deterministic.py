@@ -1,13 +1,25 @@
 """Which tiles SGLang's batch-invariant kernel is launched with, for a kernel that notes them."""
 
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from es_ray.engines.sglang.deterministic import REFERENCE, TILES, FittingTiles, best_tile
+from es_ray.engines.sglang import deterministic
+from es_ray.engines.sglang.deterministic import (
+    ARGUMENTS,
+    REFERENCE,
+    TILES,
+    FittingTiles,
+    best_tile,
+    cheapen,
+    same_bits,
+)
 
 PROCESSORS = 132
+SPLITS = "SGLANG_TRITON_DECODE_SPLIT_TILE_SIZE"
 SGLANGS = {"BLOCK_SIZE_M": 128, "BLOCK_SIZE_N": 256, "BLOCK_SIZE_K": 64, "num_warps": 8, "num_stages": 3}
 
 
@@ -75,3 +87,61 @@ def test_each_dtype_has_the_tiles_of_its_own_and_float32_is_left_as_it_is():
     widths = [launched["BLOCK_SIZE_N"] for launched in kernel.launched]
     assert widths == [REFERENCE.outputs, 64, REFERENCE.outputs, SGLANGS["BLOCK_SIZE_N"]]
     assert asked == [torch.bfloat16, torch.float16]
+
+
+class Multiplying:
+    """Multiplies as SGLang's kernel, but for tiles that are too large for a GPU, or give other bits."""
+
+    def __init__(self, too_large=(), other_order=()) -> None:
+        self.too_large, self.other_order = too_large, other_order
+
+    def __getitem__(self, grid):
+        from triton.runtime.errors import OutOfResources
+
+        def launch(a, b, out, bias, *sizes, **named):
+            tile = (named["BLOCK_SIZE_M"], named["BLOCK_SIZE_N"], named["BLOCK_SIZE_K"])
+            if tile in self.too_large:
+                raise OutOfResources(200_000, 100_000, "shared memory")
+            out.copy_(a.double() @ b.double() + (0.1 if tile in self.other_order else 0))
+
+        return launch
+
+
+@pytest.mark.parametrize(
+    "too_large, other_order", [([], []), ([(128, 256, 64), (64, 128, 128)], [(16, 64, 128)])]
+)
+def test_tiles_that_a_gpu_cannot_run_or_with_other_bits_are_not_used(
+    too_large, other_order, monkeypatch, caplog
+):
+    monkeypatch.setattr(deterministic, "_processors", lambda device: PROCESSORS)
+    kernel = Multiplying(too_large, other_order)
+    found = same_bits(kernel, torch.bfloat16, device="cpu")
+    assert found == [tile for tile in TILES if tile[:3] not in (*too_large, *other_order)]
+    assert REFERENCE in found
+    assert [record.args[1] for record in caplog.records] == other_order
+
+
+def test_sglangs_attention_gets_longer_splits_and_a_users_own_are_left(monkeypatch):
+    ops = SimpleNamespace(matmul_kernel_persistent=SimpleNamespace(arg_names=[*ARGUMENTS, "stride_am"]))
+    package = SimpleNamespace(batch_invariant_ops=ops)
+    monkeypatch.setitem(sys.modules, "sglang.srt.batch_invariant_ops", package)
+    monkeypatch.setenv(SPLITS, "")
+    monkeypatch.delenv(SPLITS)
+    cheapen()
+    assert isinstance(ops.matmul_kernel_persistent, FittingTiles)
+    assert os.environ[SPLITS] == "4096"
+    monkeypatch.setenv(SPLITS, "512")
+    cheapen()
+    assert os.environ[SPLITS] == "512"
+
+
+def test_a_kernel_that_is_not_the_one_known_is_left_alone(monkeypatch, caplog):
+    other = SimpleNamespace(arg_names=["c_ptr", *ARGUMENTS])
+    ops = SimpleNamespace(matmul_kernel_persistent=other)
+    monkeypatch.setitem(
+        sys.modules, "sglang.srt.batch_invariant_ops", SimpleNamespace(batch_invariant_ops=ops)
+    )
+    monkeypatch.setenv(SPLITS, "4096")
+    cheapen()
+    assert ops.matmul_kernel_persistent is other
+    assert "not the one known" in caplog.text
