@@ -43,6 +43,7 @@ def ray_elsewhere() -> Iterator[tuple[int, str]]:
 
 def lose_machine_of(command: subprocess.Popen[str]) -> None:
     """SIGKILL to a command and to all that it started, which has ended on return and writes nothing more."""
+    command.send_signal(signal.SIGSTOP)  # or it starts one more, unseen
     left = psutil.Process(command.pid).children(recursive=True)
     command.kill()
     command.wait()
@@ -50,7 +51,7 @@ def lose_machine_of(command: subprocess.Popen[str]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     _, alive = psutil.wait_procs(left, timeout=60)
-    assert not alive
+    assert not alive, [_command_line(process) for process in alive]
 
 
 def ray_here() -> Iterator[None]:

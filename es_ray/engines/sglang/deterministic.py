@@ -1,10 +1,10 @@
-"""What makes `engine.deterministic` cheaper, in the scheduler's process.
+"""What makes `engine.deterministic` faster, in the scheduler's process.
 
 So that a row's bits do not depend on how many rows run, SGLang multiplies with a Triton kernel whose tiles
 are always 128 rows x 128 outputs, or 256 in float16: with few rows, a projection with 3,584 outputs keeps 28
 of an H200's 132 multiprocessors at work. But each entry is summed along the inner dimension in one order
 whatever the tile, so that other tiles give the same bits; this is tested on the GPU before they are used.
-With DeepGEMM installed, bfloat16 does not come to this kernel.
+With DeepGEMM installed, few products of bfloat16 come to this kernel.
 
 Its Triton attention cuts contexts into splits of 256 tokens. It starts programs for as many as the longest
 context that the model allows has, 128 of each row of Qwen2.5's, nearly all of them for nothing. Here splits
@@ -23,8 +23,19 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 KERNEL: Final = "matmul_kernel_persistent"
-ARGUMENTS: Final = ("a_ptr", "b_ptr", "c_ptr", "bias_ptr", "M", "N", "K")
-"""The first arguments of SGLang's kernel, some of which are read here."""
+ARGUMENTS: Final = (
+    *("a_ptr", "b_ptr", "c_ptr", "bias_ptr", "M", "N", "K"),
+    *("stride_am", "stride_ak", "stride_bk", "stride_bn", "stride_cm", "stride_cn"),
+    *("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "NUM_SMS"),
+    *("A_LARGE", "B_LARGE", "C_LARGE", "HAS_BIAS"),
+)
+"""Those of SGLang's kernel, which is launched here too."""
+TESTED: Final = (255, 512, 1296)
+"""Rows, outputs and inner dimension of the product with which tiles are tested. The inner one is a multiple
+of ALIGNED as those of models are, and of no tile's, so that the last step is a part of one."""
+ALIGNED: Final = 16
+"""For sizes that are multiples of this Triton makes another program, which loads the operands of the next
+steps ahead: only then does a tile take the memory of all its stages."""
 SPLIT_TOKENS: Final = 4096
 """Tokens of a context in one split of the attention, unless the environment says otherwise: SGLang's default
 without `engine.deterministic` is 8 splits, that of 32,768 tokens."""
@@ -34,8 +45,8 @@ _SPLIT_VARIABLE = "SGLANG_TRITON_DECODE_SPLIT_TILE_SIZE"
 class Tile(NamedTuple):
     """What one program computes at a time, rows x outputs; `inner` products of each entry in a step.
 
-    cost: the time of one tile on one multiprocessor, relative to the others, where memory does not limit it;
-    measured on an H200 in bfloat16 (benchmarks/NOTES.md).
+    cost: the time of one round of such tiles, relative to the others, where memory does not limit it; found
+    so that the choice is near the best of a sweep on an H200 in bfloat16 (benchmarks/results/throughput.md).
     """
 
     rows: int
@@ -85,34 +96,46 @@ class FittingTiles:
 
     def __init__(self, kernel: Any, usable: Callable[[Any, torch.dtype], Sequence[Tile]]) -> None:
         self._kernel = kernel
-        self._usable = functools.cache(functools.partial(usable, kernel))
+        self._find = usable
+        self._usable: dict[torch.dtype, list[Tile]] = {}
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:
         return functools.partial(self._launch, grid)
 
     def _launch(self, grid: Any, *given: Any, **named: Any) -> Any:
-        a, rows, outputs = given[0], given[4], given[5]
-        if a.dtype in (torch.float16, torch.bfloat16):
-            tiles = self._usable(a.dtype)
-            named |= best_tile(tiles, rows, outputs, named["NUM_SMS"]).arguments()
+        from triton.runtime.errors import OutOfResources
+
+        a, out, rows, outputs, inner = given[0], given[2], *given[4:7]
+        # other products compile to programs that were not tested
+        tested = a.dtype == out.dtype in (torch.float16, torch.bfloat16) and inner % ALIGNED == 0
+        tiles = self._tiles(a.dtype) if tested else []
+        while tiles:
+            tile = best_tile(tiles, rows, outputs, named["NUM_SMS"])
+            try:
+                return self._kernel[grid](*given, **named | tile.arguments())
+            except OutOfResources as error:  # such as with a bias, where the product without one just fits
+                log.warning("products of %s have no room for tiles of %s: %s", a.dtype, tile[:3], error)
+                tiles.remove(tile)
         return self._kernel[grid](*given, **named)
+
+    def _tiles(self, dtype: torch.dtype) -> list[Tile]:
+        if dtype not in self._usable:
+            self._usable[dtype] = list(self._find(self._kernel, dtype))
+        return self._usable[dtype]
 
 
 def same_bits(kernel: Any, dtype: torch.dtype, device: str = "cuda") -> list[Tile]:
-    """The tiles with which SGLang's kernel runs on this GPU and computes the reference's bits.
-
-    The inner dimension is no multiple of any tile's, so that the last step is a part of one.
-    """
+    """The tiles with which SGLang's kernel runs on this GPU and computes the reference's bits."""
     from triton.runtime.errors import OutOfResources
 
-    rows, outputs, inner = 255, 512, 1288
+    rows, outputs, inner = TESTED
     random = torch.Generator().manual_seed(0)  # of its own: the sampler's stays as it is
     a, b = (torch.randn(size, inner, generator=random).to(device, dtype) for size in (rows, outputs))
     right, same = product(kernel, a, b.t(), REFERENCE), []
     for tile in TILES:
         try:
             found = product(kernel, a, b.t(), tile)
-        except OutOfResources:  # an A100 has less shared memory than an H100
+        except OutOfResources:  # all fit an H100; an L40S has less than half of its shared memory
             continue
         if torch.equal(found, right):
             same.append(tile)
@@ -138,16 +161,13 @@ def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def cheapen() -> None:
-    """Give SGLang's attention longer splits, and its products fitting tiles if its kernel is the one known.
-
-    Nothing without `engine.deterministic` uses either.
-    """
+def speed_up() -> None:
+    """Give SGLang's attention longer splits, and its products fitting tiles if their kernel is known."""
     os.environ.setdefault(_SPLIT_VARIABLE, str(SPLIT_TOKENS))
     from sglang.srt.batch_invariant_ops import batch_invariant_ops
 
     kernel = getattr(batch_invariant_ops, KERNEL, None)
-    if tuple(getattr(kernel, "arg_names", ())[: len(ARGUMENTS)]) != ARGUMENTS:
+    if tuple(getattr(kernel, "arg_names", ())) != ARGUMENTS:
         log.warning("SGLang's batch-invariant product is not the one known: its own tiles are used")
         return
     setattr(batch_invariant_ops, KERNEL, FittingTiles(kernel, same_bits))

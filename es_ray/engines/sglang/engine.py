@@ -59,7 +59,7 @@ class SGLangEngine(Engine):
             reply=min(layout.size, SLICE),
             updates=most_updates(config.evolution.population),
         )
-        options = Options(layout, ranks, self._log_file)
+        options = Options(layout, ranks, self._log_file, config.engine.deterministic)
         try:
             self._engine = self._client.engine = lifecycle.start(arguments, options)
         except BaseException:

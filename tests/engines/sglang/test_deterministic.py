@@ -6,16 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 from es_ray.engines.sglang import deterministic
 from es_ray.engines.sglang.deterministic import (
+    ALIGNED,
     ARGUMENTS,
     REFERENCE,
+    TESTED,
     TILES,
     FittingTiles,
     best_tile,
-    cheapen,
     same_bits,
+    speed_up,
 )
 
 PROCESSORS = 132
@@ -24,24 +27,30 @@ SGLANGS = {"BLOCK_SIZE_M": 128, "BLOCK_SIZE_N": 256, "BLOCK_SIZE_K": 64, "num_wa
 
 
 class Kernel:
-    """Takes launches as Triton's kernels do: kernel[grid](arguments), with the grid a function of them."""
+    """Takes launches as Triton's kernels do: kernel[grid](arguments), with the grid a function of them.
 
-    def __init__(self) -> None:
+    too_large: rows x outputs of tiles that the GPU has no room for.
+    """
+
+    def __init__(self, too_large=()) -> None:
         self.launched: list[dict] = []
+        self.too_large = too_large
 
     def __getitem__(self, grid):
         def launch(*given, **named):
+            if (named["BLOCK_SIZE_M"], named["BLOCK_SIZE_N"]) in self.too_large:
+                raise OutOfResources(200_000, 100_000, "shared memory")
             self.launched.append({**named, "grid": grid(named), "given": given})
 
         return launch
 
 
-def launch(fitting: FittingTiles, rows: int, outputs: int, dtype: torch.dtype = torch.bfloat16) -> None:
+def launch(fitting: FittingTiles, rows: int, outputs: int, dtype=torch.bfloat16, inner=3584, to=None) -> None:
     def grid(chosen):
         return (-(-rows // chosen["BLOCK_SIZE_M"]) * -(-outputs // chosen["BLOCK_SIZE_N"]),)
 
-    a = SimpleNamespace(dtype=dtype)
-    fitting[grid](a, "b", "c", None, rows, outputs, 3584, NUM_SMS=PROCESSORS, **SGLANGS)
+    a, out = SimpleNamespace(dtype=dtype), SimpleNamespace(dtype=to or dtype)
+    fitting[grid](a, "b", out, None, rows, outputs, inner, NUM_SMS=PROCESSORS, **SGLANGS)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +80,7 @@ def test_a_launch_has_other_tiles_and_the_grid_that_belongs_to_them():
     chosen = best_tile(TILES, 60, 3584, PROCESSORS)
     assert chosen.arguments().items() <= launched.items()
     assert launched["grid"] == (3584 // chosen.outputs,)
-    assert launched["given"][1:] == ("b", "c", None, 60, 3584, 3584)
+    assert launched["given"][3:] == (None, 60, 3584, 3584)
 
 
 def test_each_dtype_has_the_tiles_of_its_own_and_float32_is_left_as_it_is():
@@ -89,6 +98,34 @@ def test_each_dtype_has_the_tiles_of_its_own_and_float32_is_left_as_it_is():
     assert asked == [torch.bfloat16, torch.float16]
 
 
+@pytest.mark.parametrize("other", [{"to": torch.float32}, {"inner": 3584 + ALIGNED // 2}])
+def test_products_unlike_those_tested_keep_sglangs_tile(other):
+    kernel = Kernel()
+    launch(FittingTiles(kernel, lambda *_: TILES), 60, 3584, **other)
+    (launched,) = kernel.launched
+    assert SGLANGS.items() <= launched.items()
+
+
+def test_a_tile_without_room_is_replaced_by_the_next_best_and_at_last_by_sglangs(caplog):
+    kernel = Kernel(too_large=[(64, 64)])
+    fitting = FittingTiles(kernel, lambda *_: TILES)
+    launch(fitting, 60, 3584)
+    launch(fitting, 60, 3584)
+    without = [tile for tile in TILES if tile[:2] != (64, 64)]
+    wanted = best_tile(without, 60, 3584, PROCESSORS).arguments()
+    assert [wanted.items() <= launched.items() for launched in kernel.launched] == [True, True]
+    assert len(caplog.records) == 1
+    only = Kernel(too_large=[(64, 64)])
+    launch(FittingTiles(only, lambda *_: [tile for tile in TILES if tile[:2] == (64, 64)]), 60, 3584)
+    assert SGLANGS.items() <= only.launched[0].items()
+
+
+def test_the_product_that_tests_tiles_compiles_as_those_of_models_do_and_ends_in_part_of_a_step():
+    _, outputs, inner = TESTED
+    assert inner % ALIGNED == outputs % ALIGNED == 0
+    assert all(inner % tile.inner for tile in TILES)
+
+
 class Multiplying:
     """Multiplies as SGLang's kernel, but for tiles that are too large for a GPU, or give other bits."""
 
@@ -96,8 +133,6 @@ class Multiplying:
         self.too_large, self.other_order = too_large, other_order
 
     def __getitem__(self, grid):
-        from triton.runtime.errors import OutOfResources
-
         def launch(a, b, out, bias, *sizes, **named):
             tile = (named["BLOCK_SIZE_M"], named["BLOCK_SIZE_N"], named["BLOCK_SIZE_K"])
             if tile in self.too_large:
@@ -122,26 +157,27 @@ def test_tiles_that_a_gpu_cannot_run_or_with_other_bits_are_not_used(
 
 
 def test_sglangs_attention_gets_longer_splits_and_a_users_own_are_left(monkeypatch):
-    ops = SimpleNamespace(matmul_kernel_persistent=SimpleNamespace(arg_names=[*ARGUMENTS, "stride_am"]))
+    ops = SimpleNamespace(matmul_kernel_persistent=SimpleNamespace(arg_names=list(ARGUMENTS)))
     package = SimpleNamespace(batch_invariant_ops=ops)
     monkeypatch.setitem(sys.modules, "sglang.srt.batch_invariant_ops", package)
     monkeypatch.setenv(SPLITS, "")
     monkeypatch.delenv(SPLITS)
-    cheapen()
+    speed_up()
     assert isinstance(ops.matmul_kernel_persistent, FittingTiles)
     assert os.environ[SPLITS] == "4096"
     monkeypatch.setenv(SPLITS, "512")
-    cheapen()
+    speed_up()
     assert os.environ[SPLITS] == "512"
 
 
-def test_a_kernel_that_is_not_the_one_known_is_left_alone(monkeypatch, caplog):
-    other = SimpleNamespace(arg_names=["c_ptr", *ARGUMENTS])
+@pytest.mark.parametrize("names", [["c_ptr", *ARGUMENTS], [*ARGUMENTS[:-1], "BIAS"], [*ARGUMENTS, "MORE"]])
+def test_a_kernel_that_is_not_the_one_known_is_left_alone(names, monkeypatch, caplog):
+    other = SimpleNamespace(arg_names=names)
     ops = SimpleNamespace(matmul_kernel_persistent=other)
     monkeypatch.setitem(
         sys.modules, "sglang.srt.batch_invariant_ops", SimpleNamespace(batch_invariant_ops=ops)
     )
     monkeypatch.setenv(SPLITS, "4096")
-    cheapen()
+    speed_up()
     assert ops.matmul_kernel_persistent is other
     assert "not the one known" in caplog.text

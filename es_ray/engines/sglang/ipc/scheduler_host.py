@@ -30,11 +30,15 @@ _BUSY = "busy"
 
 @dataclass(frozen=True)
 class Options:
-    """What the scheduler's process needs at its start. log_file: where its output goes."""
+    """What the scheduler's process needs at its start.
+
+    log_file: where its output goes. deterministic: `engine.deterministic`.
+    """
 
     layout: LoraLayout
     ranks: int
     log_file: str
+    deterministic: bool = False
 
 
 class Busy(Exception):  # noqa: N818 - the caller retries

@@ -3,7 +3,7 @@
 `Engine` starts its scheduler with a function that a subclass may set: ours is `run`. In the new process it
 adds `es_ray_call` to `Scheduler`, registers our LoRA backend, keeps LoRA out of layers that are not adapted,
 shortens what the host does in each step, lets prompts wait for a pass that pays, makes deterministic
-inference cheaper, and then runs SGLang's own function.
+inference faster, and then runs SGLang's own function.
 """
 
 import inspect
@@ -45,7 +45,8 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     check_logits()
     decode_results.shorten()
     refill.wait_for_rows()
-    deterministic.cheapen()
+    if options.deterministic:
+        deterministic.speed_up()
     # log-probabilities at temperature 1 for any sampling; its environment variable may be read already
     sampler.SGLANG_RETURN_ORIGINAL_LOGPROB = True
     run_scheduler_process(*args, **kwargs)
