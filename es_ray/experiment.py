@@ -248,8 +248,15 @@ class Experiment:
             self.check_length(ids[shortest], examples[shortest], f"the shortest prompt of {split}")
             self.check_length(ids[longest], examples[longest], f"the longest prompt of {split}")
 
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of a prompt and its completion together, by the model and the engine's settings."""
+        model = getattr(self.source.architecture.get_text_config(), "max_position_embeddings", None)
+        given = self.config.engine.context_length
+        return min((limit for limit in (model, given) if limit is not None), default=None)
+
     def check_length(self, tokens: int, example: Example, which: str) -> None:
-        """Raise UserError unless a prompt has tokens, and the model positions for it and a completion.
+        """Raise UserError unless a prompt has tokens, and model and engine take it and a completion.
 
         tokens: the prompt's; which: what it is, for messages.
         """
@@ -258,18 +265,19 @@ class Experiment:
                 f"{example_name(example)}: the prompt has no tokens: the tokenizer or chat template of "
                 f"{self.source.path} leaves nothing of it"
             )
-        limit = getattr(self.source.architecture, "max_position_embeddings", None)
+        limit = self.context_length
         if limit is None:
             return
+        whose = "engine.sglang.context_length" if limit == self.config.engine.context_length else "the model"
         new_tokens = self.config.task.max_new_tokens
         if tokens >= limit:
             raise UserError(
-                f"{example_name(example)}: the prompt has {tokens} tokens, which leaves none of the model's "
-                f"{limit} positions for an answer"
+                f"{example_name(example)}: the prompt has {tokens} tokens, which leaves none of the "
+                f"{limit} positions of {whose} for an answer"
             )
         if tokens + new_tokens > limit:
             raise UserError(
                 f"task.max_new_tokens: {new_tokens} after {which}, of {tokens} tokens "
-                f"({example_name(example)}), exceeds the model's {limit} positions; at most {limit - tokens} "
-                "is allowed"
+                f"({example_name(example)}), exceeds the {limit} positions of {whose}; at most "
+                f"{limit - tokens} is allowed"
             )

@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from es_ray.config import load
-from es_ray.errors import RunError
+from es_ray.errors import RunError, UserError
 from es_ray.experiment import Experiment
 from tests.small_models import small_model
 
@@ -97,6 +97,37 @@ def test_a_rule_that_returns_something_else_is_named(own, cli, name, code, words
 
 
 TEMPLATE = "{% for m in messages %}{% if m.content != 'Why?' %}{{ m.content }}{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("engine", "new_tokens", "words"),
+    [
+        (
+            {"kind": "sglang", "sglang": {"context_length": 70}},
+            60,
+            "exceeds the 70 positions of engine.sglang",
+        ),
+        (
+            {"kind": "sglang", "sglang": {"context_length": 9}},
+            60,
+            "none of the 9 positions of engine.sglang",
+        ),
+        ({"kind": "transformers", "sglang": {"context_length": 9}}, 60, None),
+        (
+            {"kind": "sglang", "sglang": {"context_length": 900}},
+            250,
+            "exceeds the 256 positions of the model",
+        ),
+    ],
+)
+def test_prompts_and_answers_fit_into_the_context_of_model_and_engine(engine, new_tokens, words, tmp_path):
+    model = small_model(tmp_path / "model")
+    config = load().replace(model__path=str(model), engine=engine, task__max_new_tokens=new_tokens)
+    if words is None:
+        Experiment(config).check()
+        return
+    with pytest.raises(UserError, match=words):
+        Experiment(config).check()
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ class EngineConfig(Section):
             raise ValueError("must be a whole number of at least 1, or auto")
         return value
 
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of a prompt and its completion together by `engine.sglang`; None if it does not say."""
+        given = self.sglang.get("context_length") if self.kind == "sglang" else None
+        return given if isinstance(given, int) else None
+
 
 class ClusterConfig(Section):
     """Where a run executes. workers 0: in this process, without Ray; auto: 0 without a GPU, else one per GPU.

@@ -146,14 +146,18 @@ class Worker:
         if samples is not None:
             return forward_kl_sums(self._engine, theta, perturbation, variant, samples, size, self.on_rows)
         rows = self._sampled_rows(perturbation, batch, variant, split, numbers)
-        return kl_sums(self._engine, theta, perturbation, rows, size, self._positions, self.on_rows)
+        return kl_sums(
+            self._engine, theta, perturbation, rows, size, self._experiment.context_length, self.on_rows
+        )
 
     def base_samples(
         self, perturbation: Perturbation, batch: Batch, split: str, numbers: list[int]
     ) -> list[BaseSample]:
         """The base model's samples of prompts, always the same."""
         rows = self._sampled_rows(perturbation, batch, Variant(BASE), split, numbers)
-        return base_samples(self._engine, perturbation, rows, self._rows_at_once, self._positions)
+        return base_samples(
+            self._engine, perturbation, rows, self._rows_at_once, self._experiment.context_length
+        )
 
     def _sampled_rows(
         self, perturbation: Perturbation, batch: Batch, variant: Variant, split: str, numbers: list[int]
@@ -165,10 +169,6 @@ class Worker:
             Row(variant, self._token_ids(split, number, batch.examples[split][number]), Sampling(seed))
             for number, seed in zip(numbers, seeds, strict=True)
         ]
-
-    @property
-    def _positions(self) -> int | None:
-        return getattr(self._experiment.source.architecture, "max_position_embeddings", None)
 
     def drift(self, centre: NDArray[np.float64], perturbation: Perturbation) -> tuple[str, float]:
         """The worker's name, and `Engine.drift`."""

@@ -7,18 +7,21 @@ whatever the tile, so that other tiles give the same bits; this is tested on the
 With DeepGEMM installed, few products of bfloat16 come to this kernel.
 
 Its Triton attention cuts contexts into splits of 256 tokens. It starts programs for as many as the longest
-context that the model allows has, 128 of each row of Qwen2.5's, nearly all of them for nothing. Here splits
-are longer: a population has rows enough for a GPU.
+context has that the engine allows, 128 of each row of Qwen2.5's, nearly all of them for nothing. Here a split
+is an eighth of that context: without `engine.deterministic` SGLang has eight splits too.
 """
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
+
+from es_ray.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +39,10 @@ of ALIGNED as those of models are, and of no tile's, so that the last step is a 
 ALIGNED: Final = 16
 """For sizes that are multiples of this Triton makes another program, which loads the operands of the next
 steps ahead: only then does a tile take the memory of all its stages."""
-SPLIT_TOKENS: Final = 4096
-"""Tokens of a context in one split of the attention, unless the environment says otherwise: SGLang's default
-without `engine.deterministic` is 8 splits, that of 32,768 tokens."""
+SPLITS: Final = 8
+"""In how many parts the attention cuts the longest context, unless the user says otherwise."""
+SGLANGS_SPLIT: Final = 256
+"""Tokens in one split of SGLang's own: no fewer here."""
 _SPLIT_VARIABLE = "SGLANG_TRITON_DECODE_SPLIT_TILE_SIZE"
 
 
@@ -161,9 +165,26 @@ def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def speed_up() -> None:
-    """Give SGLang's attention longer splits, and its products fitting tiles if their kernel is known."""
-    os.environ.setdefault(_SPLIT_VARIABLE, str(SPLIT_TOKENS))
+def split_tokens(experiment: Experiment) -> int | None:
+    """Tokens of a context in one split of the attention; None without `engine.deterministic`.
+
+    What it depends on is the model and settings alone, not the data: it decides about the bits of contexts
+    that are longer than a split.
+    """
+    if not experiment.config.engine.deterministic:
+        return None
+    given = experiment.config.engine.sglang
+    if own := given.get("triton_attention_split_tile_size"):  # SGLang 0.5.17 to 0.5.23 do not read it here
+        return int(own)
+    return max(math.ceil((experiment.context_length or 0) / SPLITS), SGLANGS_SPLIT)
+
+
+def speed_up(split: int) -> None:
+    """Give SGLang's attention splits of so many tokens, and its products tiles that fit their rows.
+
+    The environment variable that SGLang reads comes first, if it is set; the products' kernel must be known.
+    """
+    os.environ.setdefault(_SPLIT_VARIABLE, str(split))
     from sglang.srt.batch_invariant_ops import batch_invariant_ops
 
     kernel = getattr(batch_invariant_ops, KERNEL, None)

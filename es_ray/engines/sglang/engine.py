@@ -12,6 +12,7 @@ from es_ray.engines.base import Completion, Engine, EngineInfo, OnCompletion, Ro
 from es_ray.engines.merged_centre import MergedCentre
 from es_ray.engines.sglang import compat, lifecycle, parts, requests
 from es_ray.engines.sglang.arguments import adapter_config, adapter_name, server_arguments
+from es_ray.engines.sglang.deterministic import split_tokens
 from es_ray.engines.sglang.finished_requests import FinishedRequests
 from es_ray.engines.sglang.ipc.merged_client import SchedulerWeights, most_updates
 from es_ray.engines.sglang.ipc.scheduler_client import SchedulerClient, group_arrays, noise_values
@@ -59,7 +60,7 @@ class SGLangEngine(Engine):
             reply=min(layout.size, SLICE),
             updates=most_updates(config.evolution.population),
         )
-        options = Options(layout, ranks, self._log_file, config.engine.deterministic)
+        options = Options(layout, ranks, self._log_file, split_tokens(experiment))
         try:
             self._engine = self._client.engine = lifecycle.start(arguments, options)
         except BaseException:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from triton.runtime.errors import OutOfResources
 
+from es_ray.config import load
 from es_ray.engines.sglang import deterministic
 from es_ray.engines.sglang.deterministic import (
     ALIGNED,
@@ -19,7 +20,10 @@ from es_ray.engines.sglang.deterministic import (
     best_tile,
     same_bits,
     speed_up,
+    split_tokens,
 )
+from es_ray.experiment import Experiment
+from tests.small_models import small_model
 
 PROCESSORS = 132
 SPLITS = "SGLANG_TRITON_DECODE_SPLIT_TILE_SIZE"
@@ -156,17 +160,36 @@ def test_tiles_that_a_gpu_cannot_run_or_with_other_bits_are_not_used(
     assert [record.args[1] for record in caplog.records] == other_order
 
 
+@pytest.mark.parametrize(
+    "deterministic, given, wanted",
+    [
+        (False, {}, None),
+        (True, {}, 1024),  # an eighth of the model's
+        (True, {"context_length": 4096}, 512),
+        (True, {"context_length": 1000}, 256),  # no shorter than SGLang's
+        (True, {"context_length": 4096, "triton_attention_split_tile_size": 2048}, 2048),
+    ],
+)
+def test_a_split_is_an_eighth_of_the_longest_context_or_what_the_user_says(
+    deterministic, given, wanted, tmp_path
+):
+    model = small_model(tmp_path, max_position_embeddings=8192)
+    engine = {"kind": "sglang", "deterministic": deterministic, "sglang": given}
+    config = load().replace(model__path=str(model), engine=engine)
+    assert split_tokens(Experiment(config)) == wanted
+
+
 def test_sglangs_attention_gets_longer_splits_and_a_users_own_are_left(monkeypatch):
     ops = SimpleNamespace(matmul_kernel_persistent=SimpleNamespace(arg_names=list(ARGUMENTS)))
     package = SimpleNamespace(batch_invariant_ops=ops)
     monkeypatch.setitem(sys.modules, "sglang.srt.batch_invariant_ops", package)
     monkeypatch.setenv(SPLITS, "")
     monkeypatch.delenv(SPLITS)
-    speed_up()
+    speed_up(4096)
     assert isinstance(ops.matmul_kernel_persistent, FittingTiles)
     assert os.environ[SPLITS] == "4096"
     monkeypatch.setenv(SPLITS, "512")
-    speed_up()
+    speed_up(4096)
     assert os.environ[SPLITS] == "512"
 
 
@@ -178,6 +201,6 @@ def test_a_kernel_that_is_not_the_one_known_is_left_alone(names, monkeypatch, ca
         sys.modules, "sglang.srt.batch_invariant_ops", SimpleNamespace(batch_invariant_ops=ops)
     )
     monkeypatch.setenv(SPLITS, "4096")
-    speed_up()
+    speed_up(4096)
     assert ops.matmul_kernel_persistent is other
     assert "not the one known" in caplog.text

@@ -32,13 +32,14 @@ _BUSY = "busy"
 class Options:
     """What the scheduler's process needs at its start.
 
-    log_file: where its output goes. deterministic: `engine.deterministic`.
+    log_file: where its output goes. split_tokens: those of a split of the attention under
+    `engine.deterministic`, None without it.
     """
 
     layout: LoraLayout
     ranks: int
     log_file: str
-    deterministic: bool = False
+    split_tokens: int | None = None
 
 
 class Busy(Exception):  # noqa: N818 - the caller retries

@@ -45,8 +45,8 @@ def run(*args: Any, options: Options, **kwargs: Any) -> None:
     check_logits()
     decode_results.shorten()
     refill.wait_for_rows()
-    if options.deterministic:
-        deterministic.speed_up()
+    if options.split_tokens is not None:
+        deterministic.speed_up(options.split_tokens)
     # log-probabilities at temperature 1 for any sampling; its environment variable may be read already
     sampler.SGLANG_RETURN_ORIGINAL_LOGPROB = True
     run_scheduler_process(*args, **kwargs)
