@@ -22,7 +22,7 @@ from es_ray.callbacks.lines import (
     watched_lines,
 )
 from es_ray.callbacks.progress_bars import ProgressBars
-from es_ray.judge.table import comparison_table
+from es_ray.judge.table import comparison_table, other_base
 
 FILE_WIDTH = 110
 """Columns of the table where the output is no terminal."""
@@ -66,6 +66,7 @@ class TerminalConsole(Callback):
         self._run: RunInfo | None = None
         self._bars: ProgressBars | None = None
         self._explained = False
+        self._base: Mapping[str, Mapping[str, float]] = {}
         self._verdicts: Sequence[str] = ()
         self._last = -1
         self._handler = _Lines(self._line)
@@ -85,6 +86,7 @@ class TerminalConsole(Callback):
 
     def on_base_evaluated(self, base: Mapping[str, Mapping[str, float]]) -> None:
         """Print the base model's rewards."""
+        self._base = base
         for line in base_lines(base):
             self._line(line)
 
@@ -119,6 +121,8 @@ class TerminalConsole(Callback):
         path, last, plots = self._run.path, self._last, self._run.config.output.plots_every
         has_adapters = self._run.config.lora.form != "merged"
         self._out.print(comparison_table(results, "test split", last))
+        if note := other_base(self._run.config, self._base, results):
+            self._line(prose(f"note: {note}"))
         for line in (
             f"wrote {path}",
             *([f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}"] if has_adapters else []),

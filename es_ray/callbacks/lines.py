@@ -122,30 +122,30 @@ def no_spread(metrics: Mapping[str, Any], config: Config) -> Line:
             else ""
         )
         text = (
-            f"all members have the same reward and all their answers are {strictest}, so there is no step: "
-            f"nothing is left to learn here{unless}"
+            f"no step in this generation: all members have the same reward and all their answers are "
+            f"{strictest}. If this goes on, nothing is left to learn{unless}"
         )
     elif changed is None:
         text = (
-            f"warning: all members have the same reward, so there is no step: the reward does not tell their "
-            f"answers apart, or the noise is too small (raise {now}); see "
+            f"warning: no step in this generation: all members have the same reward. If this goes on, the "
+            f"reward does not tell their answers apart, or the noise is too small (raise {now}); see "
             f"generations/{metrics['generation']:04d}/population.jsonl"
         )
     elif not changed:
         text = (
-            f"warning: all members give the centre's answers, so there is no step: the noise is too small to "
-            f"change a token; raise {now}"
+            f"warning: no step in this generation: all members give the centre's answers. If this goes on, "
+            f"the noise is too small to change a token: raise {now}"
         )
     elif metrics["distinct_members"] == 1:
         text = (
-            f"warning: all members give the same answers, other ones than the centre, so there is no step; "
-            f"raise {now}, or lower it if these answers are broken"
+            f"warning: no step in this generation: all members give the same answers, other ones than the "
+            f"centre. If this goes on, raise {now}, or lower it if these answers are broken"
         )
     else:
         text = (
-            f"warning: {round(changed * members)} of {members} members answer differently from the centre, "
-            f"but all have the same reward, so there is no step: the reward does not tell their answers "
-            f"apart (see generations/{metrics['generation']:04d}/population.jsonl)"
+            f"warning: no step in this generation: {round(changed * members)} of {members} members answer "
+            "differently from the centre, but all have the same reward. If this goes on, the reward does not "
+            f"tell their answers apart (see generations/{metrics['generation']:04d}/population.jsonl)"
         )
     return prose(f"  {text}")
 

@@ -1,5 +1,6 @@
 """The results of a run side by side, for a terminal; and how metrics are shown everywhere."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -7,6 +8,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from es_ray.config import Config
 from es_ray.tasks.base import RESERVED
 
 SHARES: Final = ("correct", "exact")
@@ -14,6 +16,27 @@ SHARES: Final = ("correct", "exact")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """All but tab and the ends of lines."""
 NOT_METRICS: Final = RESERVED
+
+
+def other_base(
+    config: Config, base: Mapping[str, Mapping[str, float]] | None, results: Mapping[str, Any]
+) -> str:
+    """A sentence if the base model's reward on the test prompts is not that of generation 0; else empty.
+
+    base: the reward and metrics by split in generation 0, if known; results: as in test_results.json. Sampled
+    answers differ anyway, and are not compared.
+    """
+    if config.task.temperature > 0 or base is None or "test" not in base:
+        return ""
+    before, now = base["test"]["reward"], results["base"]["reward"]
+    if math.isclose(before, now, rel_tol=1e-9, abs_tol=1e-12):
+        return ""
+    return (
+        f"in generation 0 the base model had reward {formatted('reward', before)} on the test prompts, in "
+        f"the final evaluation {formatted('reward', now)}: a batch of other rows rounds otherwise, and "
+        "answers part where two tokens are almost equally likely, rarely so in float32; those of the "
+        "final evaluation shared batches"
+    )
 
 
 def comparison_table(

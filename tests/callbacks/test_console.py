@@ -331,7 +331,7 @@ def test_a_run_without_steps_says_why_once_and_again_when_resumed(settings, word
     resumed = cli("run", "--local", "--resume", "--output", tmp_path / "run", "--generations", 4)
     assert resumed.code == 0, resumed.err
     for ended in (first, resumed):
-        assert ended.out.count("so there is no step") == 1
+        assert ended.out.count("no step in this generation") == 1
         assert ended.out.count(words) == 1
     lines = json_lines(tmp_path / "run/metrics.jsonl")
     assert all(line["zero_variance"] for line in lines)

@@ -6,7 +6,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from es_ray.judge.table import comparison_table
+from es_ray.config import load
+from es_ray.judge.table import comparison_table, other_base
 
 
 def results(prompt: str, completion: str) -> dict:
@@ -55,3 +56,15 @@ def test_two_centres_are_two_columns_even_if_their_answers_are_the_same(generati
     found["selected"] = found["centre"] | {"generation": generation}
     table = comparison_table(found, "test split", 3)
     assert [column.header for column in table.columns if "best" not in column.header][1:] == headings
+
+
+@pytest.mark.parametrize(
+    "before, now, temperature, told",
+    [(0.5108, 0.6733, 0.0, True), (0.5108, 0.5108 + 1e-15, 0.0, False), (0.5108, 0.6733, 1.0, False)],
+)
+def test_a_base_model_that_answered_otherwise_in_generation_0_is_told(before, now, temperature, told):
+    config = load().replace(task__temperature=temperature)
+    said = other_base(config, {"test": {"reward": before}}, {"base": {"reward": now}})
+    assert bool(said) == told
+    assert not told or all(word in said for word in ("0.5108", "0.6733", "float32"))
+    assert not other_base(config, None, {"base": {"reward": now}})

@@ -22,6 +22,7 @@ from es_ray.judge.report.members import member_answers
 from es_ray.judge.report.spread import reward_spread
 from es_ray.judge.report.svg import drawn, legend
 from es_ray.judge.report.text import number, shown
+from es_ray.judge.table import other_base
 from es_ray.judge.thinning import consecutive
 from es_ray.runs.atomic_io import write_text
 from es_ray.runs.replay import has_exact_replay
@@ -118,6 +119,7 @@ def _content(run: RunDir) -> dict[str, Any]:
         ],
         "metrics_left_out": names[charts.MOST_METRICS :],
         "comparison": compared,
+        "other_base": "" if results is None else other_base(config, base, results),
         "members": members,
         "distances": [
             Figure(chart, f"distance{at}", 220) for at, chart in enumerate(charts.distances(metrics))
