@@ -109,6 +109,7 @@ $(VENV)/docs: $(BIN)/es-ray
 docs: $(VENV)/docs
 	$(BIN)/python docs/scripts/reference.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the site is in build/site: open build/site/index.html"
 
 reference: $(BIN)/es-ray
 	$(BIN)/python docs/scripts/reference.py

@@ -43,7 +43,7 @@ _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 """Types of files that hold back what is written to them."""
 
 app = typer.Typer(
-    help="Evolution Strategies fine-tuning of language models, through LoRA.",
+    help="Evolution Strategies fine-tuning of language models, through LoRA or into the weights themselves.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
@@ -69,7 +69,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Evolution Strategies fine-tuning of language models, through LoRA."""
+    """Evolution Strategies fine-tuning of language models, through LoRA or into the weights themselves."""
     if version:
         typer.echo(f"es-ray {__version__}")
         raise typer.Exit
