@@ -44,12 +44,13 @@ class Experiment:
     """A configuration with the model, the layout and the examples that it names.
 
     given: the driver's workload, in a worker, where its machine may not have the data; splits: those whose
-    examples are needed, for a run all.
+    examples are used, for a run all; optional: the ones among them that may be without data.
     """
 
     config: Config
     given: Workload | None = None
     splits: Sequence[str] = SPLITS
+    optional: Sequence[str] = ("validation",)
 
     @cached_property
     def source(self) -> ModelSource:
@@ -68,9 +69,10 @@ class Experiment:
 
     @cached_property
     def examples(self) -> dict[str, Sequence[Example]]:
-        """The examples of each split; `validation` is there only if the run has one.
+        """The examples of each split; an optional one is there only if it has data.
 
-        Raises RunError in a worker, which gets the examples of each batch with it.
+        What has data is read before what lacks them is refused: a misspelt file is the first thing to know.
+        Raises UserError, and RunError in a worker, which gets the examples of each batch with it.
         """
         if self.given is not None:
             raise RunError(
@@ -80,22 +82,26 @@ class Experiment:
         found = {split: self._data(split) for split in self.splits}
         config = self.config.task
         own = [split for split in found if getattr(config, split) is None]  # which know no other columns
-        return {
+        examples = {
             split: examples_of(
                 data, self.task, None if split in own else config.columns, config.system_prompt
             )
             for split, data in found.items()
             if data is not None
         }
+        if missing := [split for split in found if split not in examples and split not in self.optional]:
+            keys = " and ".join(f"task.{split}" for split in missing)
+            options = " and ".join(f"--{split} FILE" for split in missing)
+            raise UserError(
+                f"{keys}: the task {self.config.task.name} has no data of its own; give {options}, or set "
+                f"{keys}"
+            )
+        return examples
 
     def _data(self, split: str) -> Data | None:
-        """The data of a split: the configured ones, or the task's own; None for a run without validation."""
+        """The data of a split: the configured ones, or the task's own; None without either."""
         data: Data | None = getattr(self.config.task, split)
-        if data is None:
-            data = own_data(self.task, split)
-        if data is None and split != "validation":
-            raise UserError(f"task.{split}: the task {self.config.task.name} has no data of its own; set it")
-        return data
+        return own_data(self.task, split) if data is None else data
 
     @cached_property
     def prompts(self) -> dict[str, int]:

@@ -99,6 +99,19 @@ def test_a_rule_that_returns_something_else_is_named(own, cli, name, code, words
 TEMPLATE = "{% for m in messages %}{% if m.content != 'Why?' %}{{ m.content }}{% endif %}{% endfor %}"
 
 
+def test_a_split_without_data_is_refused_with_its_option_unless_it_may_be_without(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"prompt": "a", "target": "b"}\n')
+    config = load().replace(task={"name": "contains", "train": str(file)})
+    with pytest.raises(
+        UserError, match=r"^task\.test: .* contains has no data .* --test FILE, or set task\.test$"
+    ):
+        _ = Experiment(config).examples
+    assert Experiment(config, optional=("test", "validation")).prompts == {"train": 1}
+    with pytest.raises(UserError, match=r"^task\.train: "):
+        _ = Experiment(load().replace(task__name="contains"), optional=("test", "validation")).examples
+
+
 @pytest.mark.parametrize(
     ("engine", "new_tokens", "words"),
     [
