@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from es_ray.cli.notes import task_notes
 from es_ray.cli.options import (
     Address,
     AsJson,
@@ -72,6 +73,8 @@ def calibrate(
     from es_ray.judge.calibration_table import calibration_lines, calibration_tables
 
     with CalibrationProgress(quiet=as_json) as progress:
+        for note in task_notes(resolved, config, preset, set_ or [], flags):
+            progress.out.print(f"note: {note}", soft_wrap=True, markup=False)
         found = find(resolved, progress.report)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from es_ray.cli.notes import run_notes
 from es_ray.cli.options import (
     Address,
     ConfigFile,
@@ -24,9 +25,8 @@ from es_ray.cli.options import (
     run_folder,
 )
 from es_ray.cli.requested import requested
-from es_ray.config import BUNDLED, Config
+from es_ray.config import Config
 from es_ray.errors import UserError
-from es_ray.tasks import TASKS
 
 
 def run(
@@ -82,27 +82,8 @@ def run(
     from es_ray.callbacks.console import TerminalConsole
     from es_ray.driver import run as evolve
 
-    notes = [] if resume else _notes(resolved, chosen=preset is not None or config is not None)
+    notes = [] if resume else run_notes(resolved, config, preset, set_ or [], flags)
     evolve(resolved, resume=resume, callbacks=[TerminalConsole(notes, bars=not debug)])
-
-
-def _notes(config: Config, chosen: bool) -> list[str]:
-    """Lines about defaults that might surprise."""
-    notes = []
-    if not chosen and config.model.path != BUNDLED:
-        notes.append(
-            "no preset or file was given: noise and step are general defaults, not tuned for this model "
-            "(choose others with --preset, or --set evolution.noise.relative=...)"
-        )
-    task, own = config.task, TASKS.get(config.task.name)
-    validated = own is not None and own.validation is not None
-    for split, comes in {"test": True, "validation": validated}.items():
-        if task.train is not None and getattr(task, split) is None and comes:
-            notes.append(
-                f"task.{split} is not set: the {split} prompts are the ones that come with the task "
-                f"{task.name}"
-            )
-    return notes
 
 
 def _folder_to_resume(config: Path | None, output: str | None, sets: list[str]) -> Path:

@@ -100,6 +100,14 @@ def as_tree(sets: Sequence[str], flags: Mapping[str, Any] | None = None) -> dict
     return tree
 
 
+def is_given(
+    key: str, file: str | Path | None, sets: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether a file, sets or flags, as for `load`, give that dotted key. Raises UserError."""
+    trees = [as_tree(sets, flags), _read_yaml(Path(file)) if file is not None else {}]
+    return any(key in flat(tree) for tree in trees)
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """Dotted keys in which two configurations differ, except those that a resumed run may change."""
     changed = _changed(old, new)
