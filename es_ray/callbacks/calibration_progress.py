@@ -49,7 +49,7 @@ class CalibrationProgress(logging.Handler):
             else:
                 self._bars.start()
             self._task = what, self._bars.add_task(what, total=total)
-        self._bars.update(self._task[1], completed=done)
+        self._bars.update(self._task[1], completed=done, total=total)
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line for a person."""

@@ -35,11 +35,12 @@ PLAIN: Final = "sgd"
 def calibrate(config: Config, on_progress: OnProgress = lambda what, done, total: None) -> Calibration:
     """Calibrate for a run as configured, with trials, and write it into a folder; returns it.
 
+    Test prompts are not asked, and need not be there; those that are given are checked for the run to come.
     Raises UserError for bad input, RunError if something cannot be evaluated. Writes only at the end.
     """
     started = time.perf_counter()
     folder = new_run_dir(config, CALIBRATION).path
-    experiment = Experiment(resolve_config(without_auto(config)))
+    experiment = Experiment(resolve_config(without_auto(config)), optional=("test", "validation"))
     log.info("checking model, task and examples")
     experiment = experiment.with_batch_size()
     experiment.check()

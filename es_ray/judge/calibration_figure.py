@@ -1,5 +1,7 @@
 """The figure of a calibration: what each size of noise does, from dead to destroyed."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from es_ray.judge.figure_style import BLUE, DPI, FONTS, GREEN, GREY, ORANGE, PUR
 from es_ray.judge.rung_rules import Rung  # noqa: E402
 
 GAP = 10**0.25
-"""Half a rung, on the logarithmic axis."""
+"""Half a rung, on the logarithmic axis; less where a size between two rungs was measured."""
+CLOSE = 1.5
+"""By what factor labels are apart that fit beside each other."""
 
 
 def calibration_figure(found: Calibration, path: Path) -> None:
@@ -44,12 +48,23 @@ def calibration_figure(found: Calibration, path: Path) -> None:
             panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2)
         panels[-1].set_xscale("log")
         panels[-1].set_xlim(rungs[0].relative / GAP, rungs[-1].relative * GAP)
-        panels[-1].set_xticks([rung.relative for rung in rungs], [f"{rung.relative:g}" for rung in rungs])
+        panels[-1].set_xticks(
+            [rung.relative for rung in rungs], tick_labels([rung.relative for rung in rungs])
+        )
         panels[-1].minorticks_off()
         panels[-1].set_xlabel(
             "size of a member's change, as a share of each matrix (evolution.noise.relative)"
         )
         figure.savefig(path)
+
+
+def tick_labels(sizes: Sequence[float]) -> list[str]:
+    """The sizes, in two rows where they are too close for one."""
+    found, below = [f"{sizes[0]:g}"], False
+    for before, size in itertools.pairwise(sizes):
+        below = size < CLOSE * before and not below
+        found.append(f"{chr(10) if below else ''}{size:g}")
+    return found
 
 
 def _draw_rewards(panel: Axes, found: Calibration) -> None:
@@ -85,10 +100,12 @@ def _curve(
 
 def _mark(panel: Axes, found: Calibration, labelled: bool) -> None:
     """Shade what is too large, and what is recommended."""
-    for rung in found.ladder.rungs:
+    sizes = [rung.relative for rung in found.ladder.rungs]
+    edges = [sizes[0] / GAP, *map(math.sqrt, np.multiply(sizes[:-1], sizes[1:])), sizes[-1] * GAP]
+    for rung, left, right in zip(found.ladder.rungs, edges, edges[1:], strict=False):
         if rung.too_large:
             label = "too large" if labelled else None
             labelled = False if label else labelled
-            panel.axvspan(rung.relative / GAP, rung.relative * GAP, color=GREY, alpha=0.15, lw=0, label=label)
+            panel.axvspan(left, right, color=GREY, alpha=0.15, lw=0, label=label)
     if found.relative is not None:
         panel.axvline(found.relative, color=GREEN, ls=":", lw=1.8)

@@ -4,7 +4,8 @@ A rung of the ladder is one relative size of noise. Going up, noise first change
 then breaks the model. What tells these apart needs no unit and no number of a model's:
 
 - dead: in a generation of the run not one member is to be expected that answers differently from the centre,
-  or all members have the same reward;
+  or all members have the same reward. So far as the ladder's few members tell: of a run's, which are more,
+  one may differ after some generations, and be enough;
 - too large: the members are no longer variants of the model. They lose a third of its right answers, or of
   those that smaller noise leaves, which are counted over more answers than one model's; or their mean reward
   is below its own by more than their spread, so that most directions are bad ones, not half of them; or
@@ -12,10 +13,11 @@ then breaks the model. What tells these apart needs no unit and no number of a m
   the median member is above MOST_KL: a few members may have found another style, most must not.
 
 The working region is what lies below the first rung that is too large: a larger one that looks well again
-does so by chance. The largest rung of it comes first, as a step is as long as the noise: smaller noise learns
-the same more slowly (SmolLM2 on sums: 0.03 takes 10 generations where 0.01 takes 50). Two thirds are to be
-kept, as a population that forgets half of what the model knows mostly selects against forgetting, while the
-share of a few members' right answers varies by a tenth to a fifth.
+does so by chance. Where nothing lies below it but dead rungs, sizes between it and the largest of these are
+measured as well. The largest rung of the region comes first, as a step is as long as the noise: smaller
+noise learns the same more slowly (SmolLM2 on sums: 0.03 takes 10 generations where 0.01 takes 50). Two thirds
+are to be kept, as a population that forgets half of what the model knows mostly selects against forgetting,
+while the share of a few members' right answers varies by a tenth to a fifth.
 """
 
 import math
@@ -110,9 +112,11 @@ def _judged(
     if rung.kl is not None and rung.kl > MOST_KL:
         return f"another model: KL {rung.kl:.2g}", True
     if rung.changed_members is not None and rung.changed_members * population < 1:
-        return f"dead: {rung.changed_members:.0%} of the members answer differently", False
+        count = round(rung.changed_members * rung.members)
+        verb = "answers" if count == 1 else "answer"
+        return f"dead: {count} of {rung.members} members {verb} differently", False
     if rung.reward_std <= 1e-9 * max(abs(rung.reward), 1.0):
-        return "no spread: all members have the same reward", False
+        return f"no spread: all {rung.members} members have the same reward", False
     if centre.reward - rung.reward > rung.reward_std:
         return f"worse: mean reward {formatted('reward', rung.reward)} falls by more than its spread", True
     return None, False
@@ -141,6 +145,31 @@ def working(rungs: Sequence[Rung]) -> list[Rung]:
     return found
 
 
+def size_between(rungs: Sequence[Rung], base: Answers, metric: str | None) -> float | None:
+    """A size to measure as well: between the first rung that is too large and the one below it.
+
+    Their geometric mean, to one digit, or to two where one is not between them. None where it would tell
+    nothing: where a rung works, where none is too large or the smallest is, or where no answer is right
+    anywhere.
+    """
+    if working(rungs) or (metric is not None and nothing_right(rungs, base)):
+        return None
+    below, large = _around_first_too_large(rungs)
+    if below is None or large is None:
+        return None
+    mean = math.sqrt(below.relative * large.relative)
+    sizes = (float(f"{mean:.{digits}g}") for digits in (1, 2))
+    return next((size for size in sizes if below.relative < size < large.relative), None)
+
+
+def _around_first_too_large(rungs: Sequence[Rung]) -> tuple[Rung | None, Rung | None]:
+    """The rung below the first one that is too large, and that one; None where there is none."""
+    at = next((number for number, rung in enumerate(rungs) if rung.too_large), None)
+    if at is None:
+        return rungs[-1], None
+    return rungs[at - 1] if at > 0 else None, rungs[at]
+
+
 def nothing_right(rungs: Sequence[Rung], base: Answers) -> bool:
     """Whether no answer is right anywhere: then rewards only tell wrong answers apart."""
     return base.metric == 0 and all(not rung.metric for rung in rungs)
@@ -153,16 +182,15 @@ def why_none(rungs: Sequence[Rung], base: Answers, metric: str | None) -> str:
             f"no answer is right ({metric}) at any size of noise, nor of the base model: rewards tell wrong "
             "answers apart, and no rung shows whether anything is kept; ask easier or more prompts"
         )
-    large = next((rung for rung in rungs if rung.too_large), None)
+    below, large = _around_first_too_large(rungs)
     if large is None:
         return "no size of noise changes what is rewarded: " + str(rungs[-1].problem)
-    if large is rungs[0]:
+    if below is None:
         return f"the smallest noise already breaks the model ({large.problem})"
-    below = rungs[rungs.index(large) - 1].relative
-    between = math.sqrt(below * large.relative)
     return (
-        f"noise either shows no difference or breaks the model (at {large.relative:g}: {large.problem}); "
-        f"sizes between {below:g} and {large.relative:g}, such as {between:.1g}, were not tried"
+        f"noise shows no difference up to {below.relative:g} ({below.problem}), and is too large from "
+        f"{large.relative:g} ({large.problem}); {below.members} members are few: a run of more members or "
+        f"generations may still learn at {below.relative:g}"
     )
 
 

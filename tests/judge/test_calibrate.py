@@ -1,6 +1,7 @@
 """Calibrations of the bundled model and of random ones, as commands and as the start of a run."""
 
 import json
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from es_ray.config import load
 from es_ray.judge import ladder, trials
+from es_ray.paths import data_dir
 from tests.short_runs import command, evolved, json_lines, receive_sigint
 from tests.small_models import small_model
 
@@ -48,6 +50,33 @@ def test_the_command_recommends_what_works_on_the_bundled_model(cli, tmp_path):
     config = load(sets=options[1::2])
     assert config == load(tmp_path / "pasted.yaml")
     assert config.evolution.noise.relative == 0.3
+
+
+REWARD = """
+from es_ray import Score
+def reward(example, completion):
+    return Score(-len(completion), {"correct": example.target in completion})
+"""
+
+
+@pytest.mark.parametrize("form", ["both", "b"])
+def test_sizes_between_no_difference_and_a_broken_model_are_measured(cli, tmp_path, monkeypatch, form):
+    """For a reward and training prompts of one's own, without test prompts."""
+    monkeypatch.setattr(ladder, "RUNGS", (0.001, 1.0))
+    (tmp_path / "my.py").write_text(REWARD)
+    shutil.copy(data_dir() / "conciseness" / "train.jsonl", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    own = ("--task", "my.py:reward", "--train", "train.jsonl", "--set", f"lora.form={form}")
+    ended = cli("calibrate", *FEW, *own, "--output", "found")
+    assert ended.code == 0, ended.err
+    assert "noise 0.001 shows no difference, and 1 is too large: measuring 0.03 as well" in ended.out
+    rungs = json.loads(Path("found/calibration.json").read_text())["rungs"]
+    sizes = [rung["relative"] for rung in rungs]
+    assert sizes == sorted(sizes)
+    assert {0.001, 0.03, 1.0} < set(sizes) and len(sizes) == 4, "0.03 changes nothing here either"
+    assert len({rung["members"] for rung in rungs}) == 1
+    kl = [rung["kl"] for rung in rungs]
+    assert kl == sorted(kl)
 
 
 def test_other_optimizers_keep_their_learning_rate(cli, tmp_path):

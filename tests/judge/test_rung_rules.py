@@ -10,6 +10,7 @@ from es_ray.judge.rung_rules import (
     Rung,
     judged,
     nothing_right,
+    size_between,
     why,
     why_none,
     working,
@@ -45,7 +46,7 @@ def test_the_bundled_models_region_is_found():
         {
             0.01: dead,
             0.03: dead,
-            0.1: dead | {"changed_members": 1 / 32, "reward": -102.0, "reward_std": 9.0},
+            0.1: dead | {"members": 32, "changed_members": 1 / 32, "reward": -102.0, "reward_std": 9.0},
             0.3: {"reward": -92.4, "reward_std": 20.0, "changed": 0.12, "metric": 1.0, "kl": 1e-4},
             1.0: {
                 "reward": -76.0,
@@ -58,7 +59,7 @@ def test_the_bundled_models_region_is_found():
         },
     )
     assert [rung.relative for rung in working(rungs)] == [0.3]
-    assert rungs[2].problem == "dead: 3% of the members answer differently"
+    assert rungs[2].problem == "dead: 1 of 32 members answers differently"
     assert "12% of the completions change" in why(rungs[3], rungs, Answers(-103.0, 1.0, 0.0, 2), "correct")
     assert "at 1 too large (loses correct: 36% (base model: 100%))" in why(
         rungs[3], rungs, Answers(-103.0, 1.0, 0.0, 2), "correct"
@@ -101,8 +102,8 @@ def test_what_smaller_noise_leaves_is_lost_too():
         ({"broken": 0.3}, "broken", True),
         ({"metric": 0.6}, "loses correct", True),
         ({"kl": 0.2}, "another model", True),
-        ({"changed_members": 0.0}, "dead", False),
-        ({"reward_std": 0.0}, "no spread", False),
+        ({"changed_members": 0.0}, "dead: 0 of 8 members answer", False),
+        ({"reward_std": 0.0}, "no spread: all 8 members", False),
         ({"reward": 0.7}, "worse", True),
     ],
 )
@@ -142,5 +143,33 @@ def test_why_nothing_works_is_said():
     assert "the smallest noise already breaks the model" in why_none(broken, BASE, None)
     either = ladder(BASE, None, {0.1: dead, 1.0: {"broken": 1.0}})
     found = why_none(either, BASE, None)
-    assert "(at 1: broken: 100% of the answers" in found
-    assert found.endswith("sizes between 0.1 and 1, such as 0.3, were not tried")
+    assert "no difference up to 0.1 (dead: 0 of 8 members answer differently)" in found
+    assert "too large from 1 (broken: 100% of the answers" in found
+    assert found.endswith("8 members are few: a run of more members or generations may still learn at 0.1")
+
+
+DEAD, NO_SPREAD, BROKEN = {"changed_members": 0.0}, {"reward_std": 0.0}, {"broken": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [
+        ({0.1: DEAD, 1.0: BROKEN}, 0.3),
+        ({0.3: NO_SPREAD, 1.0: BROKEN}, 0.5),
+        ({0.3: DEAD, 0.5: DEAD, 1.0: BROKEN}, 0.7),
+        ({0.3: DEAD, 0.5: BROKEN, 1.0: BROKEN}, 0.4),
+        ({0.1: DEAD, 0.2: DEAD, 0.3: BROKEN}, 0.24),
+        ({0.1: DEAD, 0.3: {}, 1.0: BROKEN}, None),  # one works
+        ({0.1: {}, 0.3: DEAD, 1.0: BROKEN}, None),
+        ({0.1: BROKEN, 0.3: DEAD, 1.0: BROKEN}, None),
+        ({0.1: DEAD, 1.0: DEAD}, None),
+    ],
+)
+def test_a_size_between_no_difference_and_too_large_is_measured(rows, size):
+    assert size_between(ladder(BASE, "correct", rows), BASE, "correct") == size
+
+
+def test_no_size_is_measured_between_where_nothing_is_right():
+    base = replace(BASE, metric=0.0)
+    rungs = ladder(base, "correct", {0.1: DEAD | {"metric": 0.0}, 1.0: BROKEN | {"metric": 0.0}})
+    assert size_between(rungs, base, "correct") is None
