@@ -174,6 +174,8 @@ def _evolve(
         recorder.flush()
         if generation >= first:
             listeners.on_generation_recorded(generation)
+        if watch is not None:
+            watch.warn_of_stop()
         listeners.on_final_evaluation()
         selected = None
         if watch is not None:

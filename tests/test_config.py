@@ -712,3 +712,18 @@ def test_a_malformed_section_beside_it_is_an_error_of_one_line(tmp_path):
     file.write_text("tracking: {}\nevolution: [1]\n")
     with pytest.raises(UserError, match="evolution"):
         load(file=file)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("evolution:\n  population: 4\n generations: 3\n", "line 3, column 2: not valid YAML: did not find"),
+        ("a: [1, 2\nb: 3\n", "line 2, column 2: not valid YAML: did not find expected"),
+    ],
+)
+def test_where_a_file_is_no_yaml_is_said_by_line_and_column(text, where, tmp_path):
+    file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(UserError) as caught:
+        load(file)
+    assert str(caught.value).startswith(f"{file}, {where}")
+    assert "unicode string" not in str(caught.value)

@@ -15,6 +15,7 @@ from es_ray.callbacks.lines import (
     base_lines,
     generation_line,
     head,
+    next_line,
     no_spread,
     prose,
     rows,
@@ -123,14 +124,17 @@ class TerminalConsole(Callback):
         self._out.print(comparison_table(results, "test split", last))
         if note := other_base(self._run.config, self._base, results):
             self._line(prose(f"note: {note}"))
+        adapter = path / "generations" / f"{last:04d}" / "adapter"
+        chosen = selected_lines(results, path, last, has_adapters)
+        label = "last   " if chosen else "adapter"
         for line in (
             f"wrote {path}",
-            *([f"  adapter {path / 'generations' / f'{last:04d}' / 'adapter'}"] if has_adapters else []),
+            *([f"  {label} {adapter}"] if has_adapters else []),
             *([] if has_adapters else [f"  model   by es-ray export {path} --last --merged --output FOLDER"]),
-            *selected_lines(results, path, last, has_adapters),
+            *chosen,
             *([] if plots is None else [f"  plot    {path / 'plots' / 'latest.png'}"]),
             *([f"  report  {path / 'report.html'}"] if (path / "report.html").is_file() else []),
-            f"next: es-ray evaluate {path} --split train",
+            next_line(results, path, has_adapters),
         ):
             self._line([line])  # in one part: to be copied
 

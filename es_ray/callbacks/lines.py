@@ -245,3 +245,10 @@ def selected_lines(results: Mapping[str, Any], path: Path, last: int, has_adapte
         command = f"es-ray member {path} --generation {generation} --centre --output FOLDER"
         return [f"  selected: generation {generation}, adapter by {command}"]
     return ["  selected: the start, from before the first update"]
+
+
+def next_line(results: Mapping[str, Any], path: Path, has_adapters: bool = True) -> str:
+    """What to do after a run: take what it has selected, or look at answers if that is the start."""
+    if results.get("selected", {}).get("generation", 0) < 0:
+        return f"next: es-ray evaluate {path} --split train"
+    return f"next: es-ray export {path}{'' if has_adapters else ' --merged'} --output FOLDER"

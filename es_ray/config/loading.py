@@ -138,6 +138,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"--config {path}: no such file")
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise UserError(f"{path}{where}: not valid YAML: {error.problem or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:

@@ -177,19 +177,25 @@ class Card:
             "vllm serve FOLDER_OR_NAME\n```\n"
         )
 
+    @property
+    def _loadable(self) -> str:
+        """The base model as an argument: a folder's name alone would find nothing."""
+        return self.base if self.on_hub else f"PATH_TO/{self.base}"
+
     def _adapter_loading(self) -> str:
         own = self.rank or self.chosen.past.config.lora.rank
         rank = next((each for each in VLLM_RANKS if each >= own), VLLM_RANKS[-1])
-        base = json.dumps(self.base)
-        return (
+        base, quoted = self._loadable, json.dumps(self._loadable)
+        where = "" if self.on_hub else f"`{base}`: the base model's folder, as it was used in the run.\n\n"
+        return where + (
             "```python\nfrom peft import PeftModel\n"
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'base = AutoModelForCausalLM.from_pretrained({base}, dtype="{self.dtype}")\n'
+            f'base = AutoModelForCausalLM.from_pretrained({quoted}, dtype="{self.dtype}")\n'
             'model = PeftModel.from_pretrained(base, "FOLDER_OR_NAME")\n'
-            f"tokenizer = AutoTokenizer.from_pretrained({base})\n```\n\n"
-            f"```sh\npython -m sglang.launch_server --model-path {self.base} --enable-lora "
+            f"tokenizer = AutoTokenizer.from_pretrained({quoted})\n```\n\n"
+            f"```sh\npython -m sglang.launch_server --model-path {base} --enable-lora "
             "--lora-paths evolved=FOLDER_OR_NAME\n"
-            f"vllm serve {self.base} --enable-lora --max-lora-rank {rank} "
+            f"vllm serve {base} --enable-lora --max-lora-rank {rank} "
             "--lora-modules evolved=FOLDER_OR_NAME\n```\n\n"
             f"Answers of the run were made in {self.dtype}; in another dtype near ties between tokens may be "
             "broken differently.\n"
@@ -200,10 +206,11 @@ class Card:
         changed = changed_settings(config)
         rows = "".join(f"| {_code(key)} | {_code(_value(value))} |\n" for key, value in changed.items())
         table = f"| setting | value |\n| --- | --- |\n{rows}" if rows else "None.\n"
-        command = as_lines(repeat_command(config, self.base))
+        command = as_lines(repeat_command(config, self._loadable))
         return (
             f"## How it was made\n\nes-ray {__version__}:\n\n```sh\n{command}\n```\n\n"
-            f"Settings that are not the defaults:\n\n{table}"
+            "Settings that are not the defaults, or that `auto` came to on the machine of the run:\n\n"
+            f"{table}"
         )
 
 

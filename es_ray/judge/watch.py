@@ -96,14 +96,17 @@ class Watch:
         with writing(self.run.selected_file):
             self.run.write_selected(self.guard.selected)
 
-    def judge_final(self, pool: Pool, generation: int, theta: Vector) -> dict[str, Any]:
-        """Judge the centre after the last generation as all others were; returns and writes selected.json."""
+    def warn_of_stop(self) -> None:
+        """Say so if the guard ends the run, and how to go on."""
         if self.guard.stops:
             log.warning(
                 "the guard ends the run (guard.action stop); to go on: es-ray run --resume --output %s "
                 "--set guard.action=warn",
                 self.run.path,
             )
+
+    def judge_final(self, pool: Pool, generation: int, theta: Vector) -> dict[str, Any]:
+        """Judge the centre after the last generation as all others were; returns and writes selected.json."""
         batch, following = self.experiment.batch(generation + 1), generation + 1
         measured = self.experiment.config.evaluation.kl_every is not None
         outcomes = pool.evaluate(

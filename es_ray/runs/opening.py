@@ -16,6 +16,9 @@ from es_ray.runs.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
+MOST_NAMED = 5
+"""How many changed keys a refusal names."""
+
 
 @contextmanager
 def locked_run_dir(config: Config, resume: bool) -> Iterator[RunDir]:
@@ -72,9 +75,10 @@ def open_for_resume(config: Config) -> RunDir:
     run = RunDir.open(Path(config.output.dir).expanduser())
     changed = differences(run.config(), config)
     if changed:
+        named, more = changed[:MOST_NAMED], len(changed) - MOST_NAMED
         raise UserError(
-            f"--resume: {run.path} was started with another {changed[0]}"
-            + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+            f"--resume: {run.path} was started with another {' and another '.join(named)}"
+            + (f", and {more} more" if more > 0 else "")
             + f"; only {', '.join(key + '*' * key.endswith('.') for key in RESUMABLE)} may change"
         )
     if config.guard != GuardConfig() and run.is_in_form_of_0_1_0():

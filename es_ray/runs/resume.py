@@ -63,7 +63,12 @@ def _check_examples(run: RunDir, generation: int, experiment: Experiment) -> Non
     same = experiment.fingerprints if folder.format > 2 else version_0_1_0.fingerprints(experiment)
     for split, fingerprint in same.items():
         if folder.fingerprints.get(split) != fingerprint:
-            raise UserError(f"task.{split}: not the examples that {run.path} was started with")
+            data, count = getattr(experiment.config.task, split), experiment.prompts[split]
+            where = data if isinstance(data, str) else f"the task {experiment.config.task.name}"
+            raise UserError(
+                f"task.{split}: {where} has other examples now ({count:,}) than when {run.path} was started; "
+                "restore those to go on, or start a new run"
+            )
 
 
 def recorded_base(run: RunDir) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from rich.cells import cell_len
 from safetensors.numpy import load_file
 
 import es_ray
-from es_ray.callbacks.lines import generation_line, no_spread, prose, rows
+from es_ray.callbacks.lines import generation_line, next_line, no_spread, prose, rows
 from es_ray.config import load
 from es_ray.judge.table import formatted
 from es_ray.paths import data_dir
@@ -416,3 +417,16 @@ def test_the_head_says_what_is_asked(tmp_path, cli, settings, words):
     ended = cli("run", "--local", *base, *options, "--output", tmp_path / "run")
     assert ended.code == 0, ended.err
     assert f"task: {words}" in " ".join(ended.out.split())
+
+
+@pytest.mark.parametrize(
+    ("results", "has_adapters", "wanted"),
+    [
+        ({"selected": {"generation": 3}}, True, "es-ray export runs/x --output FOLDER"),
+        ({"selected": {"generation": 3}}, False, "es-ray export runs/x --merged --output FOLDER"),
+        ({"selected": {"generation": -1}}, True, "es-ray evaluate runs/x --split train"),
+        ({}, True, "es-ray export runs/x --output FOLDER"),
+    ],
+)
+def test_what_comes_next_is_what_the_run_selected(results, has_adapters, wanted):
+    assert next_line(results, Path("runs/x"), has_adapters) == f"next: {wanted}"

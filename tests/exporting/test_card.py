@@ -45,7 +45,9 @@ def test_its_front_matter_and_head(finished, tmp_path, cli):
     }
     assert text.startswith("\n# tiny_chat, evolved for conciseness\n")
     assert "It is the centre after generation 3" in text
-    named, _ = exported(cli, finished.path, tmp_path / "b", "--last", "--base", "owner/tiny")
+    assert 'from_pretrained("PATH_TO/tiny_chat"' in text and "the base model's folder" in text
+    named, text = exported(cli, finished.path, tmp_path / "b", "--last", "--base", "owner/tiny")
+    assert 'from_pretrained("owner/tiny"' in text and "PATH_TO" not in text
     assert (named["base_model"], named["base_model_relation"]) == ("owner/tiny", "adapter")
 
 
