@@ -112,12 +112,13 @@ def _dry_run(config: Config, resume: bool) -> None:
     experiment = Experiment(resolve_config(config, resume)).with_batch_size()
     resolved = experiment.config
     _ = open_for_resume(resolved) if resume else new_run_dir(resolved)
-    typer.echo(resolved.to_yaml(), nl=False)
     _ = experiment.task, experiment.optimizer, trackers(resolved)
-    prompts = experiment.prompts
-    typer.echo(f"# {prompts['train']} training and {prompts['test']} test prompts")
-    if experiment.source.is_cached:
+    prompts, cached = experiment.prompts, experiment.source.is_cached
+    if cached:
         experiment.check()
+    typer.echo(resolved.to_yaml(), nl=False)
+    typer.echo(f"# {prompts['train']} training and {prompts['test']} test prompts")
+    if cached:
         typer.echo(f"# {experiment.layout.size:,} LoRA entries in layers {experiment.layout.layers}")
     else:
         typer.echo(
