@@ -261,6 +261,12 @@ class Experiment:
         given = self.config.engine.context_length
         return min((limit for limit in (model, given) if limit is not None), default=None)
 
+    @property
+    def usable_context(self) -> int | None:
+        """`context_length` without what the engine keeps free of it."""
+        limit = self.context_length
+        return None if limit is None else limit - self.config.engine.reserved_positions
+
     def check_length(self, tokens: int, example: Example, which: str) -> None:
         """Raise UserError unless a prompt has tokens, and model and engine take it and a completion.
 
@@ -271,10 +277,13 @@ class Experiment:
                 f"{example_name(example)}: the prompt has no tokens: the tokenizer or chat template of "
                 f"{self.source.path} leaves nothing of it"
             )
-        limit = self.context_length
+        limit, engine = self.usable_context, self.config.engine
         if limit is None:
             return
-        whose = "engine.sglang.context_length" if limit == self.config.engine.context_length else "the model"
+        given = self.context_length == engine.context_length
+        whose = "engine.sglang.context_length" if given else "the model"
+        if engine.reserved_positions:
+            whose += f" (of which SGLang keeps {engine.reserved_positions} free)"
         new_tokens = self.config.task.max_new_tokens
         if tokens >= limit:
             raise UserError(

@@ -118,18 +118,18 @@ def test_a_split_without_data_is_refused_with_its_option_unless_it_may_be_withou
         (
             {"kind": "sglang", "sglang": {"context_length": 70}},
             60,
-            "exceeds the 70 positions of engine.sglang",
+            "exceeds the 64 positions of engine.sglang",
         ),
         (
             {"kind": "sglang", "sglang": {"context_length": 9}},
             60,
-            "none of the 9 positions of engine.sglang",
+            "none of the 3 positions of engine.sglang",
         ),
         ({"kind": "transformers", "sglang": {"context_length": 9}}, 60, None),
         (
             {"kind": "sglang", "sglang": {"context_length": 900}},
             250,
-            "exceeds the 256 positions of the model",
+            "exceeds the 250 positions of the model",
         ),
     ],
 )

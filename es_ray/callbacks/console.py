@@ -77,6 +77,7 @@ class TerminalConsole(Callback):
     def on_run_start(self, run: RunInfo) -> None:
         """Print what runs where."""
         self._listen()  # again, for a second run
+        self._base = {}
         self._run, self._explained, self._verdicts, self._last = run, False, (), run.first - 1
         for line in head(run):
             self._line(line)

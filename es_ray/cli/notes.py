@@ -10,7 +10,7 @@ from es_ray.tasks import TASKS
 
 _AS_LONG: Final = "rewards answers that are as long as the target, in characters, right or wrong"
 REWARDS: Final = {"conciseness": _AS_LONG, "conciseness-validated": _AS_LONG}
-"""What the tasks of the presets that nobody needs to name reward."""
+"""What the default tasks reward: those of the two presets that apply where none is named."""
 
 
 def run_notes(

@@ -139,9 +139,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
+        mark, opened = error.problem_mark, error.context_mark
         where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        raise UserError(f"{path}{where}: not valid YAML: {error.problem or error}") from error
+        began = "" if opened is None else f" ({error.context} that begins in line {opened.line + 1})"
+        said = error.problem or " ".join(str(error).split())
+        raise UserError(f"{path}{where}: not valid YAML: {said}{began}") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:

@@ -97,6 +97,14 @@ class EngineConfig(Section):
         given = self.sglang.get("context_length") if self.kind == "sglang" else None
         return given if isinstance(given, int) else None
 
+    @property
+    def reserved_positions(self) -> int:
+        """Positions of a context that the engine keeps free.
+
+        SGLang 0.5.17 and 0.5.23 refuse prompts of all but 6, and end answers, unsaid, two before the last.
+        """
+        return 6 if self.kind == "sglang" else 0
+
 
 class ClusterConfig(Section):
     """Where a run executes. workers 0: in this process, without Ray; auto: 0 without a GPU, else one per GPU.

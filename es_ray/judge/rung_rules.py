@@ -4,8 +4,8 @@ A rung of the ladder is one relative size of noise. Going up, noise first change
 then breaks the model. What tells these apart needs no unit and no number of a model's:
 
 - dead: in a generation of the run not one member is to be expected that answers differently from the centre,
-  or all members have the same reward. So far as the ladder's few members tell: of a run's, which are more,
-  one may differ after some generations, and be enough;
+  or all members have the same reward. The ladder's members are few: of a run's, which are more, one may
+  differ after some generations, and that may be enough;
 - too large: the members are no longer variants of the model. They lose a third of its right answers, or of
   those that smaller noise leaves, which are counted over more answers than one model's; or their mean reward
   is below its own by more than their spread, so that most directions are bad ones, not half of them; or
@@ -189,8 +189,8 @@ def why_none(rungs: Sequence[Rung], base: Answers, metric: str | None) -> str:
         return f"the smallest noise already breaks the model ({large.problem})"
     return (
         f"noise shows no difference up to {below.relative:g} ({below.problem}), and is too large from "
-        f"{large.relative:g} ({large.problem}); {below.members} members are few: a run of more members or "
-        f"generations may still learn at {below.relative:g}"
+        f"{large.relative:g} ({large.problem}); {below.members} members were tried: over more members or "
+        f"generations a run may still learn at {below.relative:g}"
     )
 
 

@@ -23,19 +23,23 @@ def other_base(
 ) -> str:
     """A sentence if the base model's reward on the test prompts is not that of generation 0; else empty.
 
-    base: the reward and metrics by split in generation 0, if known; results: as in test_results.json. Sampled
-    answers differ anyway, and are not compared.
+    base: the reward and metrics by split in generation 0, if known; results: as in test_results.json. Not
+    compared are sampled answers, which differ anyway, and those of a generation that asked only some of the
+    prompts.
     """
     if config.task.temperature > 0 or base is None or "test" not in base:
+        return ""
+    most = config.evaluation.examples
+    if most is not None and most < len(results["base"]["examples"]):
         return ""
     before, now = base["test"]["reward"], results["base"]["reward"]
     if math.isclose(before, now, rel_tol=1e-9, abs_tol=1e-12):
         return ""
     return (
-        f"in generation 0 the base model had reward {formatted('reward', before)} on the test prompts, in "
-        f"the final evaluation {formatted('reward', now)}: a batch of other rows rounds otherwise, and "
-        "answers part where two tokens are almost equally likely, rarely so in float32; those of the "
-        "final evaluation shared batches"
+        f"the base model's reward on the test prompts was {formatted('reward', before)} in generation 0 and "
+        f"is {formatted('reward', now)} in the final evaluation: in a batch of other rows numbers round "
+        "otherwise, so that near ties between tokens can go the other way (rarely in float32), or the "
+        "reward itself varies; the final figures are of answers that shared batches"
     )
 
 

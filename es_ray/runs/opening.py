@@ -77,9 +77,9 @@ def open_for_resume(config: Config) -> RunDir:
     if changed:
         named, more = changed[:MOST_NAMED], len(changed) - MOST_NAMED
         raise UserError(
-            f"--resume: {run.path} was started with another {' and another '.join(named)}"
-            + (f", and {more} more" if more > 0 else "")
-            + f"; only {', '.join(key + '*' * key.endswith('.') for key in RESUMABLE)} may change"
+            f"--resume: {run.path} was started with other settings: {'; '.join(named)}"
+            + (f"; and {more} more" if more > 0 else "")
+            + f". Only {', '.join(key + '*' * key.endswith('.') for key in RESUMABLE)} may change"
         )
     if config.guard != GuardConfig() and run.is_in_form_of_0_1_0():
         raise UserError(

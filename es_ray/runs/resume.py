@@ -66,8 +66,8 @@ def _check_examples(run: RunDir, generation: int, experiment: Experiment) -> Non
             data, count = getattr(experiment.config.task, split), experiment.prompts[split]
             where = data if isinstance(data, str) else f"the task {experiment.config.task.name}"
             raise UserError(
-                f"task.{split}: {where} has other examples now ({count:,}) than when {run.path} was started; "
-                "restore those to go on, or start a new run"
+                f"task.{split}: {where} ({count:,} examples) is not what {run.path} was started with; "
+                "restore that to go on, or start a new run"
             )
 
 

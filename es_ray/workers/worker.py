@@ -147,7 +147,7 @@ class Worker:
             return forward_kl_sums(self._engine, theta, perturbation, variant, samples, size, self.on_rows)
         rows = self._sampled_rows(perturbation, batch, variant, split, numbers)
         return kl_sums(
-            self._engine, theta, perturbation, rows, size, self._experiment.context_length, self.on_rows
+            self._engine, theta, perturbation, rows, size, self._experiment.usable_context, self.on_rows
         )
 
     def base_samples(
@@ -156,7 +156,7 @@ class Worker:
         """The base model's samples of prompts, always the same."""
         rows = self._sampled_rows(perturbation, batch, Variant(BASE), split, numbers)
         return base_samples(
-            self._engine, perturbation, rows, self._rows_at_once, self._experiment.context_length
+            self._engine, perturbation, rows, self._rows_at_once, self._experiment.usable_context
         )
 
     def _sampled_rows(

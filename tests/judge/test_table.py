@@ -59,12 +59,18 @@ def test_two_centres_are_two_columns_even_if_their_answers_are_the_same(generati
 
 
 @pytest.mark.parametrize(
-    "before, now, temperature, told",
-    [(0.5108, 0.6733, 0.0, True), (0.5108, 0.5108 + 1e-15, 0.0, False), (0.5108, 0.6733, 1.0, False)],
+    "before, now, settings, told",
+    [
+        (0.5108, 0.6733, {}, True),
+        (0.5108, 0.5108 + 1e-15, {}, False),
+        (0.5108, 0.6733, {"task__temperature": 1.0}, False),
+        (0.5108, 0.6733, {"evaluation__examples": 5}, False),  # generation 0 asked 5 of 6
+        (0.5108, 0.6733, {"evaluation__examples": 6}, True),
+    ],
 )
-def test_a_base_model_that_answered_otherwise_in_generation_0_is_told(before, now, temperature, told):
-    config = load().replace(task__temperature=temperature)
-    said = other_base(config, {"test": {"reward": before}}, {"base": {"reward": now}})
+def test_a_base_model_that_answered_otherwise_in_generation_0_is_told(before, now, settings, told):
+    config, final = load().replace(**settings), {"base": {"reward": now, "examples": [{}] * 6}}
+    said = other_base(config, {"test": {"reward": before}}, final)
     assert bool(said) == told
     assert not told or all(word in said for word in ("0.5108", "0.6733", "float32"))
-    assert not other_base(config, None, {"base": {"reward": now}})
+    assert not other_base(config, None, final)

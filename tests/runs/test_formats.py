@@ -115,7 +115,7 @@ def test_examples_that_0_1_0_did_not_have_are_noticed(old, tmp_path, cli):
     (old / "config.yaml").write_text(yaml.safe_dump(config))
     ended = cli("run", "--resume", "--output", old, "--generations", 3)
     assert ended.code == 2
-    assert f"task.train: {other} has other examples now (1)" in ended.err
+    assert f"task.train: {other} (1 examples) is not what" in ended.err
 
 
 def files(run: Path) -> dict[str, bytes]:

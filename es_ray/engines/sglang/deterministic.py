@@ -6,9 +6,9 @@ of an H200's 132 multiprocessors at work. But each entry is summed along the inn
 whatever the tile, so that other tiles give the same bits; this is tested on the GPU before they are used.
 With DeepGEMM installed, few products of bfloat16 come to this kernel.
 
-Its Triton attention cuts contexts into splits of 256 tokens. It starts programs for as many as the longest
-context has that the engine allows, 128 of each row of Qwen2.5's, nearly all of them for nothing. Here a split
-is an eighth of that context: without `engine.deterministic` SGLang has eight splits too.
+Its Triton attention cuts contexts into splits of 256 tokens. For each row it starts as many programs as the
+longest context that the engine allows has splits: 128 for Qwen2.5, nearly all with nothing to do. Here a
+split is an eighth of that context: without `engine.deterministic` SGLang has eight splits too.
 """
 
 import functools
@@ -168,8 +168,8 @@ def _processors(device: torch.device) -> int:
 def split_tokens(experiment: Experiment) -> int | None:
     """Tokens of a context in one split of the attention; None without `engine.deterministic`.
 
-    What it depends on is the model and settings alone, not the data: it decides about the bits of contexts
-    that are longer than a split.
+    It depends on the model and the settings alone, not on the data, as it decides the bits of contexts longer
+    than a split.
     """
     if not experiment.config.engine.deterministic:
         return None
