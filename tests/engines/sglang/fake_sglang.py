@@ -171,6 +171,14 @@ class FakeEngine:
         pass
 
     def shutdown(self):
+        """As asyncio.run ends a loop: tasks that an interrupt left are not left to the garbage collector.
+
+        It would have them logged wherever it runs, also within ast.parse, which Python 3.11 does not survive.
+        """
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self.loop.close()
 
     async def async_generate(
